@@ -1,0 +1,264 @@
+package aiseed
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/xerrors"
+)
+
+// An Auditor takes audit entries, at least once each and in order, after the
+// change they tell of was committed. An entry counts as delivered once Audit
+// returned nil; one that was not is offered again by the next start, under the
+// same ID.
+//
+// Entries are offered one at a time, but on a goroutine that is not the
+// caller's. ctx ends after [StoreOptions.AuditTimeout], and not when the caller
+// of the seed is cancelled; an Audit that outlasts it is left behind. Delivery
+// keeps one connection of the Store's pool meanwhile, so an Auditor that writes
+// through the same pool needs a second one to be free.
+type Auditor interface {
+	Audit(ctx context.Context, entry AuditEntry) error
+}
+
+// AuditorFunc is an [Auditor] of one function.
+type AuditorFunc func(ctx context.Context, entry AuditEntry) error
+
+var _ Auditor = AuditorFunc(nil)
+
+// Audit calls f.
+func (f AuditorFunc) Audit(ctx context.Context, entry AuditEntry) error { return f(ctx, entry) }
+
+// DiscardAudits accepts every entry and does nothing with it: the explicit choice
+// not to audit. The entries stay in the table ai_provider_audits all the same.
+var DiscardAudits Auditor = AuditorFunc(func(context.Context, AuditEntry) error { return nil })
+
+// An AuditAction is what was done.
+type AuditAction string
+
+// AuditCreate is the insertion of a provider or a key.
+const AuditCreate AuditAction = "create"
+
+// The resources that an [AuditEntry] can be about.
+const (
+	ResourceProvider    = "ai_provider"
+	ResourceProviderKey = "ai_provider_key"
+)
+
+// SystemActor is the actor of what a seed does.
+const SystemActor = "system"
+
+// An AuditEntry tells of one change. Secrets in it were masked before it was made.
+type AuditEntry struct {
+	ID           uuid.UUID // stable over repeated deliveries
+	Time         time.Time // of the transaction that made the change
+	Actor        string    // [SystemActor]
+	Action       AuditAction
+	Resource     string // [ResourceProvider] or [ResourceProviderKey]
+	ResourceID   uuid.UUID
+	ProviderID   uuid.UUID // of the provider that the resource is, or belongs to
+	ProviderName string
+	Old, New     json.RawMessage // nil where there is none
+}
+
+// auditRow is a row to insert into ai_provider_audits.
+type auditRow struct {
+	ID           uuid.UUID   `json:"id"`
+	Actor        string      `json:"actor"`
+	Action       AuditAction `json:"action"`
+	Resource     string      `json:"resource"`
+	ResourceID   uuid.UUID   `json:"resource_id"`
+	ProviderID   uuid.UUID   `json:"provider_id"`
+	ProviderName string      `json:"provider_name"`
+	New          any         `json:"new"`
+}
+
+func auditCreatedProvider(p Provider, actor string) auditRow {
+	type settings struct {
+		Region          string `json:"region"`
+		Model           string `json:"model"`
+		SmallFastModel  string `json:"small_fast_model"`
+		AccessKey       Secret `json:"access_key"`
+		AccessKeySecret Secret `json:"access_key_secret"`
+	}
+	values := struct {
+		Type        ProviderType `json:"type"`
+		Name        string       `json:"name"`
+		DisplayName string       `json:"display_name"`
+		Enabled     bool         `json:"enabled"`
+		BaseURL     string       `json:"base_url"`
+		Bedrock     *settings    `json:"bedrock"`
+	}{p.Type, p.Name, p.DisplayName, p.Enabled, maskURL(p.BaseURL), nil}
+	if b := p.Bedrock; b != nil {
+		values.Bedrock = &settings{b.Region, b.Model, b.SmallFastModel, b.AccessKey, b.AccessKeySecret}
+	}
+	return auditRow{uuid.New(), actor, AuditCreate, ResourceProvider, p.ID, p.ID, p.Name, values}
+}
+
+func auditCreatedKey(p Provider, key ProviderKey, position int, actor string) auditRow {
+	return auditRow{uuid.New(), actor, AuditCreate, ResourceProviderKey, key.ID, p.ID, p.Name, struct {
+		Position int    `json:"position"`
+		APIKey   Secret `json:"api_key"`
+	}{position, key.APIKey}}
+}
+
+const (
+	insertAudits = `
+insert into {schema}.ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name, new)
+select id, actor, action, resource, resource_id, provider_id, provider_name, new
+  from rows from (json_to_recordset($1::json) as (id uuid, actor text, action text, resource text, resource_id uuid,
+                                                  provider_id uuid, provider_name text, new jsonb))
+       with ordinality as r (id, actor, action, resource, resource_id, provider_id, provider_name, new, position)
+ order by position`
+
+	selectUndelivered = `
+select id, created_at, actor, action, resource, resource_id, provider_id, provider_name, old, new
+  from {schema}.ai_provider_audits
+ where delivered_at is null
+ order by seq`
+
+	markDelivered = `
+update {schema}.ai_provider_audits set delivered_at = clock_timestamp()
+ where id in (select id::uuid from json_array_elements_text($1::json) as delivered (id))`
+
+	existsUndelivered = `
+select exists (select from {schema}.ai_provider_audits where delivered_at is null)`
+)
+
+// DeliverAudits hands the entries that are not delivered yet to auditor, and
+// returns how many it accepted. A seed does this by itself; a host may do it from
+// time to time, for what an earlier delivery left.
+//
+// One process delivers at a time. Where another one does, DeliverAudits returns
+// 0 and nil at once: that process also takes what was written meanwhile. It ends
+// at the first entry that the auditor does not accept, with an error.
+func (s *Store) DeliverAudits(ctx context.Context, auditor Auditor) (delivered int, err error) {
+	if err := checkAuditor(auditor); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.auditTimeout)
+	defer cancel()
+	for more := true; more && err == nil; {
+		var n int
+		n, more, err = s.deliverOnce(ctx, auditor)
+		delivered += n
+	}
+	return delivered, err
+}
+
+func checkAuditor(auditor Auditor) error {
+	if f, ok := auditor.(AuditorFunc); auditor == nil || ok && f == nil {
+		return errors.New("aiseed: the auditor is nil; give one, or DiscardAudits to do without")
+	}
+	return nil
+}
+
+// deliverOnce delivers what there is, in a transaction that is open meanwhile: its
+// lock is what keeps two processes from delivering the same, and ends with the
+// process. more reports that entries came in since.
+func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int, more bool, err error) {
+	const operation = "delivering audits"
+	conn, err := s.acquire(ctx, operation)
+	if err != nil {
+		return 0, false, err
+	}
+	defer release(ctx, conn)
+
+	var locked bool
+	var entries []AuditEntry
+	// The server waits longer than the auditor may take, and not for ever.
+	if err := roundTrip(ctx, conn.Conn(), append(s.begin(s.lockTimeout, s.auditTimeout+2*cleanupTimeout),
+		query{
+			sql:  `select pg_try_advisory_xact_lock($1)`,
+			args: [][]byte{int64Arg(s.deliveryLockKey())},
+			rows: one(&locked),
+		},
+		query{sql: s.sql(selectUndelivered), rows: func(rows pgx.Rows) (err error) {
+			entries, err = pgx.CollectRows(rows, scanAuditEntry)
+			return err
+		}})...); err != nil {
+		return 0, false, databaseError(ctx, operation, err)
+	}
+	if !locked || len(entries) == 0 {
+		return 0, false, nil
+	}
+
+	var accepted []uuid.UUID
+	var auditErr error
+	for _, entry := range entries {
+		if auditErr = offer(ctx, auditor, entry); auditErr != nil {
+			auditErr = xerrors.Errorf("aiseed: audit entry %s was not accepted, %d of %d were delivered, the others stay for the next start: %w",
+				entry.ID, len(accepted), len(entries), auditErr)
+			break
+		}
+		accepted = append(accepted, entry.ID)
+	}
+	if len(accepted) == 0 {
+		return 0, false, auditErr
+	}
+
+	// What was accepted is marked also when the time is up.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	committed := false
+	err = roundTrip(ctx, conn.Conn(),
+		query{sql: s.sql(markDelivered), args: [][]byte{jsonArg(accepted)}},
+		query{sql: `commit`, rows: func(rows pgx.Rows) error {
+			rows.Close()
+			committed = rows.CommandTag().String() == "COMMIT"
+			return rows.Err()
+		}},
+		query{sql: s.sql(existsUndelivered), rows: one(&more)})
+	if err == nil && !committed {
+		err = errRolledBack
+	}
+	err = databaseError(ctx, "marking audits as delivered", err)
+	return len(accepted), more && auditErr == nil, errors.Join(auditErr, err)
+}
+
+func scanAuditEntry(row pgx.CollectableRow) (e AuditEntry, err error) {
+	var old, new []byte
+	err = row.Scan(&e.ID, &e.Time, &e.Actor, &e.Action, &e.Resource, &e.ResourceID, &e.ProviderID, &e.ProviderName, &old, &new)
+	e.Old, e.New = old, new
+	return e, err
+}
+
+// offer hands one entry to the auditor and waits until it answers or the time is
+// up, whatever the auditor does.
+func offer(ctx context.Context, auditor Auditor, entry AuditEntry) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	answer := make(chan error, 1)
+	go func() {
+		err := errors.New("the auditor ended its goroutine")
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("the auditor panicked: %v", p)
+			}
+			answer <- err
+		}()
+		err = auditor.Audit(ctx, entry)
+	}()
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+	}
+	// One that heeds its context is given the time to do so.
+	timer := time.NewTimer(auditorGrace)
+	defer timer.Stop()
+	select {
+	case err := <-answer:
+		return err
+	case <-timer.C:
+		return xerrors.Errorf("the auditor did not answer: %w", ctx.Err())
+	}
+}
+
+const auditorGrace = 100 * time.Millisecond

@@ -1,0 +1,305 @@
+package aiseed
+
+import (
+	"crypto/sha256"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// The canonical shape of a provider is what decides where its requests go: type,
+// base URL and Bedrock region. Two providers of one name with different shapes
+// have drifted. Everything else about them may differ: credentials are rotated
+// and tunables are tuned in the database without stopping the next start.
+type shapeField struct {
+	name     string
+	variable string // of which the environment's value comes, a field of E3
+	value    func(Provider) string
+	compared func(string) string // the form that is compared and hashed
+	printed  func(string) string // the form that is shown
+}
+
+var shapeFields = []shapeField{
+	{"type", fieldType, func(p Provider) string { return string(p.Type) }, verbatim, printable},
+	{"base URL", fieldBaseURL, func(p Provider) string { return p.BaseURL }, normaliseURL, maskURL},
+	{"Bedrock region", fieldBedrockRegion, Provider.region, verbatim, printable},
+}
+
+func verbatim(s string) string { return s }
+
+func (p Provider) region() string {
+	if p.Bedrock == nil {
+		return ""
+	}
+	return p.Bedrock.Region
+}
+
+// canonicalEncoding is the shape as bytes: a version, then each field with its
+// length before it.
+func canonicalEncoding(p Provider) []byte {
+	b := []byte("aiseed shape v1\n")
+	for _, f := range shapeFields {
+		b = appendFields(b, f.compared(f.value(p)))
+	}
+	return b
+}
+
+// canonicalHash identifies the shape. It is computed on demand from row and
+// environment and never stored, so that a new version of it migrates nothing.
+func canonicalHash(p Provider) [sha256.Size]byte { return sha256.Sum256(canonicalEncoding(p)) }
+
+// shapeDrift lists the fields of the shape in which stored and want differ.
+func shapeDrift(stored Provider, want desired) []FieldDrift {
+	if canonicalHash(stored) == canonicalHash(want.Provider) {
+		return nil
+	}
+	var drift []FieldDrift
+	for _, f := range shapeFields {
+		was, is := f.value(stored), f.value(want.Provider)
+		if f.compared(was) == f.compared(is) {
+			continue
+		}
+		field := FieldDrift{
+			Field:       f.name,
+			Stored:      f.printed(was),
+			Environment: f.printed(is),
+			Variable:    want.variables[f.variable],
+		}
+		if field.Stored == field.Environment {
+			field.Environment += " (the masked part differs)"
+		}
+		drift = append(drift, field)
+	}
+	return drift
+}
+
+// checkBaseURL says what is wrong with a base URL, without quoting it: it can
+// hold a password. A base URL that is not set is fine.
+func checkBaseURL(raw string) (problem string) {
+	if raw == "" {
+		return ""
+	}
+	if strings.ContainsFunc(raw, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
+		return "is a URL with a space or a control character in it; remove it or percent-encode it"
+	}
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil:
+		return "is not a URL; want one like https://host/path"
+	case u.Scheme != "http" && u.Scheme != "https":
+		return "is not an absolute http or https URL; want one like https://host/path"
+	case u.Hostname() == "":
+		return "is a URL without a host; want one like https://host/path"
+	case u.User != nil:
+		return "is a URL with user info (user:password@); put the credential into a key variable instead"
+	case strings.Contains(raw, "#"):
+		return "is a URL with a fragment (#...); remove it"
+	}
+	return ""
+}
+
+// normaliseURL applies the syntax-based normalisation of RFC 3986 §6.2.2 (case,
+// percent-encoding, dot segments) and the scheme-based one of §6.2.3 (default
+// port, empty path). It works on the text, since a round trip through net/url
+// loses which characters were encoded. What is no base URL stays as it is.
+func normaliseURL(raw string) string {
+	if raw == "" || checkBaseURL(raw) != "" {
+		return raw
+	}
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok { // "https:/host" and the like have no host, and do not get here
+		return raw
+	}
+	scheme = strings.ToLower(scheme)
+	authority, rest := cutBefore(rest, "/?")
+	path, query := cutBefore(rest, "?")
+
+	host, port := authority, ""
+	if i := strings.LastIndexByte(authority, ':'); i > strings.LastIndexByte(authority, ']') {
+		host, port = authority[:i], authority[i+1:]
+	}
+	if port == "" || scheme == "http" && port == "80" || scheme == "https" && port == "443" {
+		port = ""
+	} else {
+		port = ":" + port
+	}
+	if path == "" {
+		path = "/"
+	}
+	return scheme + "://" + lowerHost(normalisePercent(host)) + port +
+		removeDotSegments(normalisePercent(path)) + normalisePercent(query)
+}
+
+// cutBefore splits s before the first of any.
+func cutBefore(s, any string) (before, from string) {
+	if i := strings.IndexAny(s, any); i >= 0 {
+		return s[:i], s[i:]
+	}
+	return s, ""
+}
+
+// normalisePercent decodes the triplets that stand for unreserved characters
+// (RFC 3986 §2.3) and writes the others with upper-case digits. Text with a
+// broken triplet stays as it is.
+func normalisePercent(s string) string {
+	if !strings.Contains(s, "%") {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] != '%' {
+			b.WriteByte(s[i])
+			continue
+		}
+		if i+2 >= len(s) {
+			return s
+		}
+		code, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
+		if err != nil {
+			return s
+		}
+		if isUnreserved(byte(code)) {
+			b.WriteByte(byte(code))
+		} else {
+			b.WriteString(strings.ToUpper(s[i : i+3]))
+		}
+		i += 2
+	}
+	return b.String()
+}
+
+func isUnreserved(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~", c) >= 0
+}
+
+// lowerHost lower-cases what stands outside of percent-encoded triplets.
+func lowerHost(host string) string {
+	parts := strings.Split(host, "%")
+	for i, part := range parts {
+		keep := 0
+		if i > 0 {
+			keep = min(2, len(part))
+		}
+		parts[i] = part[:keep] + strings.ToLower(part[keep:])
+	}
+	return strings.Join(parts, "%")
+}
+
+// removeDotSegments is RFC 3986 §5.2.4 for an absolute path. A trailing slash
+// stays, since https://host/v1 and https://host/v1/ are different base URLs.
+func removeDotSegments(path string) string {
+	segments := strings.Split(path[1:], "/")
+	var out []string
+	for i, segment := range segments {
+		switch segment {
+		case ".", "..":
+			if segment == ".." && len(out) > 0 {
+				out = out[:len(out)-1]
+			}
+			if i == len(segments)-1 {
+				out = append(out, "")
+			}
+		default:
+			out = append(out, segment)
+		}
+	}
+	return "/" + strings.Join(out, "/")
+}
+
+// maskURL shows a base URL without what could be a credential: user info, the
+// values of the query, and a fragment. It takes anything, since a row can hold
+// anything.
+func maskURL(raw string) string {
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		if strings.ContainsAny(raw, "@?#") {
+			return maskText
+		}
+		return printable(raw)
+	}
+	authority, rest := cutBefore(rest, "/?#")
+	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
+		authority = maskText + authority[i:]
+	}
+	path, rest := cutBefore(rest, "?#")
+	query, fragment := cutBefore(rest, "#")
+	if query != "" {
+		pairs := strings.Split(query[1:], "&")
+		for i, pair := range pairs {
+			if key, _, ok := strings.Cut(pair, "="); ok {
+				pairs[i] = key + "=" + maskText
+			} else {
+				pairs[i] = maskText
+			}
+		}
+		query = "?" + strings.Join(pairs, "&")
+	}
+	if fragment != "" {
+		fragment = "#" + maskText
+	}
+	return printable(scheme + "://" + authority + path + query + fragment)
+}
+
+// printable keeps what came from outside from writing lines or controls of its
+// own into a log or a terminal, and bounds its length.
+func printable(s string) string {
+	const limit = 300
+	if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) && len(s) <= limit {
+		return s
+	}
+	if len(s) > limit {
+		s = s[:limit] + "…"
+	}
+	return strconv.QuoteToGraphic(s)
+}
+
+// credentialDifferences and tunableDifferences say in words in what two
+// providers of one shape differ, credentials as fingerprints only.
+func credentialDifferences(stored, want Provider, fingerprint func(Secret) string) []string {
+	var out []string
+	compare := func(what string, was, is Secret) {
+		if !was.Equal(is) {
+			out = append(out, what+" (database "+fingerprint(was)+", environment "+fingerprint(is)+")")
+		}
+	}
+	for i := range max(len(stored.Keys), len(want.Keys)) {
+		compare("API key "+strconv.Itoa(i+1), keyAt(stored, i), keyAt(want, i))
+	}
+	was, is := settingsOf(stored), settingsOf(want)
+	compare("Bedrock access key", was.AccessKey, is.AccessKey)
+	compare("Bedrock access key secret", was.AccessKeySecret, is.AccessKeySecret)
+	return out
+}
+
+func tunableDifferences(stored, want Provider) []string {
+	var out []string
+	compare := func(what, was, is string) {
+		if was != is {
+			out = append(out, what+" (database "+orNone(printable(was))+", environment "+orNone(printable(is))+")")
+		}
+	}
+	was, is := settingsOf(stored), settingsOf(want)
+	compare("Bedrock model", was.Model, is.Model)
+	compare("Bedrock small fast model", was.SmallFastModel, is.SmallFastModel)
+	return out
+}
+
+func divergence(stored, want Provider, fingerprint func(Secret) string) []string {
+	return slices.Concat(credentialDifferences(stored, want, fingerprint), tunableDifferences(stored, want))
+}
+
+func keyAt(p Provider, i int) Secret {
+	if i < len(p.Keys) {
+		return p.Keys[i].APIKey
+	}
+	return Secret{}
+}
+
+func settingsOf(p Provider) BedrockSettings {
+	if p.Bedrock == nil {
+		return BedrockSettings{}
+	}
+	return *p.Bedrock
+}

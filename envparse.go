@@ -1,0 +1,470 @@
+package aiseed
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cdr.dev/slog/v3"
+)
+
+// DefaultPrefix starts the name of every variable, unless [WithPrefix] gives
+// another.
+const DefaultPrefix = "CODER_AIBRIDGE_"
+
+// A Config is what the environment says about AI providers, as it says it. It
+// comes from [ParseEnviron], or is built by hand and then passes the same checks
+// when it is used. The zero Config names no provider.
+type Config struct {
+	LegacyOpenAI    OpenAIConfig     // <prefix>OPENAI_*
+	LegacyAnthropic AnthropicConfig  // <prefix>ANTHROPIC_*
+	LegacyBedrock   BedrockConfig    // <prefix>BEDROCK_*
+	Providers       []ProviderConfig // <prefix>PROVIDER_<N>_*, in order of N
+
+	variables variables
+}
+
+// OpenAIConfig makes a provider "openai" where Key is set.
+type OpenAIConfig struct {
+	BaseURL string // "" is https://api.openai.com/v1/
+	Key     Secret
+}
+
+// AnthropicConfig makes a provider "anthropic" where Key is set.
+type AnthropicConfig struct {
+	BaseURL string // "" is https://api.anthropic.com/
+	Key     Secret
+}
+
+// BedrockConfig makes the provider "anthropic" use Amazon Bedrock where any
+// field but the two models is set.
+type BedrockConfig struct {
+	BaseURL         string // "" lets the runtime derive the endpoint from the region
+	Region          string
+	AccessKey       Secret // with AccessKeySecret; both unset uses the AWS environment
+	AccessKeySecret Secret
+	Model           string // "" is the default of the documentation
+	SmallFastModel  string // "" is the default of the documentation
+}
+
+// ProviderConfig is one provider. Its Bedrock fields are for type "anthropic"
+// and mean what they mean in [BedrockConfig].
+type ProviderConfig struct {
+	Type                                       string   // required
+	Name                                       string   // "" is the type
+	BaseURL                                    string   // "" leaves it to the runtime
+	Keys                                       []Secret // bearer keys, at most 5
+	BedrockBaseURL, BedrockRegion              string
+	BedrockAccessKeys, BedrockAccessKeySecrets []Secret // as many of each; the first pair is used
+	BedrockModel, BedrockSmallFastModel        string
+}
+
+// The names of variables: behind the prefix for the legacy ones, behind
+// <prefix>PROVIDER_<N>_ for the indexed ones. A legacy name is its group and the
+// field.
+const (
+	indexedGroup   = "PROVIDER_"
+	openAIGroup    = "OPENAI_"
+	anthropicGroup = "ANTHROPIC_"
+
+	fieldType                    = "TYPE"
+	fieldName                    = "NAME"
+	fieldBaseURL                 = "BASE_URL"
+	fieldKey                     = "KEY"
+	fieldBedrockBaseURL          = "BEDROCK_BASE_URL"
+	fieldBedrockRegion           = "BEDROCK_REGION"
+	fieldBedrockAccessKey        = "BEDROCK_ACCESS_KEY"
+	fieldBedrockAccessKeySecret  = "BEDROCK_ACCESS_KEY_SECRET"
+	fieldBedrockModel            = "BEDROCK_MODEL"
+	fieldBedrockSmallFastModel   = "BEDROCK_SMALL_FAST_MODEL"
+	bedrockGroup                 = "BEDROCK_"
+	pluralSuffix, fileTwinSuffix = "S", "_FILE"
+)
+
+// A field is one row of the table of variables. A secret one also has a twin
+// that names a file; an indexed secret also has a plural that takes a list.
+type field struct {
+	name   string
+	secret bool
+}
+
+var (
+	legacyFields = []field{
+		{openAIGroup + fieldKey, true},
+		{openAIGroup + fieldBaseURL, false},
+		{anthropicGroup + fieldKey, true},
+		{anthropicGroup + fieldBaseURL, false},
+		{fieldBedrockBaseURL, false},
+		{fieldBedrockRegion, false},
+		{fieldBedrockAccessKey, true},
+		{fieldBedrockAccessKeySecret, true},
+		{fieldBedrockModel, false},
+		{fieldBedrockSmallFastModel, false},
+	}
+	indexedFields = []field{
+		{fieldType, false},
+		{fieldName, false},
+		{fieldBaseURL, false},
+		{fieldKey, true},
+		{fieldBedrockBaseURL, false},
+		{fieldBedrockRegion, false},
+		{fieldBedrockAccessKey, true},
+		{fieldBedrockAccessKeySecret, true},
+		{fieldBedrockModel, false},
+		{fieldBedrockSmallFastModel, false},
+	}
+	legacyNames  = variableNames(legacyFields, false)
+	indexedNames = variableNames(indexedFields, true)
+)
+
+func variableNames(fields []field, plurals bool) map[string]bool {
+	names := map[string]bool{}
+	for _, f := range fields {
+		names[f.name] = true
+		if f.secret {
+			names[f.name+fileTwinSuffix] = true
+		}
+		if f.secret && plurals {
+			names[f.name+pluralSuffix] = true
+			names[f.name+pluralSuffix+fileTwinSuffix] = true
+		}
+	}
+	return names
+}
+
+// variables knows the full name behind each value of a [Config].
+type variables struct {
+	prefix  string            // "" is DefaultPrefix
+	indices []string          // nil is 0, 1, 2, …
+	actual  map[string]string // from the usual name of a secret to the one that was set
+}
+
+func (v variables) legacy(name string) string { return v.lookUp(v.full(name)) }
+
+func (v variables) indexed(i int, name string) string {
+	index := strconv.Itoa(i)
+	if v.indices != nil {
+		index = v.indices[i]
+	}
+	return v.lookUp(v.full(indexedGroup + index + "_" + name))
+}
+
+func (v variables) full(name string) string { return cmp.Or(v.prefix, DefaultPrefix) + name }
+
+func (v variables) lookUp(usual string) string { return cmp.Or(v.actual[usual], usual) }
+
+// A ParseOption changes how [ParseEnviron] reads the environment.
+type ParseOption func(*parser)
+
+// WithPrefix replaces [DefaultPrefix]. The empty prefix is the default one.
+func WithPrefix(prefix string) ParseOption {
+	return func(p *parser) { p.prefix = prefix }
+}
+
+// ParseEnviron reads a [Config] from an environment in the form of [os.Environ],
+// and reads the files that `_FILE` variables name. It does not look at the
+// process's own environment. A variable with an empty value counts as not set; of
+// a variable that stands twice the first counts.
+//
+// All problems are reported at once, in one [*ConfigError]. Variables that look
+// misspelt are logged as warnings.
+func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opts ...ParseOption) (Config, error) {
+	p := &parser{}
+	for _, opt := range opts {
+		opt(p)
+	}
+	p.collect(environ)
+	for _, name := range slices.Sorted(slices.Values(p.unknown)) {
+		logger.Warn(ctx, "unknown environment variable is ignored; check its spelling", slog.F("variable", p.full(name)))
+	}
+
+	cfg := Config{Providers: p.providers()}
+	p.legacy(&cfg)
+	cfg.variables = p.variables
+	if _, problems := normaliseAll(cfg); len(p.problems)+len(problems) > 0 {
+		return Config{}, configError(append(p.problems, problems...))
+	}
+	cfg.variables.indices = nil // without a problem they are the usual ones
+	return cfg, nil
+}
+
+// parser collects variables, then resolves them. The names in it are without the
+// prefix.
+type parser struct {
+	variables
+	legacyValues  map[string]string
+	indexedValues map[string]map[string]string // by index, then by field
+	unknown       []string
+	problems      []problem
+}
+
+func (p *parser) collect(environ []string) {
+	prefix := p.full("")
+	seen := map[string]bool{}
+	p.legacyValues = map[string]string{}
+	p.indexedValues = map[string]map[string]string{}
+	for _, entry := range environ {
+		if !strings.HasPrefix(entry, prefix) {
+			continue
+		}
+		name, value, ok := strings.Cut(entry[len(prefix):], "=")
+		if !ok || seen[name] {
+			continue
+		}
+		seen[name] = true
+		if value != "" {
+			p.add(name, value)
+		}
+	}
+}
+
+func (p *parser) add(name, value string) {
+	indexed, ok := strings.CutPrefix(name, indexedGroup)
+	if !ok {
+		switch {
+		case legacyNames[name]:
+			p.legacyValues[name] = value
+		case strings.HasPrefix(name, openAIGroup), strings.HasPrefix(name, anthropicGroup), strings.HasPrefix(name, bedrockGroup):
+			p.unknown = append(p.unknown, name)
+		}
+		return // anything else under the prefix is the host's own
+	}
+	index, fieldName, _ := strings.Cut(indexed, "_")
+	switch {
+	case !isIndex(index):
+		p.problem(problemsLast, "", "has no valid index; want "+p.full(indexedGroup)+"<N>_<FIELD>, with <N> a decimal number without sign or leading zero", name)
+	case fieldName == "":
+		p.problem(problemsLast, "", "names no field; want "+p.full(indexedGroup)+"<N>_<FIELD>", name)
+	case !indexedNames[fieldName]:
+		p.unknown = append(p.unknown, name)
+	default:
+		if p.indexedValues[index] == nil {
+			p.indexedValues[index] = map[string]string{}
+		}
+		p.indexedValues[index][fieldName] = value
+	}
+}
+
+// isIndex is about text, not about a number: an index may be larger than any
+// integer type.
+func isIndex(s string) bool {
+	if s == "" || len(s) > 1 && s[0] == '0' {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < '0' || r > '9' })
+}
+
+// compareIndices orders indices as numbers: without leading zeros the longer
+// one is the larger one.
+func compareIndices(a, b string) int {
+	return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
+}
+
+func (p *parser) providers() []ProviderConfig {
+	for index := range p.indexedValues {
+		p.indices = append(p.indices, index)
+	}
+	slices.SortFunc(p.indices, compareIndices)
+	var providers []ProviderConfig
+	expected := "0"
+	for i, index := range p.indices {
+		if index != expected {
+			p.problem(problemGroup(i), "", "leaves a gap: indices start at 0 and go up by one, and "+p.full(indexedGroup)+expected+"_* is not set", indexedGroup+index+"_*")
+		}
+		expected = increment(index)
+		providers = append(providers, p.provider(i, p.indexedValues[index]))
+	}
+	return providers
+}
+
+// increment adds one to a decimal number of any length.
+func increment(index string) string {
+	digits := []byte(index)
+	for i := len(digits) - 1; i >= 0; i-- {
+		if digits[i] != '9' {
+			digits[i]++
+			return string(digits)
+		}
+		digits[i] = '0'
+	}
+	return "1" + string(digits)
+}
+
+func (p *parser) provider(i int, values map[string]string) ProviderConfig {
+	cfg := ProviderConfig{
+		Type:    values[fieldType],
+		Name:    values[fieldName],
+		BaseURL: values[fieldBaseURL],
+	}
+	kind, supported := providerTypes[ProviderType(cfg.Type)]
+	if cfg.Type != "" && !supported {
+		return cfg // it will be skipped, so nothing else about it may stop a start
+	}
+	group := valueGroup{parser: p, group: problemGroup(i), stem: indexedGroup + p.indices[i] + "_", values: values}
+	cfg.Keys = group.secrets(fieldKey, true)
+	cfg.BedrockBaseURL = values[fieldBedrockBaseURL]
+	cfg.BedrockRegion = values[fieldBedrockRegion]
+	cfg.BedrockAccessKeys = group.secrets(fieldBedrockAccessKey, true)
+	cfg.BedrockAccessKeySecrets = group.secrets(fieldBedrockAccessKeySecret, true)
+	cfg.BedrockModel = values[fieldBedrockModel]
+	cfg.BedrockSmallFastModel = values[fieldBedrockSmallFastModel]
+
+	if set := group.setFields(bedrockGroup); kind.bedrock && len(cfg.Keys) > 0 && len(set) > 0 {
+		p.problem(problemGroup(i), cmp.Or(cfg.Name, cfg.Type), "a provider authenticates with bearer keys or with Bedrock settings, not with both; remove one",
+			append(group.stemmed(group.setFields(fieldKey)), group.stemmed(set)...)...)
+	}
+	return cfg
+}
+
+func (p *parser) legacy(cfg *Config) {
+	group := valueGroup{parser: p, values: p.legacyValues}
+	one := func(name string) (s Secret) {
+		if secrets := group.secrets(name, false); len(secrets) > 0 {
+			s = secrets[0]
+		}
+		return s
+	}
+	cfg.LegacyOpenAI = OpenAIConfig{
+		BaseURL: p.legacyValues[openAIGroup+fieldBaseURL],
+		Key:     one(openAIGroup + fieldKey),
+	}
+	cfg.LegacyAnthropic = AnthropicConfig{
+		BaseURL: p.legacyValues[anthropicGroup+fieldBaseURL],
+		Key:     one(anthropicGroup + fieldKey),
+	}
+	cfg.LegacyBedrock = BedrockConfig{
+		BaseURL:         p.legacyValues[fieldBedrockBaseURL],
+		Region:          p.legacyValues[fieldBedrockRegion],
+		AccessKey:       one(fieldBedrockAccessKey),
+		AccessKeySecret: one(fieldBedrockAccessKeySecret),
+		Model:           p.legacyValues[fieldBedrockModel],
+		SmallFastModel:  p.legacyValues[fieldBedrockSmallFastModel],
+	}
+}
+
+// valueGroup are the variables of one provider, or the legacy ones.
+type valueGroup struct {
+	*parser
+	group  int
+	stem   string
+	values map[string]string
+}
+
+// setFields lists the variables of which the name starts so, in order.
+func (v valueGroup) setFields(start string) []string {
+	var set []string
+	for name := range v.values {
+		if strings.HasPrefix(name, start) {
+			set = append(set, name)
+		}
+	}
+	slices.Sort(set)
+	return set
+}
+
+func (v valueGroup) stemmed(names []string) []string {
+	for i, name := range names {
+		names[i] = v.stem + name
+	}
+	return names
+}
+
+// secrets resolves a secret that can come from up to four variables. Where there
+// is a problem it still returns something, so that no second problem follows
+// from the first.
+func (v valueGroup) secrets(name string, plural bool) []Secret {
+	candidates := []string{name, name + fileTwinSuffix}
+	if plural {
+		candidates = append(candidates, name+pluralSuffix, name+pluralSuffix+fileTwinSuffix)
+	}
+	set := slices.DeleteFunc(candidates, func(c string) bool { return v.values[c] == "" })
+	if len(set) == 0 {
+		return nil
+	}
+	if len(set) > 1 {
+		v.problem(v.group, v.values[fieldName], "exclude each other; set only one", v.stemmed(slices.Clone(set))...)
+	}
+	variable, value := set[0], v.values[set[0]]
+	stem, isFile := strings.CutSuffix(variable, fileTwinSuffix)
+	if isFile {
+		contents, reason := readSecretFile(value)
+		if reason != "" {
+			v.problem(v.group, v.values[fieldName], fmt.Sprintf("names the file %s, which %s", printable(value), reason), v.stem+variable)
+			return []Secret{NewSecret("unreadable")}
+		}
+		value = contents
+	}
+	elements := []string{value}
+	if stem != name {
+		elements = strings.Split(value, ",")
+	}
+	var secrets []Secret
+	for _, element := range elements {
+		if stem != name {
+			element = strings.Trim(element, " ")
+		}
+		secrets = append(secrets, NewSecret(element))
+	}
+	if usual := secretName(name, len(secrets)); usual != variable {
+		if v.actual == nil {
+			v.actual = map[string]string{}
+		}
+		v.actual[v.full(v.stem+usual)] = v.full(v.stem + variable)
+	}
+	return secrets
+}
+
+// secretName is the usual variable for n secrets.
+func secretName(name string, n int) string {
+	if n > 1 {
+		return name + pluralSuffix
+	}
+	return name
+}
+
+const maxSecretFileBytes = 64 << 10
+
+func readSecretFile(path string) (contents, reason string) {
+	// Not opened before it is known to be a file: opening a pipe can block.
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fileReason(err)
+	}
+	if !info.Mode().IsRegular() {
+		return "", "is not a regular file"
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fileReason(err)
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxSecretFileBytes+1))
+	switch {
+	case err != nil:
+		return "", fileReason(err)
+	case len(raw) > maxSecretFileBytes:
+		return "", "is larger than 64 KiB"
+	}
+	contents = strings.TrimSuffix(string(raw), "\n")
+	if contents == "" {
+		return "", "is empty"
+	}
+	return contents, ""
+}
+
+func fileReason(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "does not exist"
+	case errors.Is(err, fs.ErrPermission):
+		return "cannot be read: permission denied"
+	}
+	return "cannot be read"
+}

@@ -1,0 +1,259 @@
+package aiseed
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// lockKey is the key of the advisory lock that every write holds: the first 8
+// bytes of SHA-256 over "aiseed", a zero byte and the schema, big-endian. For
+// the schema "public" it is -8830732264031859510.
+//
+// The lock saves work. What correctness rests on is the unique index on the name
+// of live providers.
+func lockKey(schema string) int64 {
+	sum := sha256.Sum256([]byte("aiseed\x00" + schema))
+	return int64(binary.BigEndian.Uint64(sum[:8]))
+}
+
+func (s *Store) lockKey() int64 { return lockKey(s.schema) }
+
+// deliveryLockKey is the key of the lock of the one process that delivers audits.
+func (s *Store) deliveryLockKey() int64 { return lockKey(s.schema + "\x00audits") }
+
+// locked runs one transaction that holds the lock, in two round trips. reads
+// run under the lock; decide then says what to write, and nothing is the end of
+// the transaction without a trace.
+//
+// A nil error means that the server said "committed", or that there was nothing
+// to write.
+func (s *Store) locked(ctx context.Context, operation string, reads []query, decide func() ([]query, error)) error {
+	conn, err := s.acquire(ctx, operation)
+	if err != nil {
+		return err
+	}
+	defer release(ctx, conn)
+
+	var transaction string
+	if err := roundTrip(ctx, conn.Conn(), slices.Concat(s.begin(s.lockTimeout, s.silenceTimeout()), []query{
+		{sql: `select pg_advisory_xact_lock($1)`, args: [][]byte{int64Arg(s.lockKey())}},
+		// The server can tell by this id what became of the transaction.
+		{sql: `select pg_current_xact_id()::text`, rows: one(&transaction)},
+	}, reads)...); err != nil {
+		return s.lockError(ctx, operation, conn.Conn(), transaction != "", err)
+	}
+	writes, err := decide()
+	if err != nil || len(writes) == 0 {
+		return err
+	}
+	committed, err := commit(ctx, conn.Conn(), writes)
+	if committed {
+		return nil
+	}
+	if !conn.Conn().IsClosed() {
+		return databaseError(ctx, operation, err)
+	}
+	committed, askErr := s.askCommitted(ctx, transaction)
+	switch {
+	case committed:
+		return nil
+	case askErr != nil:
+		return askErr
+	}
+	return databaseError(ctx, operation, err)
+}
+
+// begin starts a transaction whose isolation is the one that the lock needs: a
+// statement after it sees what the previous holder committed. Under REPEATABLE
+// READ, which a role or a database can make the default, it would not.
+func (s *Store) begin(lockTimeout, silence time.Duration) []query {
+	return []query{
+		{sql: `begin isolation level read committed`},
+		{
+			sql:  `select set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true)`,
+			args: [][]byte{milliseconds(lockTimeout), milliseconds(silence)},
+		},
+	}
+}
+
+// silenceTimeout is how long a holder of the lock may say nothing: less than what
+// those who wait for it have, and enough for a busy machine.
+func (s *Store) silenceTimeout() time.Duration { return max(s.lockTimeout/2, time.Second) }
+
+// commit sends writes and commit in one round trip. It reports true only where
+// the server said so. A false is final where the connection is still open;
+// otherwise nobody knows yet.
+func commit(ctx context.Context, conn *pgx.Conn, writes []query) (committed bool, err error) {
+	err = roundTrip(ctx, conn, append(writes, query{sql: `commit`, rows: func(rows pgx.Rows) error {
+		rows.Close()
+		// The server answers the commit of a failed transaction with ROLLBACK,
+		// and that is no error to it.
+		committed = rows.CommandTag().String() == "COMMIT"
+		return rows.Err()
+	}})...)
+	if err == nil && !committed {
+		err = errRolledBack
+	}
+	return committed, err
+}
+
+// askCommitted finds out what became of a transaction whose connection was lost
+// after its commit was sent. It does so even when the caller is cancelled, for
+// the truth about what was written matters more; the limit is the time after
+// which the server has ended any transaction that holds the lock.
+func (s *Store) askCommitted(ctx context.Context, transaction string) (bool, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.lockTimeout)
+	defer cancel()
+	for attempt := 1; ; attempt++ {
+		var status string
+		err := s.query(ctx, "asking for the outcome of a commit", query{
+			sql:  `select coalesce(pg_xact_status($1::xid8), 'forgotten')`,
+			args: [][]byte{[]byte(transaction)},
+			rows: one(&status),
+		})
+		switch {
+		case err == nil && status == "committed":
+			return true, nil
+		case err == nil && status == "aborted":
+			return false, nil
+		}
+		// Not reachable yet, or "in progress".
+		if pause(ctx, attempt) != nil {
+			return false, &classError{class: ErrCommitUnknown, text: fmt.Sprintf(
+				"the connection was lost after commit was sent, and for %s the server could not be asked what became of it: either everything was written or nothing was. Start again, which finds out and does what is left. By hand: select pg_xact_status('%s')",
+				s.lockTimeout, transaction)}
+		}
+	}
+}
+
+// lockError is the error of the first round trip of locked.
+func (s *Store) lockError(ctx context.Context, operation string, conn *pgx.Conn, held bool, err error) error {
+	wrapped := databaseError(ctx, operation, err)
+	var db *DatabaseError
+	if held || !errors.As(wrapped, &db) || db.SQLState != stateLockTimeout {
+		return wrapped
+	}
+	timeout := &LockTimeoutError{Key: s.lockKey(), waited: s.lockTimeout}
+	var holder LockHolder
+	// Best effort: without it the error is still true.
+	_ = roundTrip(ctx, conn, query{sql: `rollback`}, query{
+		sql:  selectLockHolder,
+		args: [][]byte{int64Arg(timeout.Key)},
+		rows: func(rows pgx.Rows) error {
+			for rows.Next() {
+				var since *time.Time
+				if err := rows.Scan(&holder.PID, &holder.ApplicationName, &holder.ClientAddr, &since); err != nil {
+					return err
+				}
+				if since != nil {
+					holder.Since = *since
+				}
+				timeout.Holder = &holder
+			}
+			return rows.Err()
+		},
+	})
+	return timeout
+}
+
+// pg_locks shows a 64-bit advisory key as two halves. A role without
+// pg_read_all_stats sees nulls for other roles' sessions.
+const selectLockHolder = `
+select a.pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), ''), a.xact_start
+  from pg_locks l join pg_stat_activity a on a.pid = l.pid
+ where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+   and l.database = (select oid from pg_database where datname = current_database())
+   and (l.classid::bigint << 32 | l.objid::bigint) = $1`
+
+// cleanupTimeout bounds what is done for tidiness after the caller's context
+// ended, or after a failure.
+const cleanupTimeout = 5 * time.Second
+
+// release gives a connection back with nothing left on it: no open transaction,
+// no lock, and no goroutine that still closes it.
+func release(ctx context.Context, conn *pgxpool.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	pg := conn.Conn().PgConn()
+	if !pg.IsClosed() && pg.TxStatus() != 'I' {
+		_ = roundTrip(ctx, conn.Conn(), query{sql: `rollback`}) // or the pool closes it
+	}
+	if pg.IsClosed() {
+		select {
+		case <-pg.CleanupDone():
+		case <-ctx.Done():
+		}
+	}
+	conn.Release()
+}
+
+const (
+	maxAttempts = 8
+	firstPause  = 10 * time.Millisecond
+	lastPause   = time.Second
+)
+
+// retry calls do until it succeeds, fails for good, or has failed often enough.
+func retry(ctx context.Context, do func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := do()
+		// A server that restarts is not there at once. One that was never there
+		// is the operator's to look at, and promptly.
+		again := isTransient(err) || attempt > 1 && isUnreachable(err)
+		if !again || attempt == maxAttempts || pause(ctx, attempt) != nil {
+			return err
+		}
+	}
+}
+
+// pause waits longer after each attempt, each time for a random while, so that
+// those who collided do not collide again.
+func pause(ctx context.Context, attempt int) error {
+	limit := min(firstPause<<min(attempt, 10), lastPause)
+	timer := time.NewTimer(limit/2 + rand.N(limit/2))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// isTransient tells the failures after which the same call can succeed and
+// nothing was committed: serialization failures, deadlocks, another process's
+// row of the same name, and connections lost before the commit was sent.
+func isTransient(err error) bool {
+	var db *DatabaseError
+	if !errors.As(err, &db) || db.context != nil {
+		return false
+	}
+	switch db.SQLState {
+	case stateSerialization, stateDeadlock:
+		return true
+	case stateUniqueViolated:
+		return db.Constraint == "ai_providers_live_name_key"
+	}
+	return db.transient
+}
+
+func isUnreachable(err error) bool {
+	var db *DatabaseError
+	return errors.As(err, &db) && db.context == nil && (db.unreachable || db.SQLState == stateCannotConnectNow)
+}
+
+func int64Arg(n int64) []byte { return strconv.AppendInt(nil, n, 10) }
+
+func milliseconds(d time.Duration) []byte {
+	return int64Arg(max(1, int64((d+time.Millisecond-1)/time.Millisecond))) // 0 would mean forever
+}

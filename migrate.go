@@ -1,0 +1,228 @@
+package aiseed
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"io/fs"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/xerrors"
+)
+
+//go:embed schema/*.sql
+var schemaFS embed.FS
+
+// Migrations returns the schema as plain SQL files, numbered in the order in which
+// they are to be applied, for a host with a migration tool of its own. Their names
+// are not qualified: apply each in a transaction with search_path set to the
+// schema. Each records its number in the table aiseed_schema.
+func Migrations() fs.FS {
+	sub, err := fs.Sub(schemaFS, "schema")
+	if err != nil {
+		panic(err) // the folder is embedded above
+	}
+	return sub
+}
+
+// migration is one file of the schema.
+type migration struct {
+	version int
+	sql     string
+}
+
+// migrations are the files in order. That their numbers are without a gap is
+// tested.
+var migrations = readMigrations()
+
+func readMigrations() []migration {
+	var out []migration
+	names, err := fs.Glob(Migrations(), "*.sql") // sorted
+	for _, name := range names {
+		var raw []byte
+		raw, err = fs.ReadFile(Migrations(), name)
+		number, _, _ := strings.Cut(name, "_")
+		version, convErr := strconv.Atoi(number)
+		out = append(out, migration{version: version, sql: string(raw)})
+		if err = errors.Join(err, convErr); err != nil {
+			break
+		}
+	}
+	if err != nil || len(out) == 0 {
+		panic("aiseed: the embedded schema is broken") // never past the first test
+	}
+	return out
+}
+
+// schemaVersion is the version that this library needs. A later one is fine.
+func schemaVersion() int { return migrations[len(migrations)-1].version }
+
+// Migrate applies what is missing of the schema, and creates the Postgres schema
+// that holds the tables where it does not exist. schema "" is "public". Everything
+// happens in one transaction, under the same lock as a seed, so any number of
+// processes may call it at once. On a current schema it changes nothing.
+//
+// Errors match [ErrLockTimeout], [ErrSchema] or [ErrDatabase].
+func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {
+	if pool == nil {
+		return errors.New("aiseed: Migrate needs a pool, and got nil")
+	}
+	s := &Store{pool: pool, schema: schema, lockTimeout: defaultLockTimeout}
+	if schema == "" {
+		s.schema = defaultSchema
+	}
+	if err := checkSchemaName(s.schema); err != nil {
+		return err
+	}
+	return s.migrate(ctx)
+}
+
+func (s *Store) migrate(ctx context.Context) error {
+	const operation = "applying the schema"
+	var exists, versioned bool
+	var version int
+	conn, err := s.acquire(ctx, operation)
+	if err != nil {
+		return err
+	}
+	defer release(ctx, conn)
+
+	var held bool
+	if err := roundTrip(ctx, conn.Conn(), append(s.begin(s.lockTimeout, s.silenceTimeout()),
+		query{sql: `select pg_advisory_xact_lock($1)`, args: [][]byte{int64Arg(s.lockKey())}, rows: func(rows pgx.Rows) error {
+			held = rows.Next()
+			return rows.Err()
+		}},
+		query{sql: `select to_regnamespace($1) is not null`, args: [][]byte{[]byte(s.sql("{schema}"))}, rows: one(&exists)},
+		query{sql: `select to_regclass($1) is not null`, args: [][]byte{[]byte(s.sql("{schema}.aiseed_schema"))}, rows: one(&versioned)},
+	)...); err != nil {
+		return s.lockError(ctx, operation, conn.Conn(), held, err)
+	}
+	if versioned {
+		if err := roundTrip(ctx, conn.Conn(), query{sql: s.sql(selectSchemaVersion), rows: one(&version)}); err != nil {
+			return databaseError(ctx, operation, err)
+		}
+	}
+	if version >= schemaVersion() {
+		return nil
+	}
+	var writes []query
+	if !exists { // "if not exists" would ask for a privilege that may not be needed
+		writes = append(writes, query{sql: s.sql(`create schema {schema}`)})
+	}
+	writes = append(writes, query{
+		sql:  `select set_config('search_path', $1, true)`,
+		args: [][]byte{[]byte(s.sql("{schema}"))},
+	})
+	if err := roundTrip(ctx, conn.Conn(), writes...); err != nil {
+		return databaseError(ctx, operation, err)
+	}
+	for _, m := range migrations {
+		if m.version <= version {
+			continue
+		}
+		// The simple protocol takes a file of several statements. There are no
+		// parameters in it.
+		if _, err := conn.Conn().PgConn().Exec(ctx, m.sql).ReadAll(); err != nil {
+			return databaseError(ctx, operation, lostIfClosed(conn.Conn(), err))
+		}
+	}
+	if committed, err := commit(ctx, conn.Conn(), nil); !committed {
+		return databaseError(ctx, operation, err)
+	}
+	return nil
+}
+
+const selectSchemaVersion = `select coalesce(max(version), 0) from {schema}.aiseed_schema`
+
+// checkSchema checks tables and keyring in one round trip.
+func (s *Store) checkSchema(ctx context.Context, migrate bool) error {
+	err := s.checkStored(ctx)
+	if migrate && errors.Is(err, ErrSchema) {
+		if err := s.migrate(ctx); err != nil {
+			return err
+		}
+		err = s.checkStored(ctx)
+	}
+	return err
+}
+
+func (s *Store) checkStored(ctx context.Context) error {
+	version := -1
+	var keys []storedKey
+	err := s.query(ctx, "opening the store",
+		query{sql: s.sql(selectSchemaVersion), rows: one(&version)},
+		query{sql: s.sql(selectStoredKeys), rows: func(rows pgx.Rows) (err error) {
+			keys, err = pgx.CollectRows(rows, pgx.RowToStructByPos[storedKey])
+			return err
+		}})
+	const remedy = "call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations with your own tool"
+	var db *DatabaseError
+	switch {
+	case version < 0 && errors.As(err, &db) && db.SQLState == stateUndefinedTable:
+		return schemaErrorf("there are no aiseed tables in the schema %q; %s", s.schema, remedy)
+	case version >= 0 && version < schemaVersion():
+		// An error of the second statement follows from the first's result.
+		return schemaErrorf("the tables in %q are at version %d, and this library needs %d; %s", s.schema, version, schemaVersion(), remedy)
+	case err != nil:
+		return err
+	}
+	return s.checkKeys(keys)
+}
+
+// storedKey is a row of ai_encryption_keys, and who needs it.
+type storedKey struct {
+	ID, Canary              string
+	ForSettings, ForAPIKeys bool
+}
+
+const selectStoredKeys = `
+select k.id, k.canary,
+       exists (select from {schema}.ai_providers where settings_key_id = k.id),
+       exists (select from {schema}.ai_provider_keys where api_key_key_id = k.id)
+  from {schema}.ai_encryption_keys k
+ order by k.created_at, k.id`
+
+// checkKeys holds the keyring against the keys that sealed what is in the tables.
+func (s *Store) checkKeys(stored []storedKey) error {
+	var missing []string
+	for _, k := range stored {
+		var needed []string
+		if k.ForSettings {
+			needed = append(needed, "ai_providers.settings")
+		}
+		if k.ForAPIKeys {
+			needed = append(needed, "ai_provider_keys.api_key")
+		}
+		var key sealingKey
+		var ok bool
+		if s.vault.keyring != nil {
+			key, ok = s.vault.keyring.byID(k.ID)
+		}
+		switch {
+		case ok && !key.opensCanary(k.Canary):
+			return keyringErrorf("key %s does not open its own canary in ai_encryption_keys; the row was changed, restore it from a backup", k.ID)
+		case !ok && len(needed) > 0:
+			missing = append(missing, k.ID+" (for "+strings.Join(needed, " and ")+")")
+		}
+	}
+	switch {
+	case len(missing) == 0:
+		return nil
+	case s.vault.keyring == nil:
+		return keyringErrorf("there is none, and the tables hold values that are sealed with %s; give the keyring that sealed them", strings.Join(missing, ", "))
+	}
+	return keyringErrorf("it lacks %s, which stored values are sealed with; append it to the keyring, after the key that seals", strings.Join(missing, ", "))
+}
+
+// checkSchemaName refuses what Postgres would cut short, or end.
+func checkSchemaName(schema string) error {
+	const maxIdentifierBytes = 63
+	if len(schema) > maxIdentifierBytes || strings.ContainsRune(schema, 0) {
+		return xerrors.New("aiseed: the name of the schema is longer than 63 bytes or contains a NUL")
+	}
+	return nil
+}

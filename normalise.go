@@ -1,0 +1,474 @@
+package aiseed
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// A ProviderType is the kind of upstream that a provider speaks to.
+type ProviderType string
+
+// The supported types.
+const (
+	TypeOpenAI    ProviderType = "openai"
+	TypeAnthropic ProviderType = "anthropic"
+)
+
+// providerTypes is the one table of supported types. A new one is a row here and
+// a migration that widens ai_providers_type_check.
+var providerTypes = map[ProviderType]struct {
+	bedrock bool // takes the BEDROCK_* fields
+}{
+	TypeOpenAI:    {},
+	TypeAnthropic: {bedrock: true},
+}
+
+// The defaults of the documentation. The base URLs are frozen: a new one would
+// turn every row that was seeded with the old one into drift. The models are
+// tunables, and may follow the times.
+const (
+	defaultOpenAIBaseURL         = "https://api.openai.com/v1/"
+	defaultAnthropicBaseURL      = "https://api.anthropic.com/"
+	defaultBedrockModel          = "global.anthropic.claude-sonnet-4-5-20250929-v1:0"
+	defaultBedrockSmallFastModel = "global.anthropic.claude-haiku-4-5-20251001-v1:0"
+)
+
+const (
+	maxNameBytes   = 255
+	maxSecretBytes = 8 << 10
+	maxListLength  = 5
+)
+
+var namePattern = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+
+// desired is a provider as the environment wants it, without an id.
+type desired struct {
+	Provider
+	variables   map[string]string // by field: the full name of where it comes from
+	warnings    []string
+	unsupported bool
+}
+
+// problem is a [Problem] with its place in the order of the variables.
+type problem struct {
+	group int
+	Problem
+}
+
+// problemGroup is the place of the problems with the i-th indexed provider: after
+// those with the legacy ones, which are in group 0.
+func problemGroup(i int) int { return i + 1 }
+
+const problemsLast = math.MaxInt
+
+// problem records one, about variables without their prefix.
+func (p *parser) problem(group int, provider, reason string, names ...string) {
+	for i, name := range names {
+		names[i] = p.full(name)
+	}
+	p.problems = append(p.problems, problem{group, Problem{Variables: names, Provider: printable(provider), Reason: reason}})
+}
+
+// configError puts problems into the order of the variables. Those without an
+// order of their own are told apart by name.
+func configError(problems []problem) error {
+	slices.SortStableFunc(problems, func(a, b problem) int {
+		if byGroup := cmp.Compare(a.group, b.group); byGroup != 0 || a.group != problemsLast {
+			return byGroup
+		}
+		return slices.Compare(a.Variables, b.Variables)
+	})
+	err := &ConfigError{}
+	for _, p := range problems {
+		err.Problems = append(err.Problems, p.Problem)
+	}
+	return err
+}
+
+// normalise turns a Config into the providers that it asks for, in order of name.
+func normalise(cfg Config) ([]desired, error) {
+	want, problems := normaliseAll(cfg)
+	if len(problems) > 0 {
+		return nil, configError(problems)
+	}
+	return want, nil
+}
+
+func normaliseAll(cfg Config) ([]desired, []problem) {
+	n := &normaliser{at: map[string]int{}}
+	n.legacyOpenAI(cfg)
+	n.legacyAnthropic(cfg)
+	for i, provider := range cfg.Providers {
+		n.add(entry{
+			group:    problemGroup(i),
+			config:   provider,
+			variable: func(field string) string { return cfg.variables.indexed(i, field) },
+		})
+	}
+	slices.SortStableFunc(n.want, func(a, b desired) int { return cmp.Compare(a.Name, b.Name) })
+	return n.want, n.problems
+}
+
+type normaliser struct {
+	want     []desired
+	at       map[string]int // by name: place in want, and in entries
+	entries  []entry
+	problems []problem
+}
+
+// An entry is a provider of a Config: an indexed one, or what the legacy
+// variables amount to.
+type entry struct {
+	group    int
+	legacy   bool
+	config   ProviderConfig
+	variable func(field string) string
+}
+
+func (n *normaliser) legacyOpenAI(cfg Config) {
+	e := entry{
+		legacy: true,
+		config: ProviderConfig{
+			Type:    string(TypeOpenAI),
+			BaseURL: cmp.Or(cfg.LegacyOpenAI.BaseURL, defaultOpenAIBaseURL),
+			Keys:    nonZero(cfg.LegacyOpenAI.Key),
+		},
+		variable: func(field string) string {
+			switch field {
+			case fieldType, fieldName, fieldKey:
+				return cfg.variables.legacy(openAIGroup + fieldKey)
+			case fieldBaseURL:
+				return cfg.variables.legacy(openAIGroup + fieldBaseURL)
+			}
+			return cfg.variables.legacy(field)
+		},
+	}
+	if len(e.config.Keys) == 0 { // no provider, yet what is set is checked
+		n.checkValues(e)
+		return
+	}
+	n.add(e)
+}
+
+func (n *normaliser) legacyAnthropic(cfg Config) {
+	bedrock := cfg.LegacyBedrock
+	e := entry{
+		legacy: true,
+		config: ProviderConfig{
+			Type:                    string(TypeAnthropic),
+			BaseURL:                 cfg.LegacyAnthropic.BaseURL,
+			Keys:                    nonZero(cfg.LegacyAnthropic.Key),
+			BedrockBaseURL:          bedrock.BaseURL,
+			BedrockRegion:           bedrock.Region,
+			BedrockAccessKeys:       nonZero(bedrock.AccessKey),
+			BedrockAccessKeySecrets: nonZero(bedrock.AccessKeySecret),
+			BedrockModel:            bedrock.Model,
+			BedrockSmallFastModel:   bedrock.SmallFastModel,
+		},
+	}
+	e.variable = func(field string) string {
+		switch field {
+		case fieldType, fieldName:
+			if signals := e.bedrockSignals(); len(signals) > 0 {
+				return cfg.variables.legacy(signals[0])
+			}
+			return cfg.variables.legacy(anthropicGroup + fieldKey)
+		case fieldKey, fieldBaseURL:
+			return cfg.variables.legacy(anthropicGroup + field)
+		}
+		return cfg.variables.legacy(field)
+	}
+	if len(e.config.Keys) == 0 && len(e.bedrockSignals()) == 0 {
+		n.checkValues(e)
+		return
+	}
+	if len(e.bedrockSignals()) == 0 {
+		e.config.BaseURL = cmp.Or(e.config.BaseURL, defaultAnthropicBaseURL)
+		// Where nothing else says Bedrock, a model is a default of the host's.
+		e.config.BedrockModel, e.config.BedrockSmallFastModel = "", ""
+	}
+	n.add(e)
+}
+
+func nonZero(s Secret) []Secret {
+	if s.IsZero() {
+		return nil
+	}
+	return []Secret{s}
+}
+
+// bedrockSignals lists the fields that say that the provider authenticates
+// through Bedrock. The models do not: they have defaults.
+func (e entry) bedrockSignals() []string {
+	var set []string
+	for _, f := range e.bedrockFields() {
+		if f != fieldBedrockModel && f != fieldBedrockSmallFastModel {
+			set = append(set, f)
+		}
+	}
+	return set
+}
+
+func (e entry) bedrockFields() []string {
+	c := e.config
+	var set []string
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{fieldBedrockBaseURL, c.BedrockBaseURL != ""},
+		{fieldBedrockRegion, c.BedrockRegion != ""},
+		{secretName(fieldBedrockAccessKey, len(c.BedrockAccessKeys)), len(c.BedrockAccessKeys) > 0},
+		{secretName(fieldBedrockAccessKeySecret, len(c.BedrockAccessKeySecrets)), len(c.BedrockAccessKeySecrets) > 0},
+		{fieldBedrockModel, c.BedrockModel != ""},
+		{fieldBedrockSmallFastModel, c.BedrockSmallFastModel != ""},
+	} {
+		if f.set {
+			set = append(set, f.name)
+		}
+	}
+	return set
+}
+
+func (e entry) name() string { return cmp.Or(e.config.Name, e.config.Type) }
+
+// nameVariable is the variable that gives the provider its name.
+func (e entry) nameVariable() string {
+	if e.config.Name == "" {
+		return e.variable(fieldType)
+	}
+	return e.variable(fieldName)
+}
+
+func (n *normaliser) problem(e entry, reason string, fields ...string) {
+	var names []string
+	for _, f := range fields {
+		names = append(names, e.variable(f))
+	}
+	n.problems = append(n.problems, problem{e.group, Problem{Variables: names, Provider: printable(e.name()), Reason: reason}})
+}
+
+func (n *normaliser) add(e entry) {
+	c := e.config
+	kind, supported := providerTypes[ProviderType(c.Type)]
+	switch {
+	case c.Type == "" && c.Name == "":
+		n.problem(e, "has neither a type nor a name; want at least a type, one of "+supportedTypes(), fieldType, fieldName)
+	case c.Type == "":
+		n.problem(e, "is required; want one of "+supportedTypes(), fieldType)
+	case !utf8.ValidString(c.Type):
+		n.problem(e, "is not valid UTF-8", fieldType)
+	}
+	if c.Name != "" && !validName(c.Name) {
+		n.problem(e, "is not a valid name; want lower-case letters, digits and single hyphens between them, at most 255 bytes", fieldName)
+	}
+	if c.Type != "" && !supported {
+		n.want = append(n.want, desired{
+			Provider:    Provider{Name: e.name(), Type: ProviderType(c.Type), BaseURL: c.BaseURL},
+			unsupported: true,
+			warnings:    []string{fmt.Sprintf("type %q is not supported, so the provider is skipped; supported are %s", printable(c.Type), supportedTypes())},
+		})
+		n.entries = append(n.entries, e)
+		return
+	}
+	n.checkValues(e)
+	if set := e.bedrockFields(); supported && !kind.bedrock && len(set) > 0 {
+		n.problem(e, "goes with type anthropic only, and the type is "+c.Type, set...)
+	}
+	if c.Type == "" {
+		return // everything below is about providers that could be
+	}
+	n.merge(e, e.desired())
+}
+
+// merge adds d, unless there is a provider of its name already.
+func (n *normaliser) merge(e entry, d desired) {
+	at, exists := n.at[d.Name]
+	if !exists {
+		n.at[d.Name] = len(n.want)
+		n.want = append(n.want, d)
+		n.entries = append(n.entries, e)
+		return
+	}
+	first, other := &n.want[at], n.entries[at]
+	if other.legacy {
+		remove := other.setVariables()
+		n.problems = append(n.problems, problem{e.group, Problem{
+			Variables: append([]string{e.nameVariable()}, remove...),
+			Provider:  d.Name,
+			Reason:    "the legacy variables make a provider of this name too; remove " + strings.Join(remove, " and ") + ", or give the indexed provider another name",
+		}})
+		return
+	}
+	variables := []string{other.nameVariable(), e.nameVariable()}
+	if drift := shapeDrift(first.Provider, d); drift != nil {
+		var fields []string
+		for _, f := range drift {
+			fields = append(fields, f.Field)
+		}
+		n.problems = append(n.problems, problem{e.group, Problem{
+			Variables: variables,
+			Provider:  d.Name,
+			Reason:    "give the same name to two providers that differ in " + strings.Join(fields, " and ") + "; remove or rename one",
+		}})
+		return
+	}
+	different := divergence(first.Provider, d.Provider, func(Secret) string { return "" })
+	if len(different) > 0 {
+		first.warnings = append(first.warnings, fmt.Sprintf("%s name the same provider with different credentials or models; those of the first are used", strings.Join(variables, " and ")))
+	}
+}
+
+// setVariables lists what is set of a legacy provider.
+func (e entry) setVariables() []string {
+	var set []string
+	if len(e.config.Keys) > 0 {
+		set = append(set, e.variable(fieldKey))
+	}
+	for _, f := range e.bedrockFields() {
+		set = append(set, e.variable(f))
+	}
+	return set
+}
+
+// desired is what the entry asks for. It is only used where there is no problem.
+func (e entry) desired() desired {
+	c := e.config
+	d := desired{
+		Provider: Provider{
+			Type:        ProviderType(c.Type),
+			Name:        e.name(),
+			DisplayName: e.name(),
+			Enabled:     true,
+			BaseURL:     c.BaseURL,
+		},
+		variables: map[string]string{
+			fieldType:          e.variable(fieldType),
+			fieldBaseURL:       e.variable(fieldBaseURL),
+			fieldBedrockRegion: e.variable(fieldBedrockRegion),
+		},
+	}
+	warn := func(reason string, fields ...string) {
+		var names []string
+		for _, f := range fields {
+			names = append(names, e.variable(f))
+		}
+		d.warnings = append(d.warnings, strings.Join(names, ", ")+" "+reason)
+	}
+	if len(e.bedrockSignals()) == 0 {
+		for _, key := range c.Keys {
+			d.Keys = append(d.Keys, ProviderKey{APIKey: key})
+		}
+		if models := e.bedrockFields(); len(models) > 0 {
+			warn("is ignored: a model is used with a Bedrock base URL, region or access key only", models...)
+		}
+		return d
+	}
+
+	d.BaseURL = c.BedrockBaseURL
+	d.variables[fieldBaseURL] = e.variable(fieldBedrockBaseURL)
+	d.Bedrock = &BedrockSettings{
+		Region:         c.BedrockRegion,
+		Model:          cmp.Or(c.BedrockModel, defaultBedrockModel),
+		SmallFastModel: cmp.Or(c.BedrockSmallFastModel, defaultBedrockSmallFastModel),
+	}
+	if len(c.BedrockAccessKeys) > 0 && len(c.BedrockAccessKeySecrets) > 0 {
+		d.Bedrock.AccessKey, d.Bedrock.AccessKeySecret = c.BedrockAccessKeys[0], c.BedrockAccessKeySecrets[0]
+	}
+	if more := len(c.BedrockAccessKeys) - 1; more > 0 {
+		warn(fmt.Sprintf("holds %s; the first pair is used and the other %d ignored", count(more+1, "Bedrock access key"), more),
+			secretName(fieldBedrockAccessKey, more+1))
+	}
+	if len(c.Keys) > 0 {
+		warn("is ignored: the provider authenticates through Bedrock", secretName(fieldKey, len(c.Keys)))
+	}
+	if c.BaseURL != "" && c.BaseURL != c.BedrockBaseURL {
+		warn("is ignored: the provider takes the Bedrock base URL", fieldBaseURL)
+	}
+	return d
+}
+
+// checkValues checks what is set, whatever it is for.
+func (n *normaliser) checkValues(e entry) {
+	c := e.config
+	for _, f := range []struct {
+		field, value string
+		check        func(string) string
+	}{
+		{fieldBaseURL, c.BaseURL, checkBaseURL},
+		{fieldBedrockBaseURL, c.BedrockBaseURL, checkBaseURL},
+		{fieldBedrockRegion, c.BedrockRegion, checkWord},
+		{fieldBedrockModel, c.BedrockModel, checkWord},
+		{fieldBedrockSmallFastModel, c.BedrockSmallFastModel, checkWord},
+	} {
+		if reason := f.check(f.value); reason != "" {
+			n.problem(e, reason, f.field)
+		}
+	}
+	n.checkSecrets(e, fieldKey, c.Keys)
+	n.checkSecrets(e, fieldBedrockAccessKey, c.BedrockAccessKeys)
+	n.checkSecrets(e, fieldBedrockAccessKeySecret, c.BedrockAccessKeySecrets)
+	if keys, secrets := len(c.BedrockAccessKeys), len(c.BedrockAccessKeySecrets); keys != secrets {
+		n.problem(e, fmt.Sprintf("hold %s and %s; each access key needs its secret", count(keys, "access key"), count(secrets, "secret")),
+			secretName(fieldBedrockAccessKey, keys), secretName(fieldBedrockAccessKeySecret, secrets))
+	}
+}
+
+func (n *normaliser) checkSecrets(e entry, field string, secrets []Secret) {
+	field = secretName(field, len(secrets))
+	if len(secrets) > maxListLength {
+		n.problem(e, fmt.Sprintf("holds %d elements; at most %d are allowed", len(secrets), maxListLength), field)
+	}
+	for i, s := range secrets {
+		element := ""
+		if len(secrets) > 1 {
+			element = fmt.Sprintf("element %d ", i+1)
+		}
+		if reason := checkSecret(s); reason != "" {
+			n.problem(e, element+reason, field)
+		} else if j := slices.IndexFunc(secrets[:i], s.Equal); j >= 0 {
+			n.problem(e, fmt.Sprintf("%sis the same as element %d", element, j+1), field)
+		}
+	}
+}
+
+func checkSecret(s Secret) (problem string) {
+	value := s.Reveal()
+	switch {
+	case value == "":
+		return "is empty"
+	case len(value) > maxSecretBytes:
+		return "is longer than 8 KiB"
+	}
+	return checkWord(value)
+}
+
+// checkWord is for values that have no space in them.
+func checkWord(value string) (problem string) {
+	switch {
+	case !utf8.ValidString(value):
+		return "is not valid UTF-8"
+	case strings.ContainsFunc(value, unicode.IsControl):
+		return "contains a control character"
+	case strings.ContainsFunc(value, unicode.IsSpace):
+		return "contains a space"
+	}
+	return ""
+}
+
+func validName(name string) bool { return len(name) <= maxNameBytes && namePattern.MatchString(name) }
+
+func supportedTypes() string {
+	var names []string
+	for t := range providerTypes {
+		names = append(names, string(t))
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}

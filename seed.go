@@ -1,0 +1,154 @@
+// Package aiseed moves a server's AI providers from the environment into
+// Postgres, once. A host calls it in its start-up path, before any daemon runs:
+//
+//	cfg, err := aiseed.ParseEnviron(ctx, os.Environ(), logger)
+//	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring})
+//	err = aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, auditor, logger)
+//	providers, err := store.Providers(ctx)
+//
+// # What it promises
+//
+// The database is the single source of truth. The environment can create a
+// provider, and it can refuse to start; it never overwrites, resurrects or
+// deletes one. A start writes everything that it has to write or nothing, in one
+// transaction, however many replicas start at once and wherever it is cut off. A
+// start that changes nothing takes one round trip and no lock.
+//
+// Secrets are sealed at rest from the moment that a [Store] exists; there is no
+// other way to the tables. They reach no error, log line, audit entry or trace.
+//
+// # Compatibility
+//
+// What one version of the library sealed and stored, later versions of it read.
+// Migrations only add, so that during a rolling deployment an older version works
+// on a newer schema.
+package aiseed
+
+import (
+	"context"
+	"errors"
+
+	"cdr.dev/slog/v3"
+)
+
+// SeedAIProvidersFromEnv reconciles the providers that cfg asks for with those in
+// store. Providers without a row are created, equal ones left alone, deleted ones
+// stay deleted, types that are not supported are skipped. Where a row does
+// something else than cfg asks for, nothing at all is written.
+//
+// After the commit the audit entries of what was created go to auditor, together
+// with those that an earlier process left behind; that this fails is logged, and
+// does not fail the seed. logger gets a warning for each thing that an operator
+// should look at.
+//
+// Errors match [ErrInvalidConfig], [ErrDrift], [ErrLockTimeout],
+// [ErrUndecryptable], [ErrPlaintext], [ErrCommitUnknown] or [ErrDatabase]; a
+// cancelled ctx shows through the last. Any number of processes and goroutines
+// may call it at once.
+func SeedAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, auditor Auditor, logger slog.Logger) error {
+	if store == nil {
+		return errors.New("aiseed: the store is nil; make one with Open")
+	}
+	if err := checkAuditor(auditor); err != nil {
+		return err
+	}
+	want, err := normalise(cfg)
+	if err != nil {
+		return err
+	}
+	plan, pending, err := store.reconcile(ctx, want)
+	if plan != nil {
+		plan.log(ctx, logger)
+	}
+	if err != nil {
+		return err
+	}
+	if pending {
+		deliver(ctx, store, auditor, logger)
+	}
+	return nil
+}
+
+// PlanAIProvidersFromEnv returns what [SeedAIProvidersFromEnv] would do, without
+// doing it: it writes nothing and takes no lock. A drift is a step of the plan,
+// not an error.
+func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logger slog.Logger) (*Plan, error) {
+	if store == nil {
+		return nil, errors.New("aiseed: the store is nil; make one with Open")
+	}
+	want, err := normalise(cfg)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := store.load(ctx, names(want))
+	if err != nil {
+		return nil, err
+	}
+	plan := diff(want, stored.providers, store.vault.fingerprintOf)
+	logger.Debug(ctx, "planned AI providers", plan.fields()...)
+	return plan, nil
+}
+
+// reconcile makes the database have what is wanted. It returns the plan that was
+// carried out, or that could not be, and whether there are audits to deliver.
+func (s *Store) reconcile(ctx context.Context, want []desired) (plan *Plan, pending bool, err error) {
+	err = retry(ctx, func() error {
+		stored, err := s.load(ctx, names(want))
+		if err != nil {
+			return err
+		}
+		plan, pending = diff(want, stored.providers, s.vault.fingerprintOf), stored.pending
+		if err := plan.drift(); err != nil || len(plan.creates()) == 0 {
+			return err
+		}
+
+		var current state // what is true under the lock
+		return s.locked(ctx, "seeding AI providers", []query{s.loadQuery(names(want), &current)}, func() ([]query, error) {
+			plan, pending = diff(want, current.providers, s.vault.fingerprintOf), current.pending
+			create := plan.creates()
+			if err := plan.drift(); err != nil || len(create) == 0 {
+				return nil, err
+			}
+			pending = true
+			return s.insertProviders(create, SystemActor)
+		})
+	})
+	return plan, pending, err
+}
+
+// names lists the names to look up: those of supported types.
+func names(want []desired) []string {
+	var out []string
+	for _, d := range want {
+		if !d.unsupported {
+			out = append(out, d.Name)
+		}
+	}
+	return out
+}
+
+// deliver never fails a start.
+func deliver(ctx context.Context, store *Store, auditor Auditor, logger slog.Logger) {
+	if n, err := store.DeliverAudits(ctx, auditor); err != nil {
+		logger.Warn(ctx, "not all audit entries of AI providers were delivered; the next start tries again",
+			slog.F("delivered", n), slog.F("reason", err.Error()))
+	}
+}
+
+func (p *Plan) log(ctx context.Context, logger slog.Logger) {
+	for _, s := range p.Steps {
+		for _, w := range s.Warnings {
+			logger.Warn(ctx, "AI provider: "+w, slog.F("provider", printable(s.Name)))
+		}
+	}
+	logger.Info(ctx, "reconciled AI providers of the environment with the database", p.fields()...)
+}
+
+// fields counts the steps of each kind.
+func (p *Plan) fields() []slog.Field {
+	var fields []slog.Field
+	for _, a := range []Action{ActionCreate, ActionUnchanged, ActionDiverged, ActionDrifted, ActionDeleted, ActionUnsupported} {
+		fields = append(fields, slog.F(string(a), p.count(a)))
+	}
+	return fields
+}

@@ -1,0 +1,482 @@
+package aiseed
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/xerrors"
+)
+
+// A Provider is an upstream AI endpoint as the runtime uses it.
+type Provider struct {
+	ID                   uuid.UUID
+	Type                 ProviderType
+	Name                 string // unique among live providers
+	DisplayName          string // "" for none
+	Enabled              bool
+	BaseURL              string           // as the operator wrote it; "" leaves it to the runtime
+	Bedrock              *BedrockSettings // nil for a provider with bearer keys
+	Keys                 []ProviderKey    // bearer keys, in the order in which they were configured
+	CreatedAt, UpdatedAt time.Time
+}
+
+// BedrockSettings are how a provider authenticates with Amazon Bedrock.
+type BedrockSettings struct {
+	Region                     string // "" where the base URL says it
+	Model, SmallFastModel      string
+	AccessKey, AccessKeySecret Secret // zero to use the AWS environment
+}
+
+// A ProviderKey is one bearer key of a provider.
+type ProviderKey struct {
+	ID                   uuid.UUID
+	APIKey               Secret
+	CreatedAt, UpdatedAt time.Time
+}
+
+// StoreOptions say how [Open] makes a [Store].
+type StoreOptions struct {
+	// Keyring seals and opens the secrets in the tables. nil is an error unless
+	// AllowPlaintext is set.
+	Keyring *Keyring
+	// AllowPlaintext accepts that secrets are stored as they are where there is
+	// no Keyring. With a Keyring it has no effect.
+	AllowPlaintext bool
+	// Schema holds the tables. "" is "public".
+	Schema string
+	// Migrate applies the schema on opening where it is missing or older.
+	Migrate bool
+	// LockTimeout bounds the wait for another process's seed, and for the
+	// server's word on a commit of which the answer was lost. A lock holder that
+	// goes silent is ended by the server after half of it, but not before a
+	// second. 0 is 30 seconds.
+	LockTimeout time.Duration
+	// AuditTimeout bounds one delivery of audits. 0 is 10 seconds.
+	AuditTimeout time.Duration
+}
+
+const (
+	defaultSchema       = "public"
+	defaultLockTimeout  = 30 * time.Second
+	defaultAuditTimeout = 10 * time.Second
+)
+
+// A Store reads and writes AI providers. It seals what it writes and opens what
+// it reads from the moment that it exists. It is safe for concurrent use, holds
+// no connection between calls, and needs no closing: the pool stays the
+// caller's.
+type Store struct {
+	pool         *pgxpool.Pool
+	vault        *vault
+	schema       string
+	lockTimeout  time.Duration
+	auditTimeout time.Duration
+}
+
+// Open makes a Store on a pool, after checking that the schema is there and that
+// the keyring has every key that rows still need. It writes nothing, except the
+// schema where opts.Migrate asks for it.
+//
+// Errors match [ErrSchema], [ErrKeyring] or [ErrDatabase].
+func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, error) {
+	switch {
+	case pool == nil:
+		return nil, xerrors.New("aiseed: Open needs a pool, and got nil")
+	case opts.Keyring == nil && !opts.AllowPlaintext:
+		return nil, keyringErrorf("there is none; give StoreOptions.Keyring, or set AllowPlaintext to store secrets unencrypted")
+	case opts.Keyring != nil && len(opts.Keyring.keys) == 0:
+		return nil, keyringErrorf("it has no key; make it with NewKeyring or ParseKeyring")
+	case opts.LockTimeout < 0 || opts.AuditTimeout < 0:
+		return nil, xerrors.New("aiseed: StoreOptions: a timeout is negative; want a positive one, or 0 for the default")
+	}
+	s := &Store{
+		pool:         pool,
+		vault:        newVault(opts.Keyring),
+		schema:       opts.Schema,
+		lockTimeout:  opts.LockTimeout,
+		auditTimeout: opts.AuditTimeout,
+	}
+	if s.schema == "" {
+		s.schema = defaultSchema
+	}
+	if s.lockTimeout == 0 {
+		s.lockTimeout = defaultLockTimeout
+	}
+	if s.auditTimeout == 0 {
+		s.auditTimeout = defaultAuditTimeout
+	}
+	if err := checkSchemaName(s.schema); err != nil {
+		return nil, err
+	}
+	if err := s.checkSchema(ctx, opts.Migrate); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Providers returns the enabled live providers in order of name, from one
+// snapshot, with their secrets opened.
+//
+// Errors match [ErrUndecryptable], [ErrPlaintext] or [ErrDatabase].
+func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
+	var stored []storedProvider
+	err := s.query(ctx, "reading the providers", query{
+		sql: s.sql(selectEnabled),
+		rows: func(rows pgx.Rows) (err error) {
+			stored, _, err = s.scanProviders(rows)
+			return err
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	providers := make([]Provider, len(stored))
+	for i, p := range stored {
+		providers[i] = p.Provider
+	}
+	return providers, nil
+}
+
+// providerColumns is what scanProviders reads, one row per key, or one without a
+// key. pending tells whether there are undelivered audits; it comes with every
+// row so that one statement tells a start everything.
+const providerColumns = `
+       p.id, p.type, p.name, p.display_name, p.enabled, p.deleted, p.base_url,
+       p.settings, p.settings_key_id, p.created_at, p.updated_at,
+       k.id, k.api_key, k.api_key_key_id, k.created_at, k.updated_at`
+
+// The keys of a provider are a subquery with an order of its own, which keeps the
+// planner to one index look-up per provider, whatever else the table holds and
+// whether or not it was analysed yet.
+const (
+	selectEnabled = `
+select false,` + providerColumns + `
+  from {schema}.ai_providers p
+  left join {schema}.ai_provider_keys k on k.provider_id = p.id
+ where p.enabled and not p.deleted
+ order by p.name, k.position`
+
+	// The live row of each name in the JSON array $1, or else its latest
+	// tombstone. The secrets of a tombstone are nobody's business.
+	selectNamed = `
+select audits.pending,` + providerColumns + `
+  from (select exists (select from {schema}.ai_provider_audits where delivered_at is null) as pending) audits
+  left join (json_array_elements_text($1::json) as want (name)
+             cross join lateral (select * from {schema}.ai_providers
+                                  where name = want.name
+                                  order by deleted, updated_at desc, id
+                                  limit 1) p
+             left join lateral (select * from {schema}.ai_provider_keys
+                                 where provider_id = p.id and not p.deleted
+                                 order by position) k on true) on true
+ order by p.name, k.position`
+)
+
+// state is what a start needs to know.
+type state struct {
+	providers map[string]storedProvider // by name; only the names asked for
+	pending   bool                      // there are undelivered audits
+}
+
+// loadQuery reads the state of the named providers into st.
+func (s *Store) loadQuery(names []string, st *state) query {
+	return query{
+		sql:  s.sql(selectNamed),
+		args: [][]byte{jsonArg(names)},
+		rows: func(rows pgx.Rows) error {
+			stored, pending, err := s.scanProviders(rows)
+			*st = state{providers: map[string]storedProvider{}, pending: pending}
+			for _, p := range stored {
+				st.providers[p.Name] = p
+			}
+			return err
+		},
+	}
+}
+
+func (s *Store) load(ctx context.Context, names []string) (st state, err error) {
+	err = s.query(ctx, "reading the providers", s.loadQuery(names, &st))
+	return st, err
+}
+
+func (s *Store) scanProviders(rows pgx.Rows) (stored []storedProvider, pending bool, err error) {
+	for rows.Next() {
+		var (
+			id, keyID              *uuid.UUID // null where there is no provider, or no key
+			kind, name, baseURL    *string
+			displayName            *string
+			enabled, deleted       *bool
+			settings, settingsKey  *string
+			created, updated       *time.Time
+			apiKey, apiKeyKey      *string
+			keyCreated, keyUpdated *time.Time
+		)
+		if err := rows.Scan(&pending, &id, &kind, &name, &displayName, &enabled, &deleted, &baseURL,
+			&settings, &settingsKey, &created, &updated,
+			&keyID, &apiKey, &apiKeyKey, &keyCreated, &keyUpdated); err != nil {
+			return nil, false, err
+		}
+		if id == nil {
+			continue
+		}
+		if n := len(stored); n == 0 || stored[n-1].ID != *id {
+			p := Provider{
+				ID: *id, Type: ProviderType(*kind), Name: *name, Enabled: *enabled, BaseURL: *baseURL,
+				CreatedAt: *created, UpdatedAt: *updated,
+			}
+			if displayName != nil {
+				p.DisplayName = *displayName
+			}
+			if settings != nil && !*deleted {
+				if p.Bedrock, err = s.openSettings(p.ID, *settings, settingsKey); err != nil {
+					return nil, false, err
+				}
+			}
+			stored = append(stored, storedProvider{Provider: p, deleted: *deleted})
+		}
+		if keyID == nil {
+			continue
+		}
+		p := &stored[len(stored)-1]
+		secret, err := s.vault.open(apiKeyCell(*keyID, p.ID), *apiKey, apiKeyKey)
+		if err != nil {
+			return nil, false, err
+		}
+		p.Keys = append(p.Keys, ProviderKey{ID: *keyID, APIKey: secret, CreatedAt: *keyCreated, UpdatedAt: *keyUpdated})
+	}
+	return stored, pending, rows.Err()
+}
+
+func settingsCell(provider uuid.UUID) cell {
+	return cell{table: "ai_providers", column: "settings", row: provider.String(), provider: provider}
+}
+
+func apiKeyCell(key, provider uuid.UUID) cell {
+	return cell{table: "ai_provider_keys", column: "api_key", row: key.String(), provider: provider}
+}
+
+// storedSettings is the column ai_providers.settings, before it is sealed:
+//
+//	{"_type":"bedrock","_version":1,"region":"us-east-1","model":"…","small_fast_model":"…","access_key":"…","access_key_secret":"…"}
+type storedSettings struct {
+	Type            string `json:"_type"`
+	Version         int    `json:"_version"`
+	Region          string `json:"region"`
+	Model           string `json:"model"`
+	SmallFastModel  string `json:"small_fast_model"`
+	AccessKey       string `json:"access_key"`
+	AccessKeySecret string `json:"access_key_secret"`
+}
+
+const (
+	settingsType    = "bedrock"
+	settingsVersion = 1
+)
+
+func (s *Store) sealSettings(provider uuid.UUID, b *BedrockSettings) (stored, keyID *string, err error) {
+	if b == nil {
+		return nil, nil, nil
+	}
+	plaintext, err := json.Marshal(storedSettings{
+		Type: settingsType, Version: settingsVersion,
+		Region: b.Region, Model: b.Model, SmallFastModel: b.SmallFastModel,
+		AccessKey: b.AccessKey.Reveal(), AccessKeySecret: b.AccessKeySecret.Reveal(),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	sealed, keyID := s.vault.seal(settingsCell(provider), NewSecret(string(plaintext)))
+	return &sealed, keyID, nil
+}
+
+func (s *Store) openSettings(provider uuid.UUID, stored string, keyID *string) (*BedrockSettings, error) {
+	c := settingsCell(provider)
+	plaintext, err := s.vault.open(c, stored, keyID)
+	if err != nil {
+		return nil, err
+	}
+	var b storedSettings
+	err = json.Unmarshal([]byte(plaintext.Reveal()), &b)
+	if err != nil || b.Type != settingsType || b.Version != settingsVersion {
+		// The decoder's error can quote what it decodes.
+		e := &DecryptError{Table: c.table, Column: c.column, RowID: provider, malformed: true}
+		if keyID != nil {
+			e.KeyID = *keyID
+		}
+		return nil, e
+	}
+	return &BedrockSettings{
+		Region: b.Region, Model: b.Model, SmallFastModel: b.SmallFastModel,
+		AccessKey: NewSecret(b.AccessKey), AccessKeySecret: NewSecret(b.AccessKeySecret),
+	}, nil
+}
+
+// insertProviders returns the statements that insert providers, their keys and
+// the audits of both. The ids are chosen here, because the seal binds to them.
+func (s *Store) insertProviders(providers []Provider, actor string) ([]query, error) {
+	type providerRow struct {
+		ID            uuid.UUID    `json:"id"`
+		Type          ProviderType `json:"type"`
+		Name          string       `json:"name"`
+		DisplayName   string       `json:"display_name"`
+		Enabled       bool         `json:"enabled"`
+		BaseURL       string       `json:"base_url"`
+		Settings      *string      `json:"settings"`
+		SettingsKeyID *string      `json:"settings_key_id"`
+	}
+	type keyRow struct {
+		ID          uuid.UUID `json:"id"`
+		ProviderID  uuid.UUID `json:"provider_id"`
+		Position    int       `json:"position"`
+		APIKey      string    `json:"api_key"`
+		APIKeyKeyID *string   `json:"api_key_key_id"`
+	}
+	var (
+		rows   []providerRow
+		keys   []keyRow
+		audits []auditRow
+	)
+	for _, p := range providers {
+		p.ID = uuid.New()
+		settings, settingsKey, err := s.sealSettings(p.ID, p.Bedrock)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, providerRow{p.ID, p.Type, p.Name, p.DisplayName, p.Enabled, p.BaseURL, settings, settingsKey})
+		audits = append(audits, auditCreatedProvider(p, actor))
+		for i, key := range p.Keys {
+			key.ID = uuid.New()
+			sealed, keyID := s.vault.seal(apiKeyCell(key.ID, p.ID), key.APIKey)
+			keys = append(keys, keyRow{key.ID, p.ID, i, sealed, keyID})
+			audits = append(audits, auditCreatedKey(p, key, i, actor))
+		}
+	}
+	return slices.Concat(s.registerKey(), []query{
+		{sql: s.sql(insertProviders), args: [][]byte{jsonArg(rows)}},
+		{sql: s.sql(insertKeys), args: [][]byte{jsonArg(keys)}},
+		{sql: s.sql(insertAudits), args: [][]byte{jsonArg(audits)}},
+	}), nil
+}
+
+// Every row comes in one JSON parameter, so that the number of statements does
+// not depend on the number of rows, and there is one way to write a null.
+const (
+	insertProviders = `
+insert into {schema}.ai_providers (id, type, name, display_name, enabled, base_url, settings, settings_key_id)
+select id, type, name, display_name, enabled, base_url, settings, settings_key_id
+  from json_to_recordset($1::json) as r (id uuid, type text, name text, display_name text, enabled boolean,
+                                         base_url text, settings text, settings_key_id text)`
+
+	insertKeys = `
+insert into {schema}.ai_provider_keys (id, provider_id, position, api_key, api_key_key_id)
+select id, provider_id, position, api_key, api_key_key_id
+  from json_to_recordset($1::json) as r (id uuid, provider_id uuid, position int, api_key text, api_key_key_id text)`
+)
+
+// registerKey makes the sealing key known to the database. A key that had been
+// revoked is in use again.
+func (s *Store) registerKey() []query {
+	if s.vault.keyring == nil {
+		return nil
+	}
+	key := s.vault.keyring.primary()
+	return []query{{
+		sql: s.sql(`
+insert into {schema}.ai_encryption_keys (id, canary) values ($1, $2)
+    on conflict (id) do update set revoked_at = null where ai_encryption_keys.revoked_at is not null`),
+		args: [][]byte{[]byte(key.id), []byte(key.sealCanary())},
+	}}
+}
+
+func (s *Store) sql(text string) string {
+	return strings.ReplaceAll(text, "{schema}", pgx.Identifier{s.schema}.Sanitize())
+}
+
+// jsonArg encodes a parameter. Its types cannot fail to encode.
+func jsonArg(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	if string(b) == "null" {
+		return []byte("[]")
+	}
+	return b
+}
+
+// A query is one statement with its parameters in text format.
+type query struct {
+	sql  string
+	args [][]byte
+	rows func(pgx.Rows) error // nil where the result does not matter
+}
+
+// roundTrip sends queries at once and waits once, as unnamed statements: that
+// needs one round trip on a fresh connection too, and nothing of a
+// transaction-pooling proxy. It goes below pgx's own batch because that takes
+// its way of sending from the pool's configuration.
+func roundTrip(ctx context.Context, conn *pgx.Conn, queries ...query) error {
+	batch := &pgconn.Batch{}
+	for _, q := range queries {
+		batch.ExecParams(q.sql, q.args, nil, nil, nil)
+	}
+	var rowsErr error
+	results := conn.PgConn().ExecBatch(ctx, batch)
+	for _, q := range queries {
+		if !results.NextResult() {
+			break
+		}
+		rows := pgx.RowsFromResultReader(conn.TypeMap(), results.ResultReader())
+		if q.rows != nil && rowsErr == nil {
+			rowsErr = q.rows(rows)
+		}
+		rows.Close()
+	}
+	if err := results.Close(); err != nil {
+		return lostIfClosed(conn, err)
+	}
+	return rowsErr
+}
+
+func lostIfClosed(conn *pgx.Conn, err error) error {
+	if conn.IsClosed() {
+		return &lostError{err}
+	}
+	return err
+}
+
+// one scans the one row that there is.
+func one(into ...any) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		_, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (struct{}, error) {
+			return struct{}{}, row.Scan(into...)
+		})
+		return err
+	}
+}
+
+// acquire takes a connection from the pool.
+func (s *Store) acquire(ctx context.Context, operation string) (*pgxpool.Conn, error) {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return nil, databaseError(ctx, operation, &connectError{err})
+	}
+	return conn, nil
+}
+
+// query runs queries outside of a transaction of ours.
+func (s *Store) query(ctx context.Context, operation string, queries ...query) error {
+	conn, err := s.acquire(ctx, operation)
+	if err != nil {
+		return err
+	}
+	defer release(ctx, conn)
+	return databaseError(ctx, operation, roundTrip(ctx, conn.Conn(), queries...))
+}
