@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // The canonical shape of a provider is what decides where its requests go: type,
@@ -81,21 +82,24 @@ func checkBaseURL(raw string) (problem string) {
 	if raw == "" {
 		return ""
 	}
+	if !utf8.ValidString(raw) {
+		return "not valid UTF-8"
+	}
 	if strings.ContainsFunc(raw, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
-		return "is a URL with a space or a control character in it; remove it or percent-encode it"
+		return "a URL with a space or a control character in it; remove it or percent-encode it"
 	}
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil:
-		return "is not a URL; want one like https://host/path"
+		return "not a URL; want one like https://host/path"
 	case u.Scheme != "http" && u.Scheme != "https":
-		return "is not an absolute http or https URL; want one like https://host/path"
+		return "not an absolute http or https URL; want one like https://host/path"
 	case u.Hostname() == "":
-		return "is a URL without a host; want one like https://host/path"
+		return "a URL without a host; want one like https://host/path"
 	case u.User != nil:
-		return "is a URL with user info (user:password@); put the credential into a key variable instead"
+		return "a URL with user info (user:password@); put the credential into a key variable instead"
 	case strings.Contains(raw, "#"):
-		return "is a URL with a fragment (#...); remove it"
+		return "a URL with a fragment (#...); remove it"
 	}
 	return ""
 }
@@ -246,7 +250,8 @@ func maskURL(raw string) string {
 // own into a log or a terminal, and bounds its length.
 func printable(s string) string {
 	const limit = 300
-	if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) && len(s) <= limit {
+	printable := utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+	if printable && len(s) <= limit {
 		return s
 	}
 	if len(s) > limit {

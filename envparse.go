@@ -239,9 +239,9 @@ func (p *parser) add(name, value string) {
 	index, fieldName, _ := strings.Cut(indexed, "_")
 	switch {
 	case !isIndex(index):
-		p.problem(problemsLast, "", "has no valid index; want "+p.full(indexedGroup)+"<N>_<FIELD>, with <N> a decimal number without sign or leading zero", name)
+		p.problem(problemsLast, "", "no valid index; want "+p.full(indexedGroup)+"<N>_<FIELD>, with <N> a decimal number without sign or leading zero", name)
 	case fieldName == "":
-		p.problem(problemsLast, "", "names no field; want "+p.full(indexedGroup)+"<N>_<FIELD>", name)
+		p.problem(problemsLast, "", "no field; want "+p.full(indexedGroup)+"<N>_<FIELD>", name)
 	case !indexedNames[fieldName]:
 		p.unknown = append(p.unknown, name)
 	default:
@@ -275,11 +275,12 @@ func (p *parser) providers() []ProviderConfig {
 	var providers []ProviderConfig
 	expected := "0"
 	for i, index := range p.indices {
+		group := valueGroup{parser: p, group: problemGroup(i), stem: indexedGroup + index + "_", values: p.indexedValues[index]}
 		if index != expected {
-			p.problem(problemGroup(i), "", "leaves a gap: indices start at 0 and go up by one, and "+p.full(indexedGroup)+expected+"_* is not set", indexedGroup+index+"_*")
+			p.problem(group.group, group.name(), "a gap: indices start at 0 and go up by one, and "+p.full(indexedGroup)+expected+"_* is not set", group.set("")...)
 		}
 		expected = increment(index)
-		providers = append(providers, p.provider(i, p.indexedValues[index]))
+		providers = append(providers, group.provider())
 	}
 	return providers
 }
@@ -295,32 +296,6 @@ func increment(index string) string {
 		digits[i] = '0'
 	}
 	return "1" + string(digits)
-}
-
-func (p *parser) provider(i int, values map[string]string) ProviderConfig {
-	cfg := ProviderConfig{
-		Type:    values[fieldType],
-		Name:    values[fieldName],
-		BaseURL: values[fieldBaseURL],
-	}
-	kind, supported := providerTypes[ProviderType(cfg.Type)]
-	if cfg.Type != "" && !supported {
-		return cfg // it will be skipped, so nothing else about it may stop a start
-	}
-	group := valueGroup{parser: p, group: problemGroup(i), stem: indexedGroup + p.indices[i] + "_", values: values}
-	cfg.Keys = group.secrets(fieldKey, true)
-	cfg.BedrockBaseURL = values[fieldBedrockBaseURL]
-	cfg.BedrockRegion = values[fieldBedrockRegion]
-	cfg.BedrockAccessKeys = group.secrets(fieldBedrockAccessKey, true)
-	cfg.BedrockAccessKeySecrets = group.secrets(fieldBedrockAccessKeySecret, true)
-	cfg.BedrockModel = values[fieldBedrockModel]
-	cfg.BedrockSmallFastModel = values[fieldBedrockSmallFastModel]
-
-	if set := group.setFields(bedrockGroup); kind.bedrock && len(cfg.Keys) > 0 && len(set) > 0 {
-		p.problem(problemGroup(i), cmp.Or(cfg.Name, cfg.Type), "a provider authenticates with bearer keys or with Bedrock settings, not with both; remove one",
-			append(group.stemmed(group.setFields(fieldKey)), group.stemmed(set)...)...)
-	}
-	return cfg
 }
 
 func (p *parser) legacy(cfg *Config) {
@@ -353,27 +328,47 @@ func (p *parser) legacy(cfg *Config) {
 type valueGroup struct {
 	*parser
 	group  int
-	stem   string
+	stem   string // before each name
 	values map[string]string
 }
 
-// setFields lists the variables of which the name starts so, in order.
-func (v valueGroup) setFields(start string) []string {
+func (v valueGroup) name() string { return cmp.Or(v.values[fieldName], v.values[fieldType]) }
+
+// set lists the variables that are set and of which the field starts so.
+func (v valueGroup) set(start string) []string {
 	var set []string
 	for name := range v.values {
 		if strings.HasPrefix(name, start) {
-			set = append(set, name)
+			set = append(set, v.stem+name)
 		}
 	}
 	slices.Sort(set)
 	return set
 }
 
-func (v valueGroup) stemmed(names []string) []string {
-	for i, name := range names {
-		names[i] = v.stem + name
+func (v valueGroup) provider() ProviderConfig {
+	cfg := ProviderConfig{
+		Type:    v.values[fieldType],
+		Name:    v.values[fieldName],
+		BaseURL: v.values[fieldBaseURL],
 	}
-	return names
+	kind, supported := providerTypes[ProviderType(cfg.Type)]
+	if cfg.Type != "" && !supported {
+		return cfg // it will be skipped, so nothing else about it may stop a start
+	}
+	cfg.Keys = v.secrets(fieldKey, true)
+	cfg.BedrockBaseURL = v.values[fieldBedrockBaseURL]
+	cfg.BedrockRegion = v.values[fieldBedrockRegion]
+	cfg.BedrockAccessKeys = v.secrets(fieldBedrockAccessKey, true)
+	cfg.BedrockAccessKeySecrets = v.secrets(fieldBedrockAccessKeySecret, true)
+	cfg.BedrockModel = v.values[fieldBedrockModel]
+	cfg.BedrockSmallFastModel = v.values[fieldBedrockSmallFastModel]
+
+	if set := v.set(bedrockGroup); kind.bedrock && len(cfg.Keys) > 0 && len(set) > 0 {
+		v.problem(v.group, v.name(), "a provider authenticates with bearer keys or with Bedrock settings, not with both; remove one",
+			append(v.set(fieldKey), set...)...)
+	}
+	return cfg
 }
 
 // secrets resolves a secret that can come from up to four variables. Where there
@@ -389,14 +384,18 @@ func (v valueGroup) secrets(name string, plural bool) []Secret {
 		return nil
 	}
 	if len(set) > 1 {
-		v.problem(v.group, v.values[fieldName], "exclude each other; set only one", v.stemmed(slices.Clone(set))...)
+		names := slices.Clone(set)
+		for i := range names {
+			names[i] = v.stem + names[i]
+		}
+		v.problem(v.group, v.name(), "only one of them may be set", names...)
 	}
 	variable, value := set[0], v.values[set[0]]
 	stem, isFile := strings.CutSuffix(variable, fileTwinSuffix)
 	if isFile {
 		contents, reason := readSecretFile(value)
 		if reason != "" {
-			v.problem(v.group, v.values[fieldName], fmt.Sprintf("names the file %s, which %s", printable(value), reason), v.stem+variable)
+			v.problem(v.group, v.name(), fmt.Sprintf("the file %s %s", printable(value), reason), v.stem+variable)
 			return []Secret{NewSecret("unreadable")}
 		}
 		value = contents

@@ -94,11 +94,12 @@ func (k *Keyring) byID(id string) (sealingKey, bool) {
 	return k.keys[i], true
 }
 
-// sealingKey is one key of a keyring, spread out over its purposes.
+// sealingKey is one key of a keyring, spread out over its purposes. Key material
+// is behind functions and interfaces, where fmt prints addresses only.
 type sealingKey struct {
 	id          string // 128 bits in hex; public
 	aead        cipher.AEAD
-	fingerprint []byte
+	fingerprint func(Secret) string
 }
 
 func newSealingKey(raw []byte) (sealingKey, error) {
@@ -120,7 +121,7 @@ func newSealingKey(raw []byte) (sealingKey, error) {
 	return sealingKey{
 		id:          hex.EncodeToString(derive("id", 16)),
 		aead:        aead,
-		fingerprint: derive("fingerprint", sha256.Size),
+		fingerprint: newFingerprint(derive("fingerprint", sha256.Size)),
 	}, nil
 }
 
@@ -183,7 +184,7 @@ func (k sealingKey) opensCanary(stored string) bool {
 // where plaintext was accepted. Nothing else in the library knows which.
 type vault struct {
 	keyring     *Keyring // nil in plaintext mode
-	fingerprint []byte
+	fingerprint func(Secret) string
 }
 
 func newVault(keyring *Keyring) *vault {
@@ -192,7 +193,7 @@ func newVault(keyring *Keyring) *vault {
 	}
 	key := make([]byte, sha256.Size)
 	_, _ = rand.Read(key) // never fails since Go 1.24
-	return &vault{fingerprint: key}
+	return &vault{fingerprint: newFingerprint(key)}
 }
 
 // seal returns what to store in c and in its key-id column (nil for plaintext).
@@ -227,15 +228,17 @@ func (c cell) rowID() uuid.UUID {
 	return id
 }
 
-// fingerprintOf tells two secrets apart without showing either: 8 hex digits of
-// HMAC-SHA-256 (RFC 2104), "none" for no secret.
-func (v *vault) fingerprintOf(s Secret) string {
-	if s.IsZero() {
-		return "none"
+// newFingerprint returns a function that tells two secrets apart without showing
+// either: 8 hex digits of HMAC-SHA-256 (RFC 2104), "none" for no secret.
+func newFingerprint(key []byte) func(Secret) string {
+	return func(s Secret) string {
+		if s.IsZero() {
+			return "none"
+		}
+		mac := hmac.New(sha256.New, key)
+		_, _ = io.WriteString(mac, s.Reveal())
+		return hex.EncodeToString(mac.Sum(nil)[:4])
 	}
-	mac := hmac.New(sha256.New, v.fingerprint)
-	_, _ = io.WriteString(mac, s.Reveal())
-	return hex.EncodeToString(mac.Sum(nil)[:4])
 }
 
 // appendFields appends each field with its length before it, so that different

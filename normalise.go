@@ -259,14 +259,14 @@ func (n *normaliser) add(e entry) {
 	kind, supported := providerTypes[ProviderType(c.Type)]
 	switch {
 	case c.Type == "" && c.Name == "":
-		n.problem(e, "has neither a type nor a name; want at least a type, one of "+supportedTypes(), fieldType, fieldName)
+		n.problem(e, "neither a type nor a name; want at least a type, one of "+supportedTypes(), fieldType, fieldName)
 	case c.Type == "":
-		n.problem(e, "is required; want one of "+supportedTypes(), fieldType)
+		n.problem(e, "required; want one of "+supportedTypes(), fieldType)
 	case !utf8.ValidString(c.Type):
-		n.problem(e, "is not valid UTF-8", fieldType)
+		n.problem(e, "not valid UTF-8", fieldType)
 	}
 	if c.Name != "" && !validName(c.Name) {
-		n.problem(e, "is not a valid name; want lower-case letters, digits and single hyphens between them, at most 255 bytes", fieldName)
+		n.problem(e, "not a valid name; want lower-case letters, digits and single hyphens between them, at most 255 bytes", fieldName)
 	}
 	if c.Type != "" && !supported {
 		n.want = append(n.want, desired{
@@ -279,7 +279,7 @@ func (n *normaliser) add(e entry) {
 	}
 	n.checkValues(e)
 	if set := e.bedrockFields(); supported && !kind.bedrock && len(set) > 0 {
-		n.problem(e, "goes with type anthropic only, and the type is "+c.Type, set...)
+		n.problem(e, "for type anthropic only, and the type is "+c.Type, set...)
 	}
 	if c.Type == "" {
 		return // everything below is about providers that could be
@@ -315,7 +315,7 @@ func (n *normaliser) merge(e entry, d desired) {
 		n.problems = append(n.problems, problem{e.group, Problem{
 			Variables: variables,
 			Provider:  d.Name,
-			Reason:    "give the same name to two providers that differ in " + strings.Join(fields, " and ") + "; remove or rename one",
+			Reason:    "one name for two providers that differ in " + strings.Join(fields, " and ") + "; remove or rename one",
 		}})
 		return
 	}
@@ -415,7 +415,7 @@ func (n *normaliser) checkValues(e entry) {
 	n.checkSecrets(e, fieldBedrockAccessKey, c.BedrockAccessKeys)
 	n.checkSecrets(e, fieldBedrockAccessKeySecret, c.BedrockAccessKeySecrets)
 	if keys, secrets := len(c.BedrockAccessKeys), len(c.BedrockAccessKeySecrets); keys != secrets {
-		n.problem(e, fmt.Sprintf("hold %s and %s; each access key needs its secret", count(keys, "access key"), count(secrets, "secret")),
+		n.problem(e, fmt.Sprintf("%s and %s; each access key needs its secret", count(keys, "access key"), count(secrets, "secret")),
 			secretName(fieldBedrockAccessKey, keys), secretName(fieldBedrockAccessKeySecret, secrets))
 	}
 }
@@ -423,17 +423,17 @@ func (n *normaliser) checkValues(e entry) {
 func (n *normaliser) checkSecrets(e entry, field string, secrets []Secret) {
 	field = secretName(field, len(secrets))
 	if len(secrets) > maxListLength {
-		n.problem(e, fmt.Sprintf("holds %d elements; at most %d are allowed", len(secrets), maxListLength), field)
+		n.problem(e, fmt.Sprintf("%d elements; at most %d are allowed", len(secrets), maxListLength), field)
 	}
 	for i, s := range secrets {
 		element := ""
 		if len(secrets) > 1 {
-			element = fmt.Sprintf("element %d ", i+1)
+			element = fmt.Sprintf("element %d: ", i+1)
 		}
 		if reason := checkSecret(s); reason != "" {
 			n.problem(e, element+reason, field)
 		} else if j := slices.IndexFunc(secrets[:i], s.Equal); j >= 0 {
-			n.problem(e, fmt.Sprintf("%sis the same as element %d", element, j+1), field)
+			n.problem(e, fmt.Sprintf("%sthe same as element %d", element, j+1), field)
 		}
 	}
 }
@@ -442,9 +442,9 @@ func checkSecret(s Secret) (problem string) {
 	value := s.Reveal()
 	switch {
 	case value == "":
-		return "is empty"
+		return "empty"
 	case len(value) > maxSecretBytes:
-		return "is longer than 8 KiB"
+		return "longer than 8 KiB"
 	}
 	return checkWord(value)
 }
@@ -453,11 +453,11 @@ func checkSecret(s Secret) (problem string) {
 func checkWord(value string) (problem string) {
 	switch {
 	case !utf8.ValidString(value):
-		return "is not valid UTF-8"
+		return "not valid UTF-8"
 	case strings.ContainsFunc(value, unicode.IsControl):
-		return "contains a control character"
+		return "a control character in it"
 	case strings.ContainsFunc(value, unicode.IsSpace):
-		return "contains a space"
+		return "a space in it"
 	}
 	return ""
 }

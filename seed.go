@@ -58,11 +58,12 @@ func SeedAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, audit
 	}
 	plan, pending, err := store.reconcile(ctx, want)
 	if plan != nil {
-		plan.log(ctx, logger)
+		plan.warn(ctx, logger)
 	}
 	if err != nil {
 		return err
 	}
+	plan.report(ctx, logger)
 	if pending {
 		deliver(ctx, store, auditor, logger)
 	}
@@ -84,7 +85,7 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 	if err != nil {
 		return nil, err
 	}
-	plan := diff(want, stored.providers, store.vault.fingerprintOf)
+	plan := diff(want, stored.providers, store.vault.fingerprint)
 	logger.Debug(ctx, "planned AI providers", plan.fields()...)
 	return plan, nil
 }
@@ -97,14 +98,14 @@ func (s *Store) reconcile(ctx context.Context, want []desired) (plan *Plan, pend
 		if err != nil {
 			return err
 		}
-		plan, pending = diff(want, stored.providers, s.vault.fingerprintOf), stored.pending
+		plan, pending = diff(want, stored.providers, s.vault.fingerprint), stored.pending
 		if err := plan.drift(); err != nil || len(plan.creates()) == 0 {
 			return err
 		}
 
 		var current state // what is true under the lock
 		return s.locked(ctx, "seeding AI providers", []query{s.loadQuery(names(want), &current)}, func() ([]query, error) {
-			plan, pending = diff(want, current.providers, s.vault.fingerprintOf), current.pending
+			plan, pending = diff(want, current.providers, s.vault.fingerprint), current.pending
 			create := plan.creates()
 			if err := plan.drift(); err != nil || len(create) == 0 {
 				return nil, err
@@ -135,13 +136,20 @@ func deliver(ctx context.Context, store *Store, auditor Auditor, logger slog.Log
 	}
 }
 
-func (p *Plan) log(ctx context.Context, logger slog.Logger) {
+func (p *Plan) warn(ctx context.Context, logger slog.Logger) {
 	for _, s := range p.Steps {
 		for _, w := range s.Warnings {
 			logger.Warn(ctx, "AI provider: "+w, slog.F("provider", printable(s.Name)))
 		}
 	}
-	logger.Info(ctx, "reconciled AI providers of the environment with the database", p.fields()...)
+}
+
+func (p *Plan) report(ctx context.Context, logger slog.Logger) {
+	for _, created := range p.creates() {
+		logger.Info(ctx, "created AI provider", slog.F("provider", created.Name), slog.F("type", string(created.Type)),
+			slog.F("base_url", maskURL(created.BaseURL)), slog.F("keys", len(created.Keys)))
+	}
+	logger.Info(ctx, "AI providers of the environment are in the database", p.fields()...)
 }
 
 // fields counts the steps of each kind.

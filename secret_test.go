@@ -1,0 +1,147 @@
+package aiseed
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"encoding/xml"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	cdrslog "cdr.dev/slog/v3"
+	"cdr.dev/slog/v3/sloggers/slogjson"
+	"github.com/stretchr/testify/require"
+)
+
+func TestS10_MaskShowsTheEndOfALongSecretOnly(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ value, mask string }{
+		"nothing of no secret":             {"", ""},
+		"nothing of a short secret":        {"hunter2", "****"},
+		"nothing of 19 bytes":              {"1234567890123456789", "****"},
+		"the last 4 characters of 20":      {"12345678901234567890", "****7890"},
+		"characters and not bytes":         {"1234567890123456äöü€", "****äöü€"},
+		"bytes that are no UTF-8 one each": {"1234567890123456\xff\xfe\xfd\xfc", "****\xff\xfe\xfd\xfc"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			require.Equal(t, tt.mask, NewSecret(tt.value).String())
+			require.Equal(t, tt.value, NewSecret(tt.value).Reveal())
+			require.Equal(t, tt.value == "", NewSecret(tt.value).IsZero())
+		})
+	}
+}
+
+const (
+	testSecret = "sk-very-secret-value-0123456789-Tail"
+	testMask   = "****Tail"
+)
+
+// holders are the ways in which a Secret travels.
+func holders() map[string]any {
+	type exported struct{ S Secret }
+	type unexported struct{ s Secret }
+	type nested struct{ inner *unexported }
+	s := NewSecret(testSecret)
+	return map[string]any{
+		"a value":                s,
+		"a pointer":              &s,
+		"an exported field":      exported{s},
+		"a pointer to a struct":  &exported{s},
+		"a slice":                []Secret{s},
+		"an array":               [1]Secret{s},
+		"a map's value":          map[string]Secret{"k": s},
+		"a map's key":            map[Secret]string{s: "v"},
+		"an interface":           []any{s},
+		"a Config":               Config{LegacyOpenAI: OpenAIConfig{Key: s}, Providers: []ProviderConfig{{Keys: []Secret{s}}}},
+		"a Provider":             Provider{Keys: []ProviderKey{{APIKey: s}}, Bedrock: &BedrockSettings{AccessKeySecret: s}},
+		"an unexported field":    unexported{s},
+		"an unexported pointer":  nested{&unexported{s}},
+		"an unexported map":      struct{ m map[string]Secret }{map[string]Secret{"k": s}},
+		"an unexported slice":    struct{ l []Secret }{[]Secret{s}},
+		"an error":               fmt.Errorf("no: %v", s),
+		"a plan with the wanted": diff([]desired{{Provider: Provider{Keys: []ProviderKey{{APIKey: s}}}}}, nil, newVault(nil).fingerprint),
+	}
+}
+
+// requireMasked fails when out shows the secret, or 8 characters of it, raw or as
+// fmt writes bytes.
+func requireMasked(t *testing.T, out string) {
+	t.Helper()
+	for i := 0; i+8 <= len(testSecret); i++ {
+		part := testSecret[i : i+8]
+		for _, form := range []string{part, fmt.Sprintf("%x", part), fmt.Sprintf("%X", part), strings.Trim(fmt.Sprint([]byte(part)), "[]")} {
+			require.NotContains(t, out, form)
+		}
+	}
+}
+
+func TestS10_SecretIsMaskedUnderEveryVerbWhereverItIs(t *testing.T) {
+	t.Parallel()
+	for name, holder := range holders() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, verb := range "vTtbcdoOqxXUeEfFgGsp" {
+				for _, flags := range []string{"", "+", "#", " ", "-20", "020", "+#.3"} {
+					requireMasked(t, fmt.Sprintf("%"+flags+string(verb), holder))
+				}
+			}
+			out, err := json.Marshal(holder)
+			if err == nil { // a map with Secrets as keys has none
+				requireMasked(t, string(out))
+			}
+		})
+	}
+}
+
+func TestS10_SecretPrintsAsItsMask(t *testing.T) {
+	t.Parallel()
+	s := NewSecret(testSecret)
+	for _, verb := range "vdsxXqbcoOUeEfFgGt" {
+		require.Equal(t, testMask, fmt.Sprintf("%"+string(verb), s))
+		require.Equal(t, testMask, fmt.Sprintf("%#"+string(verb), &s))
+	}
+	require.Contains(t, fmt.Sprint(struct{ s Secret }{s}), testMask, "an unexported field")
+	require.Contains(t, fmt.Sprint(map[string]Secret{"k": s}), testMask)
+
+	asJSON, err := json.Marshal(map[string]any{"a": s, "b": &s, "c": []Secret{s}})
+	require.NoError(t, err)
+	require.JSONEq(t, `{"a":"****Tail","b":"****Tail","c":["****Tail"]}`, string(asJSON))
+	asText, err := s.MarshalText()
+	require.NoError(t, err)
+	require.Equal(t, testMask, string(asText))
+	type element struct{ S Secret }
+	asXML, err := xml.Marshal(element{s})
+	require.NoError(t, err)
+	require.Contains(t, string(asXML), testMask)
+}
+
+func TestS10_SecretIsMaskedInBothSlogs(t *testing.T) {
+	t.Parallel()
+	for name, holder := range holders() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var out bytes.Buffer
+			logger := cdrslog.Make(slogjson.Sink(&out))
+			logger.Info(context.Background(), "m", cdrslog.F("f", holder), cdrslog.F("m", cdrslog.M(cdrslog.F("g", holder))))
+			slog.New(slog.NewTextHandler(&out, nil)).Info("m", "f", holder, slog.Group("g", "h", holder))
+			slog.New(slog.NewJSONHandler(&out, nil)).Info("m", "f", holder, slog.Group("g", "h", holder))
+			requireMasked(t, out.String())
+		})
+	}
+	var out bytes.Buffer
+	s := NewSecret(testSecret)
+	cdrslog.Make(slogjson.Sink(&out)).Info(context.Background(), "m", cdrslog.F("f", s))
+	slog.New(slog.NewTextHandler(&out, nil)).Info("m", "f", s)
+	require.Equal(t, 2, strings.Count(out.String(), testMask))
+}
+
+func TestSecretEqual(t *testing.T) {
+	t.Parallel()
+	require.True(t, NewSecret("a").Equal(NewSecret("a")))
+	require.False(t, NewSecret("a").Equal(NewSecret("b")))
+	require.False(t, NewSecret("a").Equal(Secret{}))
+	require.True(t, Secret{}.Equal(NewSecret("")))
+}
