@@ -126,8 +126,9 @@ select id, created_at, actor, action, resource, resource_id, provider_id, provid
 update {schema}.ai_provider_audits set delivered_at = clock_timestamp()
  where id in (select id::uuid from json_array_elements_text($1::json) as delivered (id))`
 
-	existsUndelivered = `
-select exists (select from {schema}.ai_provider_audits where delivered_at is null)`
+	// The order keeps the planner to the index, however many were delivered.
+	selectFirstUndelivered = `
+select seq from {schema}.ai_provider_audits where delivered_at is null order by seq limit 1`
 )
 
 // DeliverAudits hands the entries that are not delivered yet to auditor, and
@@ -213,7 +214,7 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 			committed = rows.CommandTag().String() == "COMMIT"
 			return rows.Err()
 		}},
-		query{sql: s.sql(existsUndelivered), rows: one(&more)})
+		query{sql: s.sql(`select (` + selectFirstUndelivered + `) is not null`), rows: one(&more)})
 	if err == nil && !committed {
 		err = errRolledBack
 	}

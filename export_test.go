@@ -19,6 +19,7 @@ import (
 var (
 	LockKey       = lockKey
 	SchemaVersion = schemaVersion
+	SelectNamed   = selectNamed
 )
 
 // LogRecorder is a sink that keeps what is logged, a line each.

@@ -167,7 +167,7 @@ select false,` + providerColumns + `
 	// tombstone. The secrets of a tombstone are nobody's business.
 	selectNamed = `
 select audits.pending,` + providerColumns + `
-  from (select exists (select from {schema}.ai_provider_audits where delivered_at is null) as pending) audits
+  from (select (` + selectFirstUndelivered + `) is not null as pending) audits
   left join (json_array_elements_text($1::json) as want (name)
              cross join lateral (select * from {schema}.ai_providers
                                   where name = want.name

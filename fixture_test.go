@@ -1,0 +1,240 @@
+package aiseed_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+	"example.com/aiseed/aiseedtest"
+)
+
+// fixture is a store on a database of its own.
+type fixture struct {
+	t       *testing.T
+	pool    *pgxpool.Pool // a plain one, for looking and for tampering
+	wire    *wire         // between the store's own pool and the server
+	keyring *aiseed.Keyring
+	store   *aiseed.Store
+	audits  *aiseedtest.AuditRecorder
+	logs    *aiseed.LogRecorder
+}
+
+type option func(*aiseed.StoreOptions, *pgxpool.Config)
+
+func plaintext(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Keyring, o.AllowPlaintext = nil, true }
+
+func lockTimeout(d time.Duration) option {
+	return func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.LockTimeout = d }
+}
+
+func auditTimeout(d time.Duration) option {
+	return func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.AuditTimeout = d }
+}
+
+func setup(t *testing.T, opts ...option) *fixture {
+	t.Helper()
+	f := &fixture{t: t, pool: aiseedtest.NewPool(t), keyring: aiseedtest.NewKeyring(t), audits: &aiseedtest.AuditRecorder{}, logs: &aiseed.LogRecorder{}}
+	f.store, f.wire = f.open(opts...)
+	return f
+}
+
+// open makes another store on the same database, over connections of its own.
+func (f *fixture) open(opts ...option) (*aiseed.Store, *wire) {
+	f.t.Helper()
+	w := &wire{}
+	config := f.pool.Config().Copy()
+	config.ConnConfig.DialFunc = w.dial
+	options := aiseed.StoreOptions{Keyring: f.keyring}
+	for _, opt := range opts {
+		opt(&options, config)
+	}
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	require.NoError(f.t, err)
+	f.t.Cleanup(pool.Close)
+	store, err := aiseed.Open(context.Background(), pool, options)
+	require.NoError(f.t, err)
+	return store, w
+}
+
+// parse reads lines behind the default prefix.
+func (f *fixture) parse(lines ...string) aiseed.Config {
+	f.t.Helper()
+	environ := make([]string, len(lines))
+	for i, line := range lines {
+		environ[i] = aiseed.DefaultPrefix + line
+	}
+	return f.parseEnviron(environ)
+}
+
+func (f *fixture) parseEnviron(environ []string) aiseed.Config {
+	f.t.Helper()
+	cfg, err := aiseed.ParseEnviron(context.Background(), environ, f.logs.Logger())
+	require.NoError(f.t, err)
+	return cfg
+}
+
+func (f *fixture) seed(cfg aiseed.Config) error {
+	return aiseed.SeedAIProvidersFromEnv(context.Background(), f.store, cfg, f.audits, f.logs.Logger())
+}
+
+// seeded seeds providers that the test starts from.
+func (f *fixture) seeded(lines ...string) aiseed.Config {
+	f.t.Helper()
+	cfg := f.parse(lines...)
+	require.NoError(f.t, f.seed(cfg))
+	return cfg
+}
+
+func (f *fixture) exec(sql string, args ...any) {
+	f.t.Helper()
+	_, err := f.pool.Exec(context.Background(), sql, args...)
+	require.NoError(f.t, err)
+}
+
+// rows runs a query and returns each row as one string.
+func (f *fixture) rows(sql string, args ...any) []string {
+	f.t.Helper()
+	rows, err := f.pool.Query(context.Background(), sql, args...)
+	require.NoError(f.t, err)
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (string, error) {
+		values, err := row.Values()
+		parts := make([]string, len(values))
+		for i, v := range values {
+			parts[i] = fmt.Sprint(v)
+		}
+		return strings.Join(parts, " "), err
+	})
+	require.NoError(f.t, err)
+	return out
+}
+
+// state is every row of every table, with what tells whether it was written to.
+func (f *fixture) state() string {
+	f.t.Helper()
+	var all []string
+	for _, table := range []string{"ai_providers", "ai_provider_keys", "ai_provider_audits", "ai_encryption_keys", "aiseed_schema"} {
+		all = append(all, f.rows(fmt.Sprintf("select '%[1]s', xmin::text, xmax::text, ctid::text, to_jsonb(t)::text from %[1]s t order by ctid", table))...)
+	}
+	return strings.Join(all, "\n")
+}
+
+// requireIdle fails where a backend of the store still has a transaction or a
+// lock. The server needs a moment to notice that a client is gone.
+func (f *fixture) requireIdle() {
+	f.t.Helper()
+	require.Eventually(f.t, func() bool {
+		return len(f.rows(`select pid from pg_stat_activity
+			where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle'
+			union all select pid from pg_locks
+			where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`)) == 0
+	}, 10*time.Second, 5*time.Millisecond)
+}
+
+// A wire is what the store's connections go through: it counts round trips and
+// cuts connections.
+type wire struct {
+	mu         sync.Mutex
+	roundTrips int
+	sent       bytes.Buffer
+	decide     func(sent []byte) action
+}
+
+type action int
+
+const (
+	pass      action = iota
+	cutBefore        // nothing of it reaches the server
+	cutAfter         // it reaches the server, and the answer does not come back
+)
+
+func (w *wire) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &wireConn{Conn: conn, wire: w}, nil
+}
+
+// reset starts the count and the record anew, and decides what becomes of what is
+// sent from now on.
+func (w *wire) reset(decide func(sent []byte) action) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.roundTrips, w.decide = 0, decide
+	w.sent.Reset()
+}
+
+// count returns the round trips since reset, and everything that was sent.
+func (w *wire) count() (roundTrips int, sent string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.roundTrips, w.sent.String()
+}
+
+// once acts on the first message that contains text.
+func once(act action, text string, then ...func()) func([]byte) action {
+	done := false
+	return func(sent []byte) action {
+		if done || !bytes.Contains(sent, []byte(text)) {
+			return pass
+		}
+		done = true
+		for _, f := range then {
+			f()
+		}
+		return act
+	}
+}
+
+type wireConn struct {
+	net.Conn
+	wire  *wire
+	wrote bool
+}
+
+func (c *wireConn) Write(p []byte) (int, error) {
+	c.wire.mu.Lock()
+	if !c.wrote {
+		c.wrote = true
+		c.wire.roundTrips++
+	}
+	c.wire.sent.Write(p)
+	act := pass
+	if c.wire.decide != nil {
+		act = c.wire.decide(p)
+	}
+	c.wire.mu.Unlock()
+	switch act {
+	case cutBefore:
+		_ = c.Conn.Close()
+		return 0, io.ErrClosedPipe
+	case cutAfter:
+		n, err := c.Conn.Write(p)
+		// The server has answered: or the cancellation that pgx sends for a
+		// lost connection could overtake the commit.
+		_, _ = c.Conn.Read(make([]byte, 1))
+		_ = c.Conn.Close()
+		return n, err
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *wireConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.wire.mu.Lock()
+	c.wrote = false
+	c.wire.mu.Unlock()
+	return n, err
+}

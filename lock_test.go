@@ -1,0 +1,472 @@
+package aiseed_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cdr.dev/slog/v3"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/ephemeral"
+)
+
+func TestL1_LockKeyIsFrozenAndOfTheSchema(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, int64(-8830732264031859510), aiseed.LockKey("public"), "an older version of the library has to wait for the same lock")
+	require.NotEqual(t, aiseed.LockKey("public"), aiseed.LockKey("other"))
+}
+
+// hold takes the lock of a schema until the test ends.
+func (f *fixture) hold(schema string) *pgx.Conn {
+	f.t.Helper()
+	config := f.pool.Config().ConnConfig.Copy()
+	config.RuntimeParams["application_name"] = "the holder"
+	conn, err := pgx.ConnectConfig(context.Background(), config)
+	require.NoError(f.t, err)
+	f.t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	_, err = conn.Exec(context.Background(), "begin")
+	require.NoError(f.t, err)
+	_, err = conn.Exec(context.Background(), "select pg_advisory_xact_lock($1)", aiseed.LockKey(schema))
+	require.NoError(f.t, err)
+	return conn
+}
+
+func TestL1_AnotherSchemaDoesNotBlock(t *testing.T) {
+	t.Parallel()
+	f := setup(t, lockTimeout(100*time.Millisecond))
+	f.hold("other")
+	f.seeded("OPENAI_KEY=key")
+}
+
+func TestL1_AllWritesHoldTheLockInOneTransaction(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	// The trigger sees what the transaction of each insert holds.
+	f.exec(`create table witness (transaction xid8, locked bool)`)
+	f.exec(`create function witness() returns trigger language plpgsql as $$ begin
+		insert into witness select pg_current_xact_id(), exists (select from pg_locks where locktype = 'advisory' and granted and mode = 'ExclusiveLock'
+			and pid = pg_backend_pid() and (classid::bigint << 32 | objid::bigint) = ` + fmt.Sprint(aiseed.LockKey("public")) + `);
+		return new; end $$`)
+	for _, table := range []string{"ai_providers", "ai_provider_keys", "ai_encryption_keys"} {
+		f.exec(`create trigger witness before insert on ` + table + ` for each row execute function witness()`)
+	}
+	f.exec(`create trigger witness before insert on ai_provider_audits for each row execute function witness()`)
+	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	require.Equal(t, []string{"1 true 9"}, f.rows(`select count(distinct transaction), bool_and(locked), count(*) from witness`))
+}
+
+func TestL2_ReadCommittedWhateverTheDefault(t *testing.T) {
+	t.Parallel()
+	for _, isolation := range []string{"repeatable read", "serializable"} {
+		t.Run(isolation, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.exec(`do $$ begin execute format('alter database %I set default_transaction_isolation = ''` + isolation + `''', current_database()); end $$`)
+			store, w := f.open()
+			holder := f.hold("public")
+
+			// The waiter is sure to have read without the lock, and to wait.
+			done := make(chan error, 1)
+			w.reset(nil)
+			cfg := f.parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+			go func() {
+				done <- aiseed.SeedAIProvidersFromEnv(context.Background(), store, cfg, f.audits, slog.Logger{})
+			}()
+			f.waitForWaiter()
+			_, err := holder.Exec(context.Background(), `insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://api.openai.com/v1/')`)
+			require.NoError(t, err)
+			_, err = holder.Exec(context.Background(), "commit")
+			require.NoError(t, err)
+
+			require.NoError(t, <-done)
+			require.Equal(t, []string{"anthropic 1", "openai 0"}, f.rows(`select name, (select count(*) from ai_provider_keys where provider_id = p.id) from ai_providers p order by name`))
+			n, _ := w.count()
+			require.LessOrEqual(t, n, 5, "what the holder committed is seen at once, without a failed attempt")
+		})
+	}
+}
+
+// waitForWaiter returns when someone waits for an advisory lock.
+func (f *fixture) waitForWaiter() {
+	f.t.Helper()
+	require.Eventually(f.t, func() bool {
+		return len(f.rows(`select pid from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())`)) > 0
+	}, 10*time.Second, time.Millisecond)
+}
+
+func TestL3_LockTimeoutNamesKeyAndHolder(t *testing.T) {
+	t.Parallel()
+	f := setup(t, lockTimeout(50*time.Millisecond))
+	before := f.state()
+	holder := f.hold("public")
+	err := f.seed(f.parse("OPENAI_KEY=key"))
+	require.ErrorIs(t, err, aiseed.ErrLockTimeout)
+	var timeout *aiseed.LockTimeoutError
+	require.ErrorAs(t, err, &timeout)
+	require.Equal(t, aiseed.LockKey("public"), timeout.Key)
+	require.NotNil(t, timeout.Holder)
+	require.EqualValues(t, holder.PgConn().PID(), timeout.Holder.PID)
+	require.Equal(t, "the holder", timeout.Holder.ApplicationName)
+	require.WithinDuration(t, time.Now(), timeout.Holder.Since, time.Minute)
+	require.ErrorContains(t, err, fmt.Sprintf("waited 50ms for advisory lock %d", timeout.Key))
+	require.ErrorContains(t, err, fmt.Sprintf(`Holder: pid %d, application "the holder", since `, timeout.Holder.PID))
+	require.ErrorContains(t, err, "select pg_terminate_backend(")
+	require.Equal(t, before, f.state())
+	require.NoError(t, holder.Close(context.Background()))
+	f.requireIdle()
+	require.NoError(t, f.seed(f.parse("OPENAI_KEY=key")), "the same store goes on")
+}
+
+func TestL3_HolderOfAnotherRoleShowsWhatTheServerShows(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	role := "role_of_" + f.pool.Config().ConnConfig.Database
+	f.exec(`create role ` + role + ` login`)
+	t.Cleanup(func() { f.exec(`drop owned by ` + role); f.exec(`drop role ` + role) })
+	f.exec(`grant usage on schema public to ` + role + `; grant select, insert, update on all tables in schema public to ` + role)
+	store, _ := f.open(lockTimeout(50*time.Millisecond), func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.User = role })
+	f.hold("public")
+	err := aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+	var timeout *aiseed.LockTimeoutError
+	require.ErrorAs(t, err, &timeout)
+	require.NotNil(t, timeout.Holder)
+	require.NotZero(t, timeout.Holder.PID)
+}
+
+func TestL3_SilentHolderIsEndedByTheServer(t *testing.T) {
+	t.Parallel()
+	f := setup(t, lockTimeout(10*time.Second))
+	// One that took the lock as a seed does, and then says nothing: the wire
+	// stops there, as a stopped process would.
+	silent, w := f.open(lockTimeout(time.Second))
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	w.reset(once(pass, "insert into", func() { close(stopped); <-stop }))
+	done := make(chan error, 1)
+	cfg := f.parse("OPENAI_KEY=key")
+	go func() {
+		done <- aiseed.SeedAIProvidersFromEnv(context.Background(), silent, cfg, f.audits, slog.Logger{})
+	}()
+	<-stopped
+	require.NoError(t, f.seed(cfg), "gets through once the server ended the silent one")
+	close(stop)
+	require.NoError(t, <-done, "which finds its work done when it wakes up")
+	require.Len(t, f.rows(`select id from ai_providers`), 1)
+	require.Len(t, f.audits.Entries(), 2)
+}
+
+// withoutLock replaces the advisory lock by one that locks nothing.
+func withoutLock(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+	c.ConnConfig.RuntimeParams["search_path"] = "nolock, pg_catalog, public"
+}
+
+func (f *fixture) createNoLock() {
+	f.exec(`create schema nolock`)
+	f.exec(`create function nolock.pg_advisory_xact_lock(bigint) returns void language sql as 'select'`)
+}
+
+func TestL4_CorrectWithoutTheLock(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.createNoLock()
+	cfg := f.parseEnviron(aiseed.Environ(t, "gateway.env"))
+	stores := make([]*aiseed.Store, 8)
+	for i := range stores {
+		stores[i], _ = f.open(withoutLock)
+	}
+	var all sync.WaitGroup
+	for _, store := range stores {
+		all.Go(func() {
+			assert.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), store, cfg, f.audits, slog.Logger{}))
+		})
+	}
+	all.Wait()
+	require.Equal(t, []string{"6 6 4"}, f.rows(`select count(*), count(distinct name), (select count(*) from ai_provider_keys) from ai_providers`))
+	require.Equal(t, []string{"10"}, f.rows(`select count(*) from ai_provider_audits`))
+}
+
+func TestL4_RowThatAppearsBetweenReadAndInsertIsReadAgain(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	cfg := f.parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	f.wire.reset(once(pass, "insert into", func() {
+		f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://api.openai.com/v1/')`)
+	}))
+	require.NoError(t, f.seed(cfg))
+	require.Equal(t, []string{"anthropic", "openai"}, f.rows(`select name from ai_providers order by name`))
+	require.Equal(t, []string{"anthropic", "anthropic"}, f.rows(`select provider_name from ai_provider_audits`), "what was rolled back left no audit")
+
+	f = setup(t)
+	f.wire.reset(once(pass, "insert into", func() {
+		f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://other/')`)
+	}))
+	require.ErrorIs(t, f.seed(cfg), aiseed.ErrDrift, "and decided again")
+	require.Equal(t, []string{"openai"}, f.rows(`select name from ai_providers order by name`))
+}
+
+func TestL4_TheUniqueIndexIsThere(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key")
+	_, err := f.pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
+	require.ErrorContains(t, err, "ai_providers_live_name_key")
+	f.exec(`insert into ai_providers (id, type, name, deleted) values (gen_random_uuid(), 'openai', 'openai', true), (gen_random_uuid(), 'openai', 'openai', true)`)
+}
+
+// failing makes the first n inserts of providers fail with a SQLSTATE.
+func (f *fixture) failing(n int, state string) {
+	f.exec(`create sequence failures`)
+	f.exec(fmt.Sprintf(`create function fail() returns trigger language plpgsql as $$ begin
+		if nextval('failures') <= %d then raise exception 'injected' using errcode = '%s', constraint = 'ai_providers_live_name_key'; end if;
+		return new; end $$`, n, state))
+	f.exec(`create trigger fail before insert on ai_providers for each statement execute function fail()`)
+}
+
+func TestL5_TransientFailuresAreRetried(t *testing.T) {
+	t.Parallel()
+	for name, state := range map[string]string{"serialization failure": "40001", "deadlock": "40P01", "unique violation of the name": "23505"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.failing(3, state)
+			f.seeded("OPENAI_KEY=key")
+			require.Equal(t, []string{"1"}, f.rows(`select count(*) from ai_providers`))
+			require.Equal(t, []string{"2"}, f.rows(`select count(*) from ai_provider_audits`))
+			f.requireIdle()
+		})
+	}
+}
+
+func TestL5_RetriesAreBounded(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.failing(1000, "40001")
+	err := f.seed(f.parse("OPENAI_KEY=key"))
+	var db *aiseed.DatabaseError
+	require.ErrorAs(t, err, &db)
+	require.Equal(t, "40001", db.SQLState)
+	require.Equal(t, []string{"8"}, f.rows(`select last_value from failures`))
+
+	ctx, cancel := context.WithCancel(context.Background())
+	f.wire.reset(once(pass, "insert into", cancel))
+	err = aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+	require.Error(t, err)
+	require.Equal(t, []string{"9"}, f.rows(`select greatest(last_value, 9) from failures`), "and by the context")
+}
+
+func TestL5_OtherFailuresAreNotRetried(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.failing(1, "53100")
+	err := f.seed(f.parse("OPENAI_KEY=key"))
+	require.ErrorIs(t, err, aiseed.ErrDatabase)
+	require.ErrorContains(t, err, "SQLSTATE 53100, constraint ai_providers_live_name_key: the server's disk is full")
+	require.NotContains(t, err.Error(), "injected")
+	require.Empty(t, f.rows(`select id from ai_providers`))
+}
+
+func TestL5_ConnectionLostBeforeTheCommitWasSent(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		act  action
+		text string
+	}{
+		"before the first read":  {cutBefore, "json_array_elements_text"},
+		"after the first read":   {cutAfter, "json_array_elements_text"},
+		"before the lock":        {cutBefore, "pg_advisory_xact_lock"},
+		"after the lock":         {cutAfter, "pg_advisory_xact_lock"},
+		"instead of the inserts": {cutBefore, "insert into"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.wire.reset(once(tt.act, tt.text))
+			f.seeded("OPENAI_KEY=key")
+			require.Equal(t, []string{"1 1 2"}, f.rows(`select count(*), (select count(*) from ai_provider_keys), (select count(*) from ai_provider_audits where delivered_at is not null) from ai_providers`))
+			require.Len(t, f.audits.Entries(), 2)
+			f.requireIdle()
+		})
+	}
+}
+
+func TestL5_TerminatedBackend(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.wire.reset(once(pass, "insert into", func() {
+		f.exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
+	}))
+	f.seeded("OPENAI_KEY=key")
+	require.Len(t, f.rows(`select id from ai_providers`), 1)
+}
+
+func TestL6_CommitWithoutAnAnswerIsLookedUp(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.wire.reset(once(cutAfter, "insert into"))
+	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	_, sent := f.wire.count()
+	require.Contains(t, sent, "pg_xact_status")
+	require.Equal(t, 1, strings.Count(sent, "insert into \"public\".ai_providers"), "it was not done again")
+	require.Equal(t, []string{"2 2 4"}, f.rows(`select count(*), (select count(*) from ai_provider_keys), (select count(*) from ai_provider_audits) from ai_providers`))
+	require.Len(t, f.audits.Entries(), 4, "and went on as if it had been told")
+	require.Contains(t, f.logs.String(), "INFO created AI provider provider=openai")
+}
+
+func TestL6_UnknownOnlyWhereTheServerCannotBeAsked(t *testing.T) {
+	t.Parallel()
+	f := setup(t, lockTimeout(200*time.Millisecond))
+	cut := false
+	f.wire.reset(func(sent []byte) action {
+		switch {
+		case cut:
+			return cutBefore
+		case strings.Contains(string(sent), "insert into"):
+			cut = true
+			return cutAfter
+		}
+		return pass
+	})
+	err := f.seed(f.parse("OPENAI_KEY=key"))
+	require.ErrorIs(t, err, aiseed.ErrCommitUnknown)
+	require.ErrorContains(t, err, "either everything was written or nothing was")
+	require.Regexp(t, `select pg_xact_status\('\d+'\)`, err.Error())
+	require.Empty(t, f.audits.Entries())
+
+	f.wire.reset(nil)
+	require.NoError(t, f.seed(f.parse("OPENAI_KEY=key")), "the next start finds out")
+	require.Len(t, f.rows(`select id from ai_providers`), 1)
+	require.Len(t, f.audits.Entries(), 2)
+}
+
+func TestL6_CommitAnsweredWithARollback(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	// A constraint that is checked at the commit fails there.
+	f.exec(`create sequence failures`)
+	f.exec(`create function fail() returns trigger language plpgsql as $$ begin
+		if nextval('failures') <= 1 then raise exception 'injected' using errcode = '40001'; end if; return null; end $$`)
+	f.exec(`create constraint trigger fail after insert on ai_providers deferrable initially deferred for each row execute function fail()`)
+	f.seeded("OPENAI_KEY=key")
+	require.Equal(t, []string{"1 2"}, f.rows(`select count(*), (select count(*) from ai_provider_audits) from ai_providers`))
+}
+
+func TestL7_CancelledContextLeavesNothing(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"while it reads":   "json_array_elements_text",
+		"while it locks":   "pg_advisory_xact_lock",
+		"before it begins": "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			before := f.state()
+			ctx, cancel := context.WithCancel(context.Background())
+			if text == "" {
+				cancel()
+			}
+			f.wire.reset(once(pass, text, cancel))
+			err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+			require.ErrorIs(t, err, context.Canceled)
+			require.Equal(t, before, f.state())
+			f.requireIdle()
+		})
+	}
+}
+
+func TestL7_CancelledWaiterReturnsAndLeavesTheQueue(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	holder := f.hold("public")
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	cfg := f.parse("OPENAI_KEY=key")
+	go func() { done <- aiseed.SeedAIProvidersFromEnv(ctx, f.store, cfg, f.audits, slog.Logger{}) }()
+	f.waitForWaiter()
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled, "although the lock is still held")
+	require.NoError(t, holder.Close(context.Background()))
+	f.requireIdle()
+	require.Empty(t, f.rows(`select id from ai_providers`))
+}
+
+// A cancellation that comes after the commit was sent changes nothing about what
+// was committed, and the call says what is true.
+func TestL7_CancelledAfterTheCommitWasSent(t *testing.T) {
+	t.Parallel()
+	for range 5 {
+		f := setup(t)
+		ctx, cancel := context.WithCancel(context.Background())
+		f.wire.reset(once(pass, "insert into", cancel))
+		err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+		committed := len(f.rows(`select id from ai_providers`)) == 1
+		require.Equal(t, committed, err == nil, "%v", err)
+		if committed {
+			require.Len(t, f.audits.Entries(), 2, "A5: the delivery is not cancelled")
+		} else {
+			require.ErrorIs(t, err, context.Canceled)
+		}
+		f.requireIdle()
+	}
+}
+
+func TestL8_AnyQueryExecMode(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
+		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel()
+			f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode })
+			cfg := f.parseEnviron(aiseed.Environ(t, "gateway.env"))
+			f.wire.reset(nil)
+			require.NoError(t, f.seed(cfg))
+			n, _ := f.wire.count()
+			require.LessOrEqual(t, n, 5)
+			providers, err := f.store.Providers(context.Background())
+			require.NoError(t, err)
+			require.Len(t, providers, 6)
+		})
+	}
+}
+
+func TestL8_TransactionPoolingProxy(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	server, err := ephemeral.Start(ctx)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Close()) })
+	proxy, err := ephemeral.StartPgBouncer(ctx, server, "default_pool_size=2")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, proxy.Close()) })
+
+	keyring, audits := aiseedtest.NewKeyring(t), &aiseedtest.AuditRecorder{}
+	cfg, err := aiseed.ParseEnviron(ctx, aiseed.Environ(t, "gateway.env"), slog.Logger{})
+	require.NoError(t, err)
+	var all sync.WaitGroup
+	for range 16 {
+		all.Go(func() {
+			pool, err := pgxpool.New(ctx, proxy.DSN("postgres"))
+			if !assert.NoError(t, err) {
+				return
+			}
+			defer pool.Close()
+			store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true})
+			if !assert.NoError(t, err) {
+				return
+			}
+			assert.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, audits, slog.Logger{}))
+			providers, err := store.Providers(ctx)
+			assert.NoError(t, err)
+			assert.Len(t, providers, 6)
+		})
+	}
+	all.Wait()
+	require.Len(t, audits.Entries(), 10, "A4: each entry once")
+}

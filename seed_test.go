@@ -1,0 +1,316 @@
+package aiseed_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"cdr.dev/slog/v3"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+	"example.com/aiseed/aiseedtest"
+)
+
+// goldenRows shows what is at rest and what the runtime reads, without what is
+// random.
+func goldenRows(f *fixture) string {
+	var b strings.Builder
+	b.WriteString("At rest:\n")
+	for _, row := range f.rows(`
+		select p.name, p.type, p.display_name, p.enabled, p.deleted, '"' || p.base_url || '"',
+		       coalesce(left(p.settings, 10) || '...', 'no settings'), p.settings_key_id is not null,
+		       coalesce((select string_agg(k.position || ' ' || left(k.api_key, 10) || '...', ', ' order by k.position) from ai_provider_keys k where k.provider_id = p.id), 'no keys')
+		  from ai_providers p order by p.name`) {
+		b.WriteString("  " + row + "\n")
+	}
+	b.WriteString("As the runtime reads it:\n")
+	providers, err := f.store.Providers(context.Background())
+	require.NoError(f.t, err)
+	for _, p := range providers {
+		fmt.Fprintf(&b, "  %s %s %q %q enabled=%t", p.Name, p.Type, p.DisplayName, p.BaseURL, p.Enabled)
+		for _, k := range p.Keys {
+			fmt.Fprintf(&b, " key=%s", k.APIKey.Reveal())
+		}
+		if s := p.Bedrock; s != nil {
+			fmt.Fprintf(&b, " region=%q model=%s small=%s access=%q/%q", s.Region, s.Model, s.SmallFastModel, s.AccessKey.Reveal(), s.AccessKeySecret.Reveal())
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("Audits:\n")
+	for _, row := range f.rows(`select actor, action, resource, provider_name, new::text, delivered_at is not null from ai_provider_audits order by seq`) {
+		b.WriteString("  " + row + "\n")
+	}
+	return b.String()
+}
+
+func TestR1_A1_RealEnvironmentsBecomeRows(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"legacy", "gateway"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			cfg := f.parseEnviron(aiseed.Environ(t, name+".env"))
+
+			plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.store, cfg, f.logs.Logger())
+			require.NoError(t, err)
+			aiseed.Golden(t, name+".plan.txt", plan.String())
+			require.Empty(t, f.rows("select id from ai_providers"), "a plan writes nothing")
+
+			require.NoError(t, f.seed(cfg))
+			aiseed.Golden(t, name+".rows.txt", goldenRows(f))
+			require.Equal(t, map[string]int{"legacy": 0, "gateway": 1}[name], len(f.logs.Warnings()), f.logs)
+		})
+	}
+}
+
+func TestR2_EqualRowIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	cfg := f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key", "ANTHROPIC_BASE_URL=https://Host.example:443")
+	// What an operator may change without drift; the disabled provider counts too.
+	f.exec(`update ai_providers set enabled = false, display_name = 'Ours' where name = 'openai'`)
+	f.exec(`update ai_providers set base_url = 'HTTPS://host.EXAMPLE/', display_name = null where name = 'anthropic'`)
+	before := f.state()
+	require.NoError(t, f.seed(cfg))
+	require.Equal(t, before, f.state())
+	require.Empty(t, f.logs.Warnings())
+
+	providers, err := f.store.Providers(context.Background())
+	require.NoError(t, err)
+	require.Len(t, providers, 1, "a disabled provider is not for the runtime")
+	require.Equal(t, "HTTPS://host.EXAMPLE/", providers[0].BaseURL, "C3: stored as the operator wrote it")
+}
+
+func TestR3_DriftWritesNothingAndExplainsAll(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key-of-openai-0123456789", "BEDROCK_REGION=us-east-1", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=proxy", "PROVIDER_0_BASE_URL=https://proxy/v1?token=hunter2hunter2")
+	f.exec(`update ai_providers set id = ('00000000-0000-4000-8000-00000000000' || case name when 'openai' then '1' when 'proxy' then '2' end)::uuid where name in ('openai', 'proxy')
+	           and not exists (select from ai_provider_keys where provider_id = ai_providers.id)`)
+	before := f.state()
+
+	drifted := f.parse("OPENAI_KEY=key-of-openai-0123456789", "OPENAI_BASE_URL=https://new/v1", "BEDROCK_REGION=eu-west-1",
+		"PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=proxy", "PROVIDER_0_BASE_URL=https://proxy/v1?token=hunter3hunter3",
+		"PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=brand-new", "PROVIDER_1_KEY=key")
+	err := f.seed(drifted)
+	require.ErrorIs(t, err, aiseed.ErrDrift)
+	var drift *aiseed.DriftError
+	require.ErrorAs(t, err, &drift)
+	require.Len(t, drift.Providers, 3)
+	text := err.Error()
+	for _, p := range drift.Providers {
+		text = strings.ReplaceAll(text, p.ID.String(), "<id of "+p.Name+">")
+	}
+	aiseed.Golden(t, "drift.error.txt", text+"\n")
+	require.NotContains(t, text, "hunter")
+
+	require.Equal(t, before, f.state(), "the new provider is not written either")
+	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.store, drifted, slog.Logger{})
+	require.NoError(t, err)
+	require.Equal(t, []aiseed.Action{aiseed.ActionDrifted, aiseed.ActionCreate, aiseed.ActionDrifted, aiseed.ActionDrifted},
+		[]aiseed.Action{plan.Steps[0].Action, plan.Steps[1].Action, plan.Steps[2].Action, plan.Steps[3].Action})
+	require.Equal(t, drift.Providers[0].Fields, plan.Steps[0].Drift)
+}
+
+func TestR4_TombstoneSticks(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	cfg := f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	f.exec(`update ai_providers set deleted = true where name = 'openai'`)
+	before := f.state()
+	require.NoError(t, f.seed(cfg))
+	require.Equal(t, before, f.state())
+	require.Len(t, f.logs.Warnings(), 1)
+	require.Contains(t, f.logs.Warnings()[0], "an operator deleted it")
+	require.Contains(t, f.logs.Warnings()[0], "provider=openai")
+}
+
+func TestR4_TombstoneOfAnotherShapeOrWithALostKeyIsStillOneOnly(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key", "OPENAI_BASE_URL=https://old/")
+	f.exec(`update ai_providers set deleted = true, settings = 'damaged'`)
+	f.exec(`update ai_provider_keys set api_key = 'damaged'`)
+	require.NoError(t, f.seed(f.parse("OPENAI_KEY=key")))
+	require.Len(t, f.logs.Warnings(), 1)
+}
+
+func TestR4_LiveRowCountsBesideATombstone(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	cfg := f.seeded("OPENAI_KEY=key")
+	f.exec(`update ai_providers set deleted = true`)
+	f.exec(`insert into ai_providers (id, type, name, base_url, updated_at) values
+		(gen_random_uuid(), 'openai', 'openai', 'https://api.openai.com/v1/', '2000-01-01')`)
+	f.exec(`insert into ai_providers (id, type, name, base_url, deleted) values (gen_random_uuid(), 'openai', 'openai', 'https://other', true)`)
+	before := f.state()
+	require.NoError(t, f.seed(cfg))
+	require.Equal(t, before, f.state())
+	require.Len(t, f.logs.Warnings(), 1)
+	require.Contains(t, f.logs.Warnings()[0], "API key 1 (database none, environment ")
+}
+
+func TestR5_OtherRowsAreNotReadNorTouched(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	// They could not be read: nothing of them opens.
+	f.exec(`insert into ai_providers (id, type, name, settings) select gen_random_uuid(), 'openai', 'foreign-' || n, 'damaged' from generate_series(1, 5000) n`)
+	f.exec(`insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 0, 'damaged' from ai_providers`)
+	f.exec(`insert into ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name, delivered_at)
+		select gen_random_uuid(), 'system', 'create', 'ai_provider', id, id, name, now() from ai_providers`)
+	before := f.rows(`select xmin, ctid, name from ai_providers order by ctid`)
+	cfg := f.seeded("OPENAI_KEY=key")
+	require.NoError(t, f.seed(cfg))
+	require.Equal(t, before, f.rows(`select xmin, ctid, name from ai_providers where name <> 'openai' order by ctid`))
+
+	// Neither before the tables were analysed nor after does the plan visit them.
+	for _, prepare := range []string{"select 1", "analyze"} {
+		f.exec(prepare)
+		plan := strings.Join(f.rows("explain "+strings.ReplaceAll(aiseed.SelectNamed, "{schema}", "public"), `["openai","anthropic"]`), "\n")
+		require.NotContains(t, plan, "Seq Scan")
+	}
+}
+
+func TestR6_KeysOfAnExistingProviderStay(t *testing.T) {
+	t.Parallel()
+	for name, keys := range map[string]string{
+		"another key":  "PROVIDER_0_KEY=other",
+		"more keys":    "PROVIDER_0_KEYS=key,other,more",
+		"no key":       "PROVIDER_0_KEY=",
+		"other orders": "PROVIDER_0_KEYS=other,key",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEY=key")
+			before := f.state()
+			require.NoError(t, f.seed(f.parse("PROVIDER_0_TYPE=openai", keys)))
+			require.Equal(t, before, f.state())
+		})
+	}
+}
+
+func TestR7_DivergenceIsAWarningWithFingerprints(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=key-one-0123456789-0123456789,key-two-0123456789-0123456789",
+		"PROVIDER_1_TYPE=anthropic", "PROVIDER_1_BEDROCK_REGION=r", "PROVIDER_1_BEDROCK_MODEL=old",
+		"PROVIDER_1_BEDROCK_ACCESS_KEY=access", "PROVIDER_1_BEDROCK_ACCESS_KEY_SECRET=secret")
+	before := f.state()
+	diverged := f.parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=key-one-0123456789-0123456789,rotated-0123456789-0123456789,third",
+		"PROVIDER_1_TYPE=anthropic", "PROVIDER_1_BEDROCK_REGION=r", "PROVIDER_1_BEDROCK_MODEL=new",
+		"PROVIDER_1_BEDROCK_ACCESS_KEY=access", "PROVIDER_1_BEDROCK_ACCESS_KEY_SECRET=rotated")
+	require.NoError(t, f.seed(diverged))
+	require.Equal(t, before, f.state())
+
+	warnings := f.logs.Warnings()
+	require.Len(t, warnings, 2, "one per provider, in order of name")
+	require.Regexp(t, `^WARN AI provider: environment and database differ in Bedrock access key secret \(database [0-9a-f]{8}, environment [0-9a-f]{8}\), `+
+		`Bedrock model \(database old, environment new\); the database's value is the one in use provider=anthropic$`, warnings[0])
+	require.Regexp(t, `differ in API key 2 \(database [0-9a-f]{8}, environment [0-9a-f]{8}\), API key 3 \(database none, environment [0-9a-f]{8}\); the database's .* provider=openai$`, warnings[1])
+	require.NotContains(t, strings.Join(warnings, ""), "0123")
+
+	providers, err := f.store.Providers(context.Background())
+	require.NoError(t, err)
+	require.Equal(t, "old", providers[0].Bedrock.Model)
+	require.Equal(t, "key-two-0123456789-0123456789", providers[1].Keys[1].APIKey.Reveal())
+}
+
+func TestR8_SecondRunIsOneReadWithoutALock(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"legacy.env", "gateway.env"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			cfg := f.parseEnviron(aiseed.Environ(t, name))
+
+			f.wire.reset(nil)
+			require.NoError(t, f.seed(cfg))
+			first, _ := f.wire.count()
+			require.LessOrEqual(t, first, 5, "a first start, delivery included")
+
+			before, audits := f.state(), len(f.audits.Entries())
+			f.wire.reset(nil)
+			require.NoError(t, f.seed(cfg))
+			again, sent := f.wire.count()
+			require.Equal(t, 1, again)
+			require.NotContains(t, sent, "lock")
+			require.NotContains(t, sent, "begin")
+			require.Equal(t, before, f.state())
+			require.Len(t, f.audits.Entries(), audits)
+		})
+	}
+}
+
+func TestR9_EmptyConfigWritesNothing(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key")
+	before := f.state()
+	require.NoError(t, f.seed(aiseed.Config{}))
+	require.Equal(t, before, f.state())
+}
+
+func TestE10_BadConfigDoesNotReachTheDatabase(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.wire.reset(nil)
+	err := f.seed(aiseed.Config{Providers: []aiseed.ProviderConfig{{Type: "openai", Name: "Bad"}}})
+	require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
+	n, _ := f.wire.count()
+	require.Zero(t, n)
+}
+
+func TestManyProviders(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	var lines []string
+	for i := range 10_000 {
+		lines = append(lines, fmt.Sprintf("PROVIDER_%d_TYPE=openai", i), fmt.Sprintf("PROVIDER_%d_NAME=p-%d", i, i), fmt.Sprintf("PROVIDER_%d_KEY=key-%d", i, i))
+	}
+	cfg := f.parse(lines...)
+	f.wire.reset(nil)
+	require.NoError(t, f.seed(cfg))
+	n, _ := f.wire.count()
+	require.LessOrEqual(t, n, 5, "round trips do not grow with the number of providers")
+	require.Equal(t, []string{"10000 10000 20000 20000"}, f.rows(`
+		select (select count(*) from ai_providers), (select count(*) from ai_provider_keys),
+		       (select count(*) from ai_provider_audits), (select count(*) from ai_provider_audits where delivered_at is not null)`))
+	providers, err := f.store.Providers(context.Background())
+	require.NoError(t, err)
+	require.Len(t, providers, 10_000)
+	require.True(t, strings.HasPrefix(providers[77].Keys[0].APIKey.Reveal(), "key-"))
+	require.Equal(t, strings.Replace(providers[77].Name, "p-", "key-", 1), providers[77].Keys[0].APIKey.Reveal())
+}
+
+func TestAnotherSchemaIsAnotherWorld(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	const schema = `Odd "name"`
+	store, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{Keyring: f.keyring, Schema: schema, Migrate: true})
+	require.NoError(t, err)
+	audits := &aiseedtest.AuditRecorder{}
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.parse("OPENAI_KEY=key"), audits, slog.Logger{}))
+	require.Len(t, audits.Entries(), 2)
+	require.Empty(t, f.rows(`select id from public.ai_providers`))
+	require.Len(t, f.rows(`select id from "Odd ""name""".ai_providers`), 1)
+	require.NotEqual(t, aiseed.LockKey("public"), aiseed.LockKey(schema))
+}
+
+func TestNilArgumentsAreErrors(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	ctx := context.Background()
+	require.ErrorContains(t, aiseed.SeedAIProvidersFromEnv(ctx, nil, aiseed.Config{}, f.audits, slog.Logger{}), "the store is nil")
+	_, err := aiseed.PlanAIProvidersFromEnv(ctx, nil, aiseed.Config{}, slog.Logger{})
+	require.ErrorContains(t, err, "the store is nil")
+	for _, auditor := range []aiseed.Auditor{nil, aiseed.AuditorFunc(nil)} { // A6
+		require.ErrorContains(t, aiseed.SeedAIProvidersFromEnv(ctx, f.store, aiseed.Config{}, auditor, slog.Logger{}), "the auditor is nil; give one, or DiscardAudits")
+		_, err = f.store.DeliverAudits(ctx, auditor)
+		require.ErrorContains(t, err, "the auditor is nil")
+	}
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), aiseed.DiscardAudits, slog.Logger{}))
+	require.Empty(t, f.rows(`select id from ai_provider_audits where delivered_at is null`))
+}
