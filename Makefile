@@ -1,0 +1,39 @@
+# Tools are pinned in a module of their own, so that go.mod does not know them.
+tool := go tool -modfile=tools/go.mod
+
+.PHONY: help
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Show what the library does, on a database that is gone afterwards
+	@scripts/deps.sh database
+	go run ./examples/demo
+
+.PHONY: test
+test: deps ## Run all tests, on private PostgreSQL servers
+	go test -race -shuffle=on -count=1 -timeout=5m ./...
+
+.PHONY: lint
+lint: ## Check format, vet, staticcheck and that the go.mod files are tidy
+	@unformatted=$$($(tool) gofumpt -l .) || exit; \
+	if [ -n "$$unformatted" ]; then \
+		echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; \
+	fi
+	go vet ./...
+	$(tool) staticcheck ./...
+	go mod tidy -diff
+	cd tools && go mod tidy -diff
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(tool) gofumpt -w .
+
+.PHONY: deps
+deps: ## Install what the tests need, where that is missing and possible
+	@scripts/deps.sh postgres pgbouncer cc
+
+.PHONY: clean
+clean: ## Remove what builds and tests leave behind
+	rm -rf bin
+	find . -path ./.git -prune -o -type f \( -name '*.test' -o -name '*.out' \) -exec rm -f {} +

@@ -1,0 +1,200 @@
+package ephemeral
+
+import (
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/xerrors"
+)
+
+// startTimeout is how long a server may take until it answers. It takes half
+// a second; a loaded machine can be many times slower.
+const startTimeout = time.Minute
+
+//go:embed keeper.sh
+var keeperScript string
+
+// job is what a keeper runs.
+type job struct {
+	name    string   // for error messages: "PostgreSQL"
+	dir     string   // made and removed by the keeper
+	config  string   // becomes the file "config" in dir
+	script  string   // run by sh in dir; must exec the server
+	args    []string // of script
+	signals string   // that ask the server to stop, mildest first
+	secret  string   // replaced by a mask wherever the log is quoted
+}
+
+// keeper is a shell in a session of its own that runs a job and ends it when
+// close is called or when this process dies. See keeper.sh.
+//
+// It makes the directory itself: made here, the directory would stay behind when
+// this process is killed before the shell runs.
+type keeper struct {
+	job
+	cmd   *exec.Cmd
+	stdin *os.File // the job lives as long as this is open
+	life  *os.File // ends when the server does
+	close func() error
+}
+
+// newDir returns a name for a directory that does not exist yet. The parent is
+// a memory file system if one has room for a database.
+func newDir(prefix string) string {
+	return filepath.Join(parentDir(), "aiseed-"+prefix+"-"+strings.ToLower(rand.Text()[:12]))
+}
+
+// parentDir skips directories that the unprivileged user, who runs the server
+// when we are root, cannot use, and those too long for the path of a socket,
+// which has 104 bytes on some systems.
+func parentDir() string {
+	const longest = 60
+
+	if freeBytes("/dev/shm") >= 1<<30 && usable("/dev/shm") {
+		return "/dev/shm"
+	}
+	if dir := os.TempDir(); len(dir) <= longest && usable(dir) {
+		return dir
+	}
+	return "/tmp"
+}
+
+func usable(dir string) bool {
+	if os.Getuid() != 0 {
+		return true
+	}
+	const search, write = 0o001, 0o002
+	wanted := os.FileMode(search | write)
+	for {
+		info, err := os.Stat(dir)
+		if err != nil || info.Mode()&wanted != wanted {
+			return false
+		}
+		if dir == filepath.Dir(dir) {
+			return true
+		}
+		dir, wanted = filepath.Dir(dir), search
+	}
+}
+
+// keep starts the job. Whoever gets a keeper must call close.
+func keep(j job) (*keeper, error) {
+	stdin, stdinWrite, err := os.Pipe()
+	if err != nil {
+		return nil, xerrors.Errorf("start %s: %w", j.name, err)
+	}
+	life, lifeWrite, err := os.Pipe()
+	if err != nil {
+		return nil, errors.Join(xerrors.Errorf("start %s: %w", j.name, err), stdin.Close(), stdinWrite.Close())
+	}
+
+	// Files rather than buffers: exec starts no goroutine for a file.
+	cmd := exec.Command("/bin/sh", append([]string{"-c", keeperScript, "aiseed-keeper", j.dir, j.signals, j.script}, j.args...)...)
+	cmd.Dir = "/"
+	cmd.Env = environment()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, lifeWrite, lifeWrite
+	err = detach(cmd)
+	if err == nil {
+		err = cmd.Start()
+	}
+	_ = stdin.Close()
+	_ = lifeWrite.Close()
+	if err != nil {
+		return nil, errors.Join(xerrors.Errorf("start %s: %w", j.name, err), stdinWrite.Close(), life.Close())
+	}
+
+	k := &keeper{job: j, cmd: cmd, stdin: stdinWrite, life: life}
+	k.close = sync.OnceValue(k.stop)
+	// This fails only when the shell has exited, and then await has its last words.
+	_, _ = k.stdin.WriteString(j.config + ".\n")
+	return k, nil
+}
+
+// environment is a short list, because secrets in the environment of a test are
+// none of a server's business and PG* variables would change what it does.
+func environment() []string {
+	env := []string{"LC_ALL=C"}
+	for _, name := range []string{"PATH", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}
+
+// stop ends the job and returns when its processes and its directory are gone.
+func (k *keeper) stop() error {
+	_ = k.stdin.Close()
+	// Its exit status says nothing that the directory does not say.
+	_ = k.cmd.Wait()
+	_ = k.life.Close()
+	if err := os.RemoveAll(k.dir); err != nil {
+		return xerrors.Errorf("stop %s: %w", k.name, err)
+	}
+	return nil
+}
+
+// await calls probe until it succeeds. It gives up when the server exits, when
+// ctx is done and after startTimeout.
+func (k *keeper) await(ctx context.Context, probe func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+
+	var said []byte
+	buf := make([]byte, 1024)
+	for {
+		probeErr := probe(ctx)
+		if probeErr == nil {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return xerrors.Errorf("%s does not answer (%v)%s: %w", k.name, probeErr, k.tail(), err)
+		}
+		// The pause between two probes.
+		if err := k.life.SetReadDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
+			return xerrors.Errorf("watch %s: %w", k.name, err)
+		}
+		n, err := k.life.Read(buf)
+		said = append(said, buf[:n]...)
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return xerrors.Errorf("%s exited while it started%s%s", k.name, indent(string(said)), k.tail())
+		}
+	}
+}
+
+func (k *keeper) logFile() string { return filepath.Join(k.dir, "log") }
+
+// tail returns the end of the log, to stand at the end of an error message.
+func (k *keeper) tail() string {
+	const most, mask = 4096, "********"
+
+	log, err := os.ReadFile(k.logFile())
+	if err != nil {
+		return ""
+	}
+	if len(log) > most {
+		log = log[len(log)-most:]
+	}
+	text := string(log)
+	if k.secret != "" {
+		text = strings.NewReplacer(k.secret, mask, iniQuote(k.secret), mask).Replace(text)
+	}
+	return indent(text)
+}
+
+// indent returns the text as lines of their own, or "" where there are none.
+func indent(text string) string {
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return ""
+	}
+	return "\n\t" + strings.ReplaceAll(text, "\n", "\n\t")
+}

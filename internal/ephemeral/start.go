@@ -1,0 +1,89 @@
+package ephemeral
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+
+	"golang.org/x/xerrors"
+)
+
+// postgresScript runs in the keeper's directory. A restart finds the data there.
+const postgresScript = `
+bin=$1
+shift
+if ! [ -d data ]; then
+	"$bin/initdb" -D data -U postgres -A trust --no-sync -E UTF8 --locale=C >initdb.log 2>&1 || {
+		cat initdb.log
+		exit 1
+	}
+fi
+exec "$bin/postgres" -D "$PWD/data" "$@"
+`
+
+// serverSettings trade durability, which a server with this life has no use for,
+// for speed.
+var serverSettings = []string{
+	"listen_addresses=",
+	"port=5432",
+	"fsync=off",
+	"full_page_writes=off",
+	"synchronous_commit=off",
+	"max_connections=300",
+	"max_wal_size=256MB",              // the file system may be small
+	"dynamic_shared_memory_type=mmap", // files in the data directory, gone with it
+}
+
+// Start starts a private server from local binaries and returns when it
+// answers. Each setting is a name=value of postgresql.conf and overrides the ones that
+// Start makes. The directory of the binaries is the first of these that has both
+// initdb and postgres: PGBIN, pg_config --bindir, PATH, the places that packages
+// use, newest version first.
+//
+// The server listens on a Unix socket in a directory that only its own user can
+// enter, trusts everyone there, and has the superuser postgres.
+func Start(ctx context.Context, settings ...string) (*Server, error) {
+	return start(ctx, os.Getenv, settings)
+}
+
+func start(ctx context.Context, getenv func(string) string, settings []string) (*Server, error) {
+	bin, err := findBinaries(ctx, getenv, installations)
+	if err != nil {
+		return nil, err
+	}
+	dir := newDir("pg")
+	args := []string{bin, "-k", dir}
+	for _, setting := range append(serverSettings[:len(serverSettings):len(serverSettings)], settings...) {
+		if name, _, ok := strings.Cut(setting, "="); !ok || name == "" {
+			return nil, xerrors.Errorf("server setting %q: want name=value", setting)
+		}
+		args = append(args, "-c", setting)
+	}
+
+	k, err := keep(job{
+		name:   "PostgreSQL (" + bin + ")",
+		dir:    dir,
+		script: postgresScript,
+		args:   args,
+		// Fast shutdown, then immediate. That one kills children that do not
+		// obey after five seconds, and each signal gets three.
+		signals: "INT QUIT QUIT",
+	})
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{base: "host=" + quote(dir) + " port=5432 user=postgres", database: "postgres", keeper: k}
+	err = k.await(ctx, func(ctx context.Context) error {
+		var err error
+		s.version, err = probe(ctx, s.DSN(""))
+		return err
+	})
+	if err == nil {
+		err = checkVersion(s.version)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}

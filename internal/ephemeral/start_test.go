@@ -1,0 +1,277 @@
+package ephemeral
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestPrivateServerAnswersPgxAndPsql(t *testing.T) {
+	t.Parallel()
+	server := startServer(t)
+	require.True(t, server.Ephemeral())
+	require.GreaterOrEqual(t, server.Version(), 140000)
+
+	const database = `it's a "db" \ with ü & a =?`
+	conn := connect(t, server.DSN(""))
+	_, err := conn.Exec(t.Context(), "create database "+pgx.Identifier{database}.Sanitize())
+	require.NoError(t, err)
+
+	var current, user string
+	err = connect(t, server.DSN(database)).QueryRow(t.Context(), "select current_database(), current_user").Scan(&current, &user)
+	require.NoError(t, err)
+	require.Equal(t, database, current)
+	require.Equal(t, "postgres", user)
+
+	bin, err := findBinaries(t.Context(), os.Getenv, installations)
+	require.NoError(t, err)
+	out, err := exec.CommandContext(t.Context(), filepath.Join(bin, "psql"), "-Atd", server.DSN(database), "-c", "select current_database()").CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.Equal(t, database+"\n", string(out))
+}
+
+func TestSettingsOverrideOurs(t *testing.T) {
+	t.Parallel()
+	server := startServer(t, "log_statement=all", "max_connections=20")
+
+	var connections string
+	err := connect(t, server.DSN("")).QueryRow(t.Context(), "show max_connections").Scan(&connections)
+	require.NoError(t, err)
+	require.Equal(t, "20", connections)
+
+	log, err := os.ReadFile(server.LogFile())
+	require.NoError(t, err)
+	require.Contains(t, string(log), "show max_connections")
+}
+
+func TestServersAreIndependent(t *testing.T) {
+	t.Parallel()
+	first, second := startServer(t), startServer(t)
+	require.NotEqual(t, first.DSN(""), second.DSN(""))
+
+	require.NoError(t, first.Close())
+	require.NoError(t, connect(t, second.DSN("")).Ping(t.Context()))
+}
+
+func TestCloseLeavesNothing(t *testing.T) {
+	t.Parallel()
+	server := startServer(t)
+	connect(t, server.DSN("")) // An open connection does not delay it.
+	postmaster, keeper, dir := server.PID(), server.keeper.cmd.Process.Pid, server.keeper.dir
+	require.True(t, exists(postmaster))
+	require.True(t, exists(keeper))
+
+	var calls sync.WaitGroup
+	for range 4 {
+		calls.Go(func() {
+			if err := server.Close(); err != nil {
+				t.Error(err)
+			}
+			if exists(postmaster) || exists(keeper) {
+				t.Error("Close returned while a process was there, if only as a zombie")
+			}
+			if _, err := os.Lstat(dir); !os.IsNotExist(err) {
+				t.Error("Close returned while the directory was there")
+			}
+		})
+	}
+	calls.Wait()
+	require.Empty(t, processesOf(t, dir))
+	require.Zero(t, server.PID())
+	require.NoError(t, server.Close())
+}
+
+// Not parallel: it looks at the goroutines of the whole process.
+func TestRunningServerHasNoGoroutine(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	server := startServer(t)
+	bouncer, err := StartPgBouncer(t.Context(), server)
+	require.NoError(t, err)
+	goleak.VerifyNone(t, before)
+
+	require.NoError(t, bouncer.Close())
+	require.NoError(t, server.Close())
+	goleak.VerifyNone(t, before)
+}
+
+func TestKilledProcessLeavesNothing(t *testing.T) {
+	t.Parallel()
+	cmd, stdout := startChild(t)
+	var dirs []string
+	for range 2 {
+		require.True(t, stdout.Scan())
+		require.DirExists(t, stdout.Text())
+		require.NotEmpty(t, processesOf(t, stdout.Text()))
+		dirs = append(dirs, stdout.Text())
+	}
+
+	require.NoError(t, cmd.Process.Kill())
+	for _, dir := range dirs {
+		requireGone(t, dir)
+	}
+}
+
+func TestProcessKilledDuringInitdbLeavesNothing(t *testing.T) {
+	t.Parallel()
+	bin, err := findBinaries(t.Context(), os.Getenv, installations)
+	require.NoError(t, err)
+
+	// Another user may run this initdb, and it says where.
+	wrapped, err := os.MkdirTemp(parentDir(), "aiseed-test-")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(wrapped)) })
+	require.NoError(t, os.Chmod(wrapped, 0o777))
+	script := "#!/bin/sh\npwd >" + wrapped + "/new && mv " + wrapped + "/new " + wrapped + "/started\n" +
+		`exec "` + bin + `/initdb" "$@"` + "\n"
+	require.NoError(t, os.WriteFile(filepath.Join(wrapped, "initdb"), []byte(script), 0o755))
+	require.NoError(t, os.Chmod(filepath.Join(wrapped, "initdb"), 0o755))
+	require.NoError(t, os.Symlink(filepath.Join(bin, "postgres"), filepath.Join(wrapped, "postgres")))
+
+	cmd, _ := startChild(t, "PGBIN="+wrapped)
+	var dir []byte
+	require.Eventually(t, func() bool {
+		dir, err = os.ReadFile(filepath.Join(wrapped, "started"))
+		return err == nil
+	}, 30*time.Second, time.Millisecond)
+
+	require.NoError(t, cmd.Process.Kill())
+	requireGone(t, strings.TrimSpace(string(dir)))
+}
+
+func TestTerminatedKeeperCleansUp(t *testing.T) {
+	t.Parallel()
+	server := startServer(t)
+	require.NoError(t, syscall.Kill(-server.keeper.cmd.Process.Pid, syscall.SIGTERM))
+	// It stays as a zombie until Close.
+	require.Eventually(t, func() bool {
+		_, err := os.Lstat(server.keeper.dir)
+		return os.IsNotExist(err)
+	}, 30*time.Second, 10*time.Millisecond)
+	require.NoError(t, server.Close())
+}
+
+func TestRestartKeepsData(t *testing.T) {
+	t.Parallel()
+	server := startServer(t)
+	conn := connect(t, server.DSN(""))
+	_, err := conn.Exec(t.Context(), "create table kept as select 42 as n")
+	require.NoError(t, err)
+	before := server.PID()
+
+	require.NoError(t, server.Restart(t.Context()))
+	require.NotEqual(t, before, server.PID())
+	require.Error(t, conn.Ping(t.Context()), "the old connection must be gone")
+	var n int
+	require.NoError(t, connect(t, server.DSN("")).QueryRow(t.Context(), "select n from kept").Scan(&n))
+	require.Equal(t, 42, n)
+}
+
+func TestRestartAfterCrash(t *testing.T) {
+	t.Parallel()
+	server := startServer(t)
+	postmaster := server.PID()
+	require.NoError(t, syscall.Kill(postmaster, syscall.SIGKILL))
+
+	require.NoError(t, server.Restart(t.Context()))
+	require.NotEqual(t, postmaster, server.PID())
+}
+
+func TestFailedStartQuotesTheLog(t *testing.T) {
+	t.Parallel()
+	_, err := Start(t.Context(), "shared_buffers=nonsense")
+	require.ErrorContains(t, err, "exited while it started")
+	require.ErrorContains(t, err, `invalid value for parameter "shared_buffers"`)
+	require.NotContains(t, err.Error(), "The files belonging to this database system", "initdb was fine")
+
+	_, err = Start(t.Context(), "nonsense")
+	require.ErrorContains(t, err, "want name=value")
+}
+
+func TestFailedInitdbIsQuoted(t *testing.T) {
+	t.Parallel()
+	bin, err := os.MkdirTemp(parentDir(), "aiseed-test-")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(bin)) })
+	require.NoError(t, os.Chmod(bin, 0o755))
+	for _, name := range []string{"initdb", "postgres"} {
+		path := filepath.Join(bin, name)
+		require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\necho $0 is broken\nexit 1\n"), 0o755))
+		require.NoError(t, os.Chmod(path, 0o755))
+	}
+
+	_, err = start(t.Context(), environ("PGBIN", bin), nil)
+	require.ErrorContains(t, err, bin+"/initdb is broken")
+}
+
+func TestCancelledStartLeavesNothing(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	k, err := keep(job{name: "nothing", dir: newDir("test"), script: "exec sleep 600"})
+	require.NoError(t, err)
+	probes := 0
+	err = k.await(ctx, func(context.Context) error {
+		if probes++; probes == 3 {
+			cancel()
+		}
+		return errors.New("not yet")
+	})
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "not yet")
+	require.NoError(t, k.close())
+	requireGone(t, k.dir)
+
+	server, err := Start(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Nil(t, server)
+}
+
+func TestKilledPostmasterLeavesNothing(t *testing.T) {
+	t.Parallel()
+	server := startServer(t)
+	pidFile, err := os.ReadFile(filepath.Join(server.keeper.dir, "data", "postmaster.pid"))
+	require.NoError(t, err)
+	key := strings.Fields(strings.Split(string(pidFile), "\n")[6])[0]
+	segment := segmentOf(t, key)
+	require.NotEmpty(t, segment)
+
+	require.NoError(t, syscall.Kill(server.PID(), syscall.SIGKILL))
+	require.NoError(t, server.Close())
+	requireGone(t, server.keeper.dir)
+	require.Empty(t, segmentOf(t, key))
+}
+
+// segmentOf returns the line of ipcs about the shared memory segment of a key.
+func segmentOf(t *testing.T, key string) string {
+	t.Helper()
+
+	number, err := strconv.ParseUint(key, 10, 64)
+	require.NoError(t, err)
+	out, err := exec.CommandContext(t.Context(), "ipcs", "-m").Output()
+	require.NoError(t, err)
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, fmt.Sprintf("0x%08x", number)) {
+			return line
+		}
+	}
+	return ""
+}
+
+func TestQuotedLogMasksThePassword(t *testing.T) {
+	t.Parallel()
+	k := &keeper{job: job{dir: t.TempDir(), secret: "it's secret"}}
+	require.NoError(t, os.WriteFile(k.logFile(), []byte("bad line: password='it''s secret'\nor it's secret\n"), 0o600))
+	require.Equal(t, "\n\tbad line: password=********\n\tor ********", k.tail())
+}

@@ -1,0 +1,50 @@
+//go:build linux || darwin
+
+package ephemeral
+
+import (
+	"os"
+	"os/exec"
+	"os/user"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/xerrors"
+)
+
+// detach gives cmd a session of its own, so that Ctrl-C in a terminal does not
+// reach it before it has cleaned up, and another user if we are root, because
+// neither PostgreSQL nor PgBouncer runs as root.
+func detach(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if os.Getuid() != 0 {
+		return nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		account, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err := strconv.ParseInt(account.Uid, 10, 64)
+		if err != nil {
+			return xerrors.Errorf("user id of %s: %w", name, err)
+		}
+		gid, err := strconv.ParseInt(account.Gid, 10, 64)
+		if err != nil {
+			return xerrors.Errorf("group id of %s: %w", name, err)
+		}
+		// The conversion also takes the -2 that nobody has on macOS.
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+		return nil
+	}
+	return xerrors.New("the server refuses to run as root and there is no user postgres or nobody to run it as; run this as another user or set DATABASE_URL")
+}
+
+// freeBytes returns how much can be written below dir, 0 where there is no dir.
+func freeBytes(dir string) uint64 {
+	var stat syscall.Statfs_t
+	if err := syscall.Statfs(dir, &stat); err != nil {
+		return 0
+	}
+	return uint64(stat.Bavail) * uint64(stat.Bsize)
+}
