@@ -96,8 +96,16 @@ func (s *Store) migrate(ctx context.Context) error {
 			held = rows.Next()
 			return rows.Err()
 		}},
-		query{sql: `select to_regnamespace($1) is not null`, args: [][]byte{[]byte(s.sql("{schema}"))}, rows: one(&exists)},
-		query{sql: `select to_regclass($1) is not null`, args: [][]byte{[]byte(s.sql("{schema}.aiseed_schema"))}, rows: one(&versioned)},
+		// Not to_regclass and its kind: they look into a cache, which can be
+		// older than the lock.
+		query{
+			sql: `
+select count(n.oid) > 0, count(c.oid) > 0
+  from pg_namespace n left join pg_class c on c.relnamespace = n.oid and c.relname = 'aiseed_schema'
+ where n.nspname = $1`,
+			args: [][]byte{[]byte(s.schema)},
+			rows: one(&exists, &versioned),
+		},
 	)...); err != nil {
 		return s.lockError(ctx, operation, conn.Conn(), held, err)
 	}

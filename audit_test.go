@@ -1,0 +1,243 @@
+package aiseed_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"cdr.dev/slog/v3"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+	"example.com/aiseed/aiseedtest"
+)
+
+const undelivered = `select count(*) from ai_provider_audits where delivered_at is null`
+
+var errRefused = errors.New("refused")
+
+func refuse(context.Context, aiseed.AuditEntry) error { return errRefused }
+
+func (f *fixture) seedWith(auditor aiseed.Auditor, cfg aiseed.Config) {
+	f.t.Helper()
+	require.NoError(f.t, aiseed.SeedAIProvidersFromEnv(context.Background(), f.store, cfg, auditor, f.logs.Logger()))
+}
+
+func TestA1_OneEntryPerProviderAndKey(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	start := time.Now().Add(-time.Minute)
+	f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=b", "PROVIDER_0_KEYS=key-0123456789-0123456789-tail,short",
+		"PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=a", "PROVIDER_1_BASE_URL=https://h/?token=hunter2hunter2")
+	entries := f.audits.Entries()
+	require.Len(t, entries, 4)
+	providers, err := f.store.Providers(context.Background())
+	require.NoError(t, err)
+	a, b := providers[0], providers[1]
+	for i, want := range []struct {
+		resource string
+		id       uuid.UUID
+		provider aiseed.Provider
+		new      string
+	}{
+		{"ai_provider", a.ID, a, `{"type":"openai","name":"a","display_name":"a","enabled":true,"base_url":"https://h/?token=****","bedrock":null}`},
+		{"ai_provider", b.ID, b, `{"type":"openai","name":"b","display_name":"b","enabled":true,"base_url":"","bedrock":null}`},
+		{"ai_provider_key", b.Keys[0].ID, b, `{"position":0,"api_key":"****tail"}`},
+		{"ai_provider_key", b.Keys[1].ID, b, `{"position":1,"api_key":"****"}`},
+	} {
+		got := entries[i]
+		require.NotEqual(t, uuid.Nil, got.ID)
+		require.True(t, got.Time.After(start))
+		require.Equal(t, "system", got.Actor)
+		require.Equal(t, aiseed.AuditCreate, got.Action)
+		require.Equal(t, want.resource, got.Resource)
+		require.Equal(t, want.id, got.ResourceID)
+		require.Equal(t, want.provider.ID, got.ProviderID)
+		require.Equal(t, want.provider.Name, got.ProviderName)
+		require.Nil(t, got.Old)
+		require.JSONEq(t, want.new, string(got.New))
+	}
+}
+
+func TestA2_HandedOverOnlyAfterTheCommit(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	calls := 0
+	f.seedWith(aiseed.AuditorFunc(func(_ context.Context, e aiseed.AuditEntry) error {
+		calls++
+		// Another connection sees the row that the entry tells of.
+		require.Len(t, f.rows(`select id from ai_providers where id = $1`, e.ProviderID), 1)
+		require.Len(t, f.rows(`select id from ai_provider_audits where id = $1 and delivered_at is null`, e.ID), 1, "A3: not marked before it was accepted")
+		return nil
+	}), f.parse("OPENAI_KEY=key"))
+	require.Equal(t, 2, calls)
+	require.Equal(t, []string{"0"}, f.rows(undelivered))
+}
+
+func TestA2_RolledBackCallLeavesNone(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.failing(1000, "53100")
+	require.Error(t, f.seed(f.parse("OPENAI_KEY=key")))
+	require.Empty(t, f.rows(`select id from ai_provider_audits`))
+	require.Empty(t, f.audits.Entries())
+}
+
+func TestA3_A4_WhatWasNotAcceptedIsOfferedAgainInOrderUnderTheSameID(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	cfg := f.parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	var seen []aiseed.AuditEntry
+	f.seedWith(aiseed.AuditorFunc(func(_ context.Context, e aiseed.AuditEntry) error {
+		if seen = append(seen, e); len(seen) == 2 {
+			return errRefused
+		}
+		return nil
+	}), cfg)
+	require.Len(t, seen, 2, "in order: what follows a refused entry has to wait")
+	require.Equal(t, []string{"3"}, f.rows(undelivered))
+	require.Len(t, f.logs.Warnings(), 1)
+	require.Contains(t, f.logs.Warnings()[0], "not all audit entries of AI providers were delivered; the next start tries again delivered=1")
+	require.Contains(t, f.logs.Warnings()[0], "1 of 4 were delivered, the others stay for the next start: refused")
+
+	f.wire.reset(nil)
+	require.NoError(t, f.seed(cfg), "a start that changes nothing delivers them")
+	n, _ := f.wire.count()
+	require.LessOrEqual(t, n, 3)
+	entries := f.audits.Entries()
+	require.Len(t, entries, 3)
+	require.Equal(t, seen[1], entries[0])
+	require.Equal(t, []string{"0"}, f.rows(undelivered))
+}
+
+func TestA4_AnEmptyConfigDeliversToo(t *testing.T) { // R9
+	t.Parallel()
+	f := setup(t)
+	f.seedWith(aiseed.AuditorFunc(refuse), f.parse("OPENAI_KEY=key"))
+	require.NoError(t, f.seed(aiseed.Config{}))
+	require.Len(t, f.audits.Entries(), 2)
+}
+
+func TestA4_TwoProcessesDoNotDeliverTheSame(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seedWith(aiseed.AuditorFunc(refuse), f.parse("OPENAI_KEY=key"))
+
+	other, _ := f.open()
+	entered, leave := make(chan struct{}, 10), make(chan struct{})
+	slow := &aiseedtest.AuditRecorder{}
+	var all sync.WaitGroup
+	all.Go(func() {
+		n, err := other.DeliverAudits(context.Background(), aiseed.AuditorFunc(func(ctx context.Context, e aiseed.AuditEntry) error {
+			entered <- struct{}{}
+			<-leave
+			return slow.Audit(ctx, e)
+		}))
+		assert.NoError(t, err)
+		assert.Equal(t, 4, n, "those that were written meanwhile too")
+	})
+	<-entered
+	// Another process delivers: this one leaves it to it, also what it writes itself.
+	n, err := f.store.DeliverAudits(context.Background(), f.audits)
+	require.NoError(t, err)
+	require.Zero(t, n)
+	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	require.Empty(t, f.audits.Entries())
+	close(leave)
+	all.Wait()
+	require.Len(t, slow.Entries(), 4)
+	require.Equal(t, []string{"0"}, f.rows(undelivered))
+}
+
+func TestA4_DelivererThatDiesLeavesItToTheNext(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.wire.reset(once(cutBefore, "delivered_at = clock_timestamp()"))
+	cfg := f.seeded("OPENAI_KEY=key")
+	require.Len(t, f.audits.Entries(), 2)
+	require.Equal(t, []string{"2"}, f.rows(undelivered))
+	require.Len(t, f.logs.Warnings(), 1)
+	require.NoError(t, f.seed(cfg))
+	entries := f.audits.Entries()
+	require.Len(t, entries, 4, "at least once")
+	require.Equal(t, entries[:2], entries[2:], "with ids to deduplicate by")
+}
+
+func TestA5_DeliveryIsNotCancelledWithTheCaller(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	type key struct{}
+	err := aiseed.SeedAIProvidersFromEnv(context.WithValue(ctx, key{}, "value"), f.store, f.parse("OPENAI_KEY=key"),
+		aiseed.AuditorFunc(func(ctx context.Context, e aiseed.AuditEntry) error {
+			cancel()
+			if assert.NoError(t, ctx.Err()) {
+				deadline, ok := ctx.Deadline()
+				assert.True(t, ok)
+				assert.WithinDuration(t, time.Now().Add(10*time.Second), deadline, 9*time.Second)
+			}
+			assert.Equal(t, "value", ctx.Value(key{}))
+			return f.audits.Audit(ctx, e)
+		}), slog.Logger{})
+	require.NoError(t, err)
+	require.Len(t, f.audits.Entries(), 2)
+	require.Equal(t, []string{"0"}, f.rows(undelivered))
+}
+
+func TestA5_BadAuditorsDoNotStopTheStart(t *testing.T) {
+	t.Parallel()
+	forever := make(chan struct{})
+	t.Cleanup(func() { close(forever) })
+	for name, tt := range map[string]struct {
+		auditor aiseed.AuditorFunc
+		reason  string
+	}{
+		"one that fails":  {refuse, "refused"},
+		"one that panics": {func(context.Context, aiseed.AuditEntry) error { panic("boom") }, "the auditor panicked: boom"},
+		"one that ends its goroutine": {
+			func(context.Context, aiseed.AuditEntry) error { runtime.Goexit(); return nil },
+			"the auditor ended its goroutine",
+		},
+		"one that blocks until its time is up": {
+			func(ctx context.Context, _ aiseed.AuditEntry) error { <-ctx.Done(); return ctx.Err() },
+			"context deadline exceeded",
+		},
+		"one that blocks for ever": {
+			func(context.Context, aiseed.AuditEntry) error { <-forever; return nil },
+			"the auditor did not answer: context deadline exceeded",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t, auditTimeout(50*time.Millisecond))
+			cfg := f.parse("OPENAI_KEY=key")
+			f.seedWith(tt.auditor, cfg)
+			require.Len(t, f.rows(`select id from ai_providers`), 1)
+			require.Equal(t, []string{"2"}, f.rows(undelivered))
+			require.Len(t, f.logs.Warnings(), 1)
+			require.Contains(t, f.logs.Warnings()[0], tt.reason)
+			f.requireIdle()
+
+			f.store, _ = f.open()
+			require.NoError(t, f.seed(cfg))
+			require.Len(t, f.audits.Entries(), 2, "they stayed for the next start")
+		})
+	}
+}
+
+func TestA5_WhatWasAcceptedBeforeTheTimeWasUpIsMarked(t *testing.T) {
+	t.Parallel()
+	f := setup(t, auditTimeout(50*time.Millisecond))
+	f.seedWith(aiseed.AuditorFunc(func(ctx context.Context, e aiseed.AuditEntry) error {
+		if e.Resource == aiseed.ResourceProviderKey {
+			<-ctx.Done()
+		}
+		return f.audits.Audit(ctx, e)
+	}), f.parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key"))
+	require.Equal(t, []string{"2"}, f.rows(undelivered), "the second came late, yet it was accepted; the third was not offered")
+}

@@ -1,0 +1,498 @@
+package aiseed_test
+
+import (
+	"bytes"
+	"context"
+	"io/fs"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cdr.dev/slog/v3"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/ephemeral"
+)
+
+func keyring(t *testing.T, keys ...byte) *aiseed.Keyring {
+	t.Helper()
+	var raws [][]byte
+	for _, k := range keys {
+		raws = append(raws, bytes.Repeat([]byte{k}, aiseed.KeySize))
+	}
+	ring, err := aiseed.NewKeyring(raws[0], raws[1:]...)
+	require.NoError(t, err)
+	return ring
+}
+
+func TestS1_NoStoreWithoutAKeyringUnlessPlaintextIsAccepted(t *testing.T) {
+	t.Parallel()
+	pool := aiseedtest.NewPool(t)
+	ctx := context.Background()
+	for name, options := range map[string]aiseed.StoreOptions{
+		"no keyring":       {},
+		"an empty keyring": {Keyring: &aiseed.Keyring{}, AllowPlaintext: true},
+	} {
+		store, err := aiseed.Open(ctx, pool, options)
+		require.Nil(t, store, name)
+		require.ErrorIs(t, err, aiseed.ErrKeyring, name)
+	}
+	_, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{})
+	require.ErrorContains(t, err, "give StoreOptions.Keyring, or set AllowPlaintext")
+	_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
+	require.NoError(t, err)
+}
+
+func TestS1_WhatIsStoredIsSealedFromTheFirstWrite(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	environ := aiseed.Environ(t, "gateway.env")
+	require.NoError(t, f.seed(f.parseEnviron(environ)))
+	requireNoSecrets(t, environ, f.state())
+	require.Empty(t, f.rows(`select api_key from ai_provider_keys where api_key not like 'aiseed:v1:%' or api_key_key_id is null
+		union all select settings from ai_providers where settings not like 'aiseed:v1:%' or (settings is not null and settings_key_id is null)`))
+	require.Equal(t, []string{"1"}, f.rows(`select count(*) from ai_encryption_keys where revoked_at is null`))
+}
+
+// requireNoSecrets fails where text holds 8 characters in a row of the value of
+// any key variable.
+func requireNoSecrets(t *testing.T, environ []string, text string) {
+	t.Helper()
+	checked := 0
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if !strings.Contains(name, "KEY") {
+			continue
+		}
+		for i := 0; i+8 <= len(value); i++ {
+			require.NotContains(t, text, value[i:i+8], name)
+			checked++
+		}
+	}
+	require.NotZero(t, checked)
+}
+
+func TestS2_CopiedCiphertextDoesNotOpen(t *testing.T) {
+	t.Parallel()
+	for name, tamper := range map[string]string{
+		"to another row":      `update ai_provider_keys k set api_key = (select api_key from ai_provider_keys o where o.id <> k.id order by position limit 1)`,
+		"to another provider": `update ai_provider_keys set provider_id = (select id from ai_providers where name = 'anthropic'), position = position + 5`,
+		"to another column":   `update ai_provider_keys set api_key = (select settings from ai_providers where settings is not null)`,
+		"into the settings":   `update ai_providers set settings = (select api_key from ai_provider_keys limit 1) where settings is not null`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			cfg := f.seeded("BEDROCK_REGION=r", "PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=key-one,key-two")
+			f.exec(tamper)
+			_, err := f.store.Providers(context.Background())
+			require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+			var decrypt *aiseed.DecryptError
+			require.ErrorAs(t, err, &decrypt)
+			require.Contains(t, []string{"ai_providers", "ai_provider_keys"}, decrypt.Table)
+			require.NotEmpty(t, decrypt.KeyID)
+			require.ErrorIs(t, f.seed(cfg), aiseed.ErrUndecryptable)
+		})
+	}
+}
+
+func TestS4_KeyringIsCheckedBeforeAnythingElse(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	f.keyring = keyring(t, 1)
+	f.store, _ = f.open()
+	f.seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
+	id := f.rows(`select id from ai_encryption_keys`)[0]
+	before := f.state()
+
+	_, err := aiseed.Open(ctx, f.pool, aiseed.StoreOptions{Keyring: keyring(t, 2)})
+	require.ErrorIs(t, err, aiseed.ErrKeyring)
+	require.ErrorContains(t, err, "it lacks "+id+" (for ai_providers.settings and ai_provider_keys.api_key)")
+	require.ErrorContains(t, err, "append it to the keyring")
+	_, err = aiseed.Open(ctx, f.pool, aiseed.StoreOptions{AllowPlaintext: true})
+	require.ErrorIs(t, err, aiseed.ErrKeyring)
+	require.ErrorContains(t, err, "there is none, and the tables hold values that are sealed with "+id)
+	require.Equal(t, before, f.state())
+
+	// A new key in front needs nothing but the old one behind.
+	store, err := aiseed.Open(ctx, f.pool, aiseed.StoreOptions{Keyring: keyring(t, 2, 1)})
+	require.NoError(t, err)
+	providers, err := store.Providers(ctx)
+	require.NoError(t, err)
+	require.Len(t, providers, 2)
+	require.Equal(t, before, f.state(), "opening writes nothing")
+
+	// A key that no row needs may be gone.
+	f.exec(`delete from ai_provider_keys; delete from ai_providers`)
+	_, err = aiseed.Open(ctx, f.pool, aiseed.StoreOptions{Keyring: keyring(t, 2)})
+	require.NoError(t, err)
+	_, err = aiseed.Open(ctx, f.pool, aiseed.StoreOptions{AllowPlaintext: true})
+	require.NoError(t, err)
+
+	f.exec(`update ai_encryption_keys set canary = left(canary, -8)`)
+	_, err = aiseed.Open(ctx, f.pool, aiseed.StoreOptions{Keyring: keyring(t, 1)})
+	require.ErrorIs(t, err, aiseed.ErrKeyring)
+	require.ErrorContains(t, err, id+" does not open its own canary")
+}
+
+func TestS4_KeyOfARowIsAForeignKey(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
+	for _, sql := range []string{
+		`update ai_provider_keys set api_key_key_id = 'unknown'`,
+		`update ai_providers set settings_key_id = 'unknown' where settings is not null`,
+		`delete from ai_encryption_keys`,
+	} {
+		_, err := f.pool.Exec(context.Background(), sql)
+		require.ErrorContains(t, err, "foreign key", sql)
+	}
+}
+
+func TestS4_RevokedKeyThatSealsAgainIsInUseAgain(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key")
+	f.exec(`update ai_encryption_keys set revoked_at = now()`)
+	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	require.Equal(t, []string{"1"}, f.rows(`select count(*) from ai_encryption_keys where revoked_at is null`))
+}
+
+func TestS6_PlaintextIsAnErrorWhereThereIsAKeyring(t *testing.T) {
+	t.Parallel()
+	for name, tamper := range map[string]string{
+		"a key":         `update ai_provider_keys set api_key = 'plain-secret-0123456789', api_key_key_id = null`,
+		"settings":      `update ai_providers set settings = '{"_type":"bedrock","_version":1,"region":"r"}', settings_key_id = null where settings is not null`,
+		"only the name": `update ai_provider_keys set api_key_key_id = null`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			cfg := f.seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
+			f.exec(tamper)
+			before := f.state()
+			_, err := f.store.Providers(context.Background())
+			require.ErrorIs(t, err, aiseed.ErrPlaintext)
+			var decrypt *aiseed.DecryptError
+			require.ErrorAs(t, err, &decrypt)
+			require.Empty(t, decrypt.KeyID)
+			require.ErrorContains(t, err, "is not sealed")
+			require.NotContains(t, err.Error(), "plain-secret")
+			require.ErrorIs(t, f.seed(cfg), aiseed.ErrPlaintext)
+			require.Equal(t, before, f.state())
+		})
+	}
+}
+
+func TestS6_SealPlaintextEndsWithNoneLeft(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t, plaintext)
+	lines := []string{"BEDROCK_REGION=r", "BEDROCK_ACCESS_KEY=access", "BEDROCK_ACCESS_KEY_SECRET=secret"}
+	for i := range 150 { // more than one transaction's worth
+		n := string(rune('0'+i/100)) + string(rune('0'+i/10%10)) + string(rune('0'+i%10))
+		index := strings.TrimLeft(n[:2], "0") + n[2:]
+		lines = append(lines, "PROVIDER_"+index+"_TYPE=openai", "PROVIDER_"+index+"_NAME=p"+n, "PROVIDER_"+index+"_KEY=key-"+n)
+	}
+	cfg := f.seeded(lines...)
+	f.exec(`update ai_providers set deleted = true where name = 'p007'`)
+	plain, err := f.store.Providers(ctx)
+	require.NoError(t, err)
+	_, err = f.store.SealPlaintext(ctx)
+	require.ErrorIs(t, err, aiseed.ErrKeyring, "without a keyring there is nothing to seal with")
+
+	sealing, w := f.open()
+	_, err = sealing.Providers(ctx)
+	require.ErrorIs(t, err, aiseed.ErrPlaintext)
+
+	// Interrupted after the first transaction: what was sealed stays sealed.
+	interrupted, cancel := context.WithCancel(ctx)
+	seen := 0
+	w.reset(func(sent []byte) action {
+		if bytes.Contains(sent, []byte("update")) {
+			if seen++; seen == 2 {
+				cancel()
+			}
+		}
+		return pass
+	})
+	n, err := sealing.SealPlaintext(interrupted)
+	w.reset(nil)
+	if err == nil {
+		t.Fatal("the interruption came too late")
+	}
+	require.ErrorIs(t, err, context.Canceled)
+	require.GreaterOrEqual(t, n, 100)
+
+	rest, err := sealing.SealPlaintext(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 151, n+rest)
+	require.Equal(t, []string{"0 0"}, f.rows(`select (select count(*) from ai_provider_keys where api_key_key_id is null), (select count(*) from ai_providers where settings is not null and settings_key_id is null)`))
+	sealed, err := sealing.Providers(ctx)
+	require.NoError(t, err)
+	require.Equal(t, plain, sealed, "and nothing else changed")
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, sealing, cfg, f.audits, slog.Logger{}))
+	n, err = sealing.SealPlaintext(ctx)
+	require.NoError(t, err)
+	require.Zero(t, n)
+}
+
+func TestS5_DamagedSettingsAreATypedError(t *testing.T) {
+	t.Parallel()
+	f := setup(t, plaintext)
+	f.seeded("BEDROCK_REGION=r")
+	for _, settings := range []string{`no json with-a-secret`, `{"_type":"other","_version":1}`, `{"_type":"bedrock","_version":2}`, `[]`} {
+		f.exec(`update ai_providers set settings = $1`, settings)
+		_, err := f.store.Providers(context.Background())
+		require.ErrorIs(t, err, aiseed.ErrUndecryptable, settings)
+		require.ErrorContains(t, err, "ai_providers.settings of row ")
+		require.NotContains(t, err.Error(), "with-a-secret")
+	}
+}
+
+func TestS7_ProvidersAreTheRuntimesView(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=z", "PROVIDER_0_KEYS=k3,k1,k2", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=a-b",
+		"PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=ab", "PROVIDER_3_TYPE=openai", "PROVIDER_3_NAME=off", "PROVIDER_4_TYPE=openai", "PROVIDER_4_NAME=gone")
+	f.exec(`update ai_providers set enabled = false where name = 'off'`)
+	f.exec(`update ai_providers set deleted = true where name = 'gone'`)
+	f.wire.reset(nil)
+	providers, err := f.store.Providers(context.Background())
+	require.NoError(t, err)
+	n, _ := f.wire.count()
+	require.Equal(t, 1, n, "one statement is one snapshot")
+	var got []string
+	for _, p := range providers {
+		got = append(got, p.Name)
+	}
+	require.Equal(t, []string{"a-b", "ab", "z"}, got)
+	require.Equal(t, "k3 k1 k2", providers[2].Keys[0].APIKey.Reveal()+" "+providers[2].Keys[1].APIKey.Reveal()+" "+providers[2].Keys[2].APIKey.Reveal())
+	require.False(t, providers[2].CreatedAt.IsZero())
+	require.Nil(t, providers[2].Bedrock)
+
+	empty := setup(t)
+	providers, err = empty.store.Providers(context.Background())
+	require.NoError(t, err)
+	require.NotNil(t, providers)
+	require.Empty(t, providers)
+}
+
+func TestS8_MissingAndOlderSchema(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	pool := aiseedtest.NewPool(t)
+	options := aiseed.StoreOptions{AllowPlaintext: true}
+	_, err := pool.Exec(ctx, `update aiseed_schema set version = version - 1`)
+	require.NoError(t, err)
+	_, err = aiseed.Open(ctx, pool, options)
+	require.ErrorIs(t, err, aiseed.ErrSchema)
+	require.ErrorContains(t, err, "are at version 0, and this library needs 1; call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations")
+
+	_, err = pool.Exec(ctx, `update aiseed_schema set version = 99`)
+	require.NoError(t, err)
+	_, err = aiseed.Open(ctx, pool, options)
+	require.NoError(t, err, "a later schema is fine")
+
+	_, err = pool.Exec(ctx, `drop schema public cascade; create schema public`)
+	require.NoError(t, err)
+	for _, schema := range []string{"", "nowhere"} {
+		options.Schema = schema
+		_, err = aiseed.Open(ctx, pool, options)
+		require.ErrorIs(t, err, aiseed.ErrSchema)
+		require.ErrorContains(t, err, "there are no aiseed tables in the schema")
+		require.ErrorContains(t, err, "aiseed.Migrate")
+	}
+	options.Schema = strings.Repeat("s", 64)
+	_, err = aiseed.Open(ctx, pool, options)
+	require.ErrorContains(t, err, "longer than 63 bytes")
+	require.ErrorContains(t, aiseed.Migrate(ctx, pool, "a\x00b"), "NUL")
+}
+
+func TestS8_MigrateIsSafeUnderConcurrentStarts(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	pool := aiseedtest.NewPool(t)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			assert.NoError(t, aiseed.Migrate(ctx, pool, "fresh"))
+			_, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "also-fresh", Migrate: true})
+			assert.NoError(t, err)
+		})
+	}
+	all.Wait()
+	var versions string
+	require.NoError(t, pool.QueryRow(ctx, `select (select string_agg(version::text, ',') from fresh.aiseed_schema) || ';' || (select string_agg(version::text, ',') from "also-fresh".aiseed_schema)`).Scan(&versions))
+	require.Equal(t, "1;1", versions)
+}
+
+func TestS8_MigrationIsAllOrNothing(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	pool := aiseedtest.NewPool(t)
+	_, err := pool.Exec(ctx, `create schema half; create table half.ai_provider_audits (id int)`) // in the way of the last table
+	require.NoError(t, err)
+	err = aiseed.Migrate(ctx, pool, "half")
+	var db *aiseed.DatabaseError
+	require.ErrorAs(t, err, &db)
+	require.Equal(t, "42P07", db.SQLState)
+	var n int
+	require.NoError(t, pool.QueryRow(ctx, `select count(*) from pg_tables where schemaname = 'half'`).Scan(&n))
+	require.Equal(t, 1, n)
+}
+
+func TestS8_FilesAreNumberedAndApplyByHand(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	pool := aiseedtest.NewPool(t)
+	names, err := fs.Glob(aiseed.Migrations(), "*")
+	require.NoError(t, err)
+	require.Len(t, names, aiseed.SchemaVersion())
+	_, err = pool.Exec(ctx, `create schema by_hand`)
+	require.NoError(t, err)
+	conn, err := pool.Acquire(ctx)
+	require.NoError(t, err)
+	defer conn.Release()
+	for i, name := range names {
+		require.True(t, strings.HasPrefix(name, "000"+string(rune('1'+i))+"_"), name)
+		sql, err := fs.ReadFile(aiseed.Migrations(), name)
+		require.NoError(t, err)
+		_, err = conn.Conn().PgConn().Exec(ctx, "begin; set local search_path to by_hand; "+string(sql)+"; commit").ReadAll()
+		require.NoError(t, err)
+	}
+	_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "by_hand"})
+	require.NoError(t, err)
+}
+
+func TestOpenNeedsAPoolAndGoodTimeouts(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	_, err := aiseed.Open(ctx, nil, aiseed.StoreOptions{AllowPlaintext: true})
+	require.ErrorContains(t, err, "needs a pool")
+	require.ErrorContains(t, aiseed.Migrate(ctx, nil, ""), "needs a pool")
+	pool := aiseedtest.NewPool(t)
+	_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true, LockTimeout: -1})
+	require.ErrorContains(t, err, "a timeout is negative")
+}
+
+func TestQ2_OpenIsOneRoundTrip(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	n, _ := f.wire.count() // start-up of the connection included
+	config := f.pool.Config().Copy()
+	w := &wire{}
+	config.ConnConfig.DialFunc = w.dial
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	require.NoError(t, err)
+	defer pool.Close()
+	conn, err := pool.Acquire(context.Background())
+	require.NoError(t, err)
+	conn.Release()
+	handshake, _ := w.count()
+	require.LessOrEqual(t, n-handshake, 2)
+}
+
+// A clear typed error each, and nothing changed.
+func TestDatabasesThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	databaseError := func(t *testing.T, err error, state, hint string) {
+		t.Helper()
+		require.ErrorIs(t, err, aiseed.ErrDatabase)
+		var db *aiseed.DatabaseError
+		require.ErrorAs(t, err, &db)
+		require.Equal(t, state, db.SQLState)
+		require.ErrorContains(t, err, hint)
+		require.NotContains(t, err.Error(), "hunter2")
+	}
+
+	t.Run("read-only", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t)
+		before := f.state()
+		f.exec(`do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$`)
+		store, _ := f.open()
+		err := aiseed.SeedAIProvidersFromEnv(ctx, store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+		databaseError(t, err, "25006", "the database is read-only; connect to the primary")
+		require.Equal(t, before, f.state())
+		f.requireIdle()
+	})
+	t.Run("unreachable", func(t *testing.T) {
+		t.Parallel()
+		pool, err := pgxpool.New(ctx, "host=/nonexistent user=u password=hunter2hunter2 dbname=d")
+		require.NoError(t, err)
+		defer pool.Close()
+		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
+		databaseError(t, err, "", "opening the store: cannot connect to /nonexistent, port 5432, database \"d\": no such file or directory; check that the server runs there")
+	})
+	t.Run("wrong name", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t)
+		config := f.pool.Config().Copy()
+		config.ConnConfig.Database = "missing"
+		pool, err := pgxpool.NewWithConfig(ctx, config)
+		require.NoError(t, err)
+		defer pool.Close()
+		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
+		databaseError(t, err, "3D000", "the database does not exist")
+	})
+	t.Run("a closed pool", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t)
+		pool, err := pgxpool.NewWithConfig(ctx, f.pool.Config())
+		require.NoError(t, err)
+		pool.Close()
+		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
+		databaseError(t, err, "", "the pool gave no connection")
+	})
+	t.Run("a cancelled context", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t)
+		ctx, cancel := context.WithTimeout(ctx, -time.Second)
+		defer cancel()
+		_, err := f.store.Providers(ctx)
+		databaseError(t, err, "", "reading the providers: context deadline exceeded")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	})
+	t.Run("no privileges", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t)
+		role := "nobody_of_" + f.pool.Config().ConnConfig.Database
+		f.exec(`create role ` + role + ` login`)
+		t.Cleanup(func() { f.exec(`drop role ` + role) })
+		config := f.pool.Config().Copy()
+		config.ConnConfig.User = role
+		pool, err := pgxpool.NewWithConfig(ctx, config)
+		require.NoError(t, err)
+		defer pool.Close()
+		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
+		databaseError(t, err, "42501", "the role lacks a privilege")
+	})
+	t.Run("slots full, wrong password", func(t *testing.T) {
+		t.Parallel()
+		server, err := ephemeral.Start(ctx, "max_connections=4", "superuser_reserved_connections=0")
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, server.Close()) })
+		full, err := pgxpool.New(ctx, server.DSN("postgres")+" pool_max_conns=4")
+		require.NoError(t, err)
+		t.Cleanup(full.Close)
+		require.NoError(t, aiseed.Migrate(ctx, full, ""))
+		for range 4 {
+			conn, err := full.Acquire(ctx)
+			require.NoError(t, err)
+			t.Cleanup(conn.Release)
+		}
+		pool, err := pgxpool.New(ctx, server.DSN("postgres"))
+		require.NoError(t, err)
+		t.Cleanup(pool.Close)
+		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
+		databaseError(t, err, "53300", "the server has no connection slot left; raise max_connections")
+	})
+}
