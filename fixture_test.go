@@ -14,10 +14,14 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
 )
+
+// L7: nothing that a call started outlives it.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fixture is a store on a database of its own.
 type fixture struct {
