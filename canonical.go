@@ -2,7 +2,6 @@ package aiseed
 
 import (
 	"crypto/sha256"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -74,34 +73,6 @@ func shapeDrift(stored Provider, want desired) []FieldDrift {
 		drift = append(drift, field)
 	}
 	return drift
-}
-
-// checkBaseURL says what is wrong with a base URL, without quoting it: it can
-// hold a password. A base URL that is not set is fine.
-func checkBaseURL(raw string) (problem string) {
-	if raw == "" {
-		return ""
-	}
-	if !utf8.ValidString(raw) {
-		return "not valid UTF-8"
-	}
-	if strings.ContainsFunc(raw, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
-		return "a URL with a space or a control character in it; remove it or percent-encode it"
-	}
-	u, err := url.Parse(raw)
-	switch {
-	case err != nil:
-		return "not a URL; want one like https://host/path"
-	case u.Scheme != "http" && u.Scheme != "https":
-		return "not an absolute http or https URL; want one like https://host/path"
-	case u.Hostname() == "":
-		return "a URL without a host; want one like https://host/path"
-	case u.User != nil:
-		return "a URL with user info (user:password@); put the credential into a key variable instead"
-	case strings.Contains(raw, "#"):
-		return "a URL with a fragment (#...); remove it"
-	}
-	return ""
 }
 
 // normaliseURL applies the syntax-based normalisation of RFC 3986 §6.2.2 (case,

@@ -77,7 +77,7 @@ type Problem struct {
 }
 
 func (p Problem) String() string {
-	text := strings.Join(p.Variables, ", ")
+	text := printable(strings.Join(p.Variables, ", "))
 	if p.Provider != "" {
 		text += " (provider " + p.Provider + ")"
 	}

@@ -20,6 +20,7 @@ var (
 	LockKey       = lockKey
 	SchemaVersion = schemaVersion
 	SelectNamed   = selectNamed
+	IndexedNames  = indexedNames
 )
 
 // LogRecorder is a sink that keeps what is logged, a line each.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -250,10 +249,4 @@ func isTransient(err error) bool {
 func isUnreachable(err error) bool {
 	var db *DatabaseError
 	return errors.As(err, &db) && db.context == nil && (db.unreachable || db.SQLState == stateCannotConnectNow)
-}
-
-func int64Arg(n int64) []byte { return strconv.AppendInt(nil, n, 10) }
-
-func milliseconds(d time.Duration) []byte {
-	return int64Arg(max(1, int64((d+time.Millisecond-1)/time.Millisecond))) // 0 would mean forever
 }

@@ -3,11 +3,8 @@ package aiseed
 import (
 	"cmp"
 	"fmt"
-	"math"
-	"regexp"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 )
 
@@ -39,56 +36,12 @@ const (
 	defaultBedrockSmallFastModel = "global.anthropic.claude-haiku-4-5-20251001-v1:0"
 )
 
-const (
-	maxNameBytes   = 255
-	maxSecretBytes = 8 << 10
-	maxListLength  = 5
-)
-
-var namePattern = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-
 // desired is a provider as the environment wants it, without an id.
 type desired struct {
 	Provider
 	variables   map[string]string // by field: the full name of where it comes from
 	warnings    []string
 	unsupported bool
-}
-
-// problem is a [Problem] with its place in the order of the variables.
-type problem struct {
-	group int
-	Problem
-}
-
-// problemGroup is the place of the problems with the i-th indexed provider: after
-// those with the legacy ones, which are in group 0.
-func problemGroup(i int) int { return i + 1 }
-
-const problemsLast = math.MaxInt
-
-// problem records one, about variables without their prefix.
-func (p *parser) problem(group int, provider, reason string, names ...string) {
-	for i, name := range names {
-		names[i] = p.full(name)
-	}
-	p.problems = append(p.problems, problem{group, Problem{Variables: names, Provider: printable(provider), Reason: reason}})
-}
-
-// configError puts problems into the order of the variables. Those without an
-// order of their own are told apart by name.
-func configError(problems []problem) error {
-	slices.SortStableFunc(problems, func(a, b problem) int {
-		if byGroup := cmp.Compare(a.group, b.group); byGroup != 0 || a.group != problemsLast {
-			return byGroup
-		}
-		return slices.Compare(a.Variables, b.Variables)
-	})
-	err := &ConfigError{}
-	for _, p := range problems {
-		err.Problems = append(err.Problems, p.Problem)
-	}
-	return err
 }
 
 // normalise turns a Config into the providers that it asks for, in order of name.
@@ -393,76 +346,6 @@ func (e entry) desired() desired {
 	}
 	return d
 }
-
-// checkValues checks what is set, whatever it is for.
-func (n *normaliser) checkValues(e entry) {
-	c := e.config
-	for _, f := range []struct {
-		field, value string
-		check        func(string) string
-	}{
-		{fieldBaseURL, c.BaseURL, checkBaseURL},
-		{fieldBedrockBaseURL, c.BedrockBaseURL, checkBaseURL},
-		{fieldBedrockRegion, c.BedrockRegion, checkWord},
-		{fieldBedrockModel, c.BedrockModel, checkWord},
-		{fieldBedrockSmallFastModel, c.BedrockSmallFastModel, checkWord},
-	} {
-		if reason := f.check(f.value); reason != "" {
-			n.problem(e, reason, f.field)
-		}
-	}
-	n.checkSecrets(e, fieldKey, c.Keys)
-	n.checkSecrets(e, fieldBedrockAccessKey, c.BedrockAccessKeys)
-	n.checkSecrets(e, fieldBedrockAccessKeySecret, c.BedrockAccessKeySecrets)
-	if keys, secrets := len(c.BedrockAccessKeys), len(c.BedrockAccessKeySecrets); keys != secrets {
-		n.problem(e, fmt.Sprintf("%s and %s; each access key needs its secret", count(keys, "access key"), count(secrets, "secret")),
-			secretName(fieldBedrockAccessKey, keys), secretName(fieldBedrockAccessKeySecret, secrets))
-	}
-}
-
-func (n *normaliser) checkSecrets(e entry, field string, secrets []Secret) {
-	field = secretName(field, len(secrets))
-	if len(secrets) > maxListLength {
-		n.problem(e, fmt.Sprintf("%d elements; at most %d are allowed", len(secrets), maxListLength), field)
-	}
-	for i, s := range secrets {
-		element := ""
-		if len(secrets) > 1 {
-			element = fmt.Sprintf("element %d: ", i+1)
-		}
-		if reason := checkSecret(s); reason != "" {
-			n.problem(e, element+reason, field)
-		} else if j := slices.IndexFunc(secrets[:i], s.Equal); j >= 0 {
-			n.problem(e, fmt.Sprintf("%sthe same as element %d", element, j+1), field)
-		}
-	}
-}
-
-func checkSecret(s Secret) (problem string) {
-	value := s.Reveal()
-	switch {
-	case value == "":
-		return "empty"
-	case len(value) > maxSecretBytes:
-		return "longer than 8 KiB"
-	}
-	return checkWord(value)
-}
-
-// checkWord is for values that have no space in them.
-func checkWord(value string) (problem string) {
-	switch {
-	case !utf8.ValidString(value):
-		return "not valid UTF-8"
-	case strings.ContainsFunc(value, unicode.IsControl):
-		return "a control character in it"
-	case strings.ContainsFunc(value, unicode.IsSpace):
-		return "a space in it"
-	}
-	return ""
-}
-
-func validName(name string) bool { return len(name) <= maxNameBytes && namePattern.MatchString(name) }
 
 func supportedTypes() string {
 	var names []string

@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/xerrors"
 )
@@ -397,86 +396,4 @@ insert into {schema}.ai_encryption_keys (id, canary) values ($1, $2)
 
 func (s *Store) sql(text string) string {
 	return strings.ReplaceAll(text, "{schema}", pgx.Identifier{s.schema}.Sanitize())
-}
-
-// jsonArg encodes a parameter. Its types cannot fail to encode.
-func jsonArg(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	if string(b) == "null" {
-		return []byte("[]")
-	}
-	return b
-}
-
-// A query is one statement with its parameters in text format.
-type query struct {
-	sql  string
-	args [][]byte
-	rows func(pgx.Rows) error // nil where the result does not matter
-}
-
-// roundTrip sends queries at once and waits once, as unnamed statements: that
-// needs one round trip on a fresh connection too, and nothing of a
-// transaction-pooling proxy. It goes below pgx's own batch because that takes
-// its way of sending from the pool's configuration.
-func roundTrip(ctx context.Context, conn *pgx.Conn, queries ...query) error {
-	batch := &pgconn.Batch{}
-	for _, q := range queries {
-		batch.ExecParams(q.sql, q.args, nil, nil, nil)
-	}
-	var rowsErr error
-	results := conn.PgConn().ExecBatch(ctx, batch)
-	for _, q := range queries {
-		if !results.NextResult() {
-			break
-		}
-		rows := pgx.RowsFromResultReader(conn.TypeMap(), results.ResultReader())
-		if q.rows != nil && rowsErr == nil {
-			rowsErr = q.rows(rows)
-		}
-		rows.Close()
-	}
-	if err := results.Close(); err != nil {
-		return lostIfClosed(conn, err)
-	}
-	return rowsErr
-}
-
-func lostIfClosed(conn *pgx.Conn, err error) error {
-	if conn.IsClosed() {
-		return &lostError{err}
-	}
-	return err
-}
-
-// one scans the one row that there is.
-func one(into ...any) func(pgx.Rows) error {
-	return func(rows pgx.Rows) error {
-		_, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (struct{}, error) {
-			return struct{}{}, row.Scan(into...)
-		})
-		return err
-	}
-}
-
-// acquire takes a connection from the pool.
-func (s *Store) acquire(ctx context.Context, operation string) (*pgxpool.Conn, error) {
-	conn, err := s.pool.Acquire(ctx)
-	if err != nil {
-		return nil, databaseError(ctx, operation, &connectError{err})
-	}
-	return conn, nil
-}
-
-// query runs queries outside of a transaction of ours.
-func (s *Store) query(ctx context.Context, operation string, queries ...query) error {
-	conn, err := s.acquire(ctx, operation)
-	if err != nil {
-		return err
-	}
-	defer release(ctx, conn)
-	return databaseError(ctx, operation, roundTrip(ctx, conn.Conn(), queries...))
 }
