@@ -37,9 +37,26 @@ func (s *Store) deliveryLockKey() int64 { return lockKey(s.schema + "\x00audits"
 // A nil error means that the server said "committed", or that there was nothing
 // to write.
 func (s *Store) locked(ctx context.Context, operation string, reads []query, decide func() ([]query, error)) error {
+	transaction, err := s.tryLocked(ctx, operation, reads, decide)
+	if transaction == "" {
+		return err
+	}
+	committed, askErr := s.askCommitted(ctx, transaction)
+	switch {
+	case committed:
+		return nil
+	case askErr != nil:
+		return askErr
+	}
+	return err
+}
+
+// tryLocked is locked, but returns the id of the transaction where the connection
+// was lost after its commit was sent.
+func (s *Store) tryLocked(ctx context.Context, operation string, reads []query, decide func() ([]query, error)) (lost string, err error) {
 	conn, err := s.acquire(ctx, operation)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer release(ctx, conn)
 
@@ -49,27 +66,20 @@ func (s *Store) locked(ctx context.Context, operation string, reads []query, dec
 		// The server can tell by this id what became of the transaction.
 		{sql: `select pg_current_xact_id()::text`, rows: one(&transaction)},
 	}, reads)...); err != nil {
-		return s.lockError(ctx, operation, conn.Conn(), transaction != "", err)
+		return "", s.lockError(ctx, operation, conn.Conn(), transaction != "", err)
 	}
 	writes, err := decide()
 	if err != nil || len(writes) == 0 {
-		return err
+		return "", err
 	}
 	committed, err := commit(ctx, conn.Conn(), writes)
-	if committed {
-		return nil
-	}
-	if !conn.Conn().IsClosed() {
-		return databaseError(ctx, operation, err)
-	}
-	committed, askErr := s.askCommitted(ctx, transaction)
 	switch {
 	case committed:
-		return nil
-	case askErr != nil:
-		return askErr
+		return "", nil
+	case conn.Conn().IsClosed():
+		return transaction, databaseError(ctx, operation, err)
 	}
-	return databaseError(ctx, operation, err)
+	return "", databaseError(ctx, operation, err)
 }
 
 // begin starts a transaction whose isolation is the one that the lock needs: a
@@ -107,15 +117,17 @@ func commit(ctx context.Context, conn *pgx.Conn, writes []query) (committed bool
 }
 
 // askCommitted finds out what became of a transaction whose connection was lost
-// after its commit was sent. It does so even when the caller is cancelled, for
-// the truth about what was written matters more; the limit is the time after
-// which the server has ended any transaction that holds the lock.
+// after its commit was sent. It takes the time in which the server ends any
+// transaction that holds the lock. A caller who is cancelled is still told the
+// truth about what was written, if it is to be had soon.
 func (s *Store) askCommitted(ctx context.Context, transaction string) (bool, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.lockTimeout)
+	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.lockTimeout)
 	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(cleanupTimeout, cancel) })
+	defer stop()
 	for attempt := 1; ; attempt++ {
 		var status string
-		err := s.query(ctx, "asking for the outcome of a commit", query{
+		err := s.query(ask, "asking for the outcome of a commit", query{
 			sql:  `select coalesce(pg_xact_status($1::xid8), 'forgotten')`,
 			args: [][]byte{[]byte(transaction)},
 			rows: one(&status),
@@ -127,10 +139,10 @@ func (s *Store) askCommitted(ctx context.Context, transaction string) (bool, err
 			return false, nil
 		}
 		// Not reachable yet, or "in progress".
-		if pause(ctx, attempt) != nil {
+		if pause(ask, attempt) != nil {
 			return false, &classError{class: ErrCommitUnknown, text: fmt.Sprintf(
-				"the connection was lost after commit was sent, and for %s the server could not be asked what became of it: either everything was written or nothing was. Start again, which finds out and does what is left. By hand: select pg_xact_status('%s')",
-				s.lockTimeout, transaction)}
+				"the connection was lost after commit was sent, and the server could not be asked what became of it: either everything was written or nothing was. Start again, which finds out and does what is left. By hand: select pg_xact_status('%s')",
+				transaction)}
 		}
 	}
 }

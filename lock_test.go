@@ -320,6 +320,16 @@ func TestL6_CommitWithoutAnAnswerIsLookedUp(t *testing.T) {
 	require.Contains(t, f.logs.String(), "INFO created AI provider provider=openai")
 }
 
+func TestL6_LooksItUpOverTheOneConnectionThatThePoolHas(t *testing.T) {
+	t.Parallel()
+	f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
+	f.wire.reset(once(cutAfter, "insert into"))
+	f.seeded("OPENAI_KEY=key")
+	_, sent := f.wire.count()
+	require.Contains(t, sent, "pg_xact_status")
+	require.Len(t, f.audits.Entries(), 2)
+}
+
 func TestL6_UnknownOnlyWhereTheServerCannotBeAsked(t *testing.T) {
 	t.Parallel()
 	f := setup(t, lockTimeout(200*time.Millisecond))
