@@ -185,7 +185,7 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 		}})...); err != nil {
 		return 0, false, databaseError(ctx, operation, err)
 	}
-	if !locked || len(entries) == 0 {
+	if !locked {
 		return 0, false, nil
 	}
 
@@ -199,11 +199,9 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 		}
 		accepted = append(accepted, entry.ID)
 	}
-	if len(accepted) == 0 {
-		return 0, false, auditErr
-	}
 
-	// What was accepted is marked also when the time is up.
+	// What was accepted is marked also when the time is up. Whoever came meanwhile
+	// left his entries to us, so one more look, after the lock is free again.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	committed := false

@@ -154,6 +154,20 @@ func TestA4_TwoProcessesDoNotDeliverTheSame(t *testing.T) {
 	require.Equal(t, []string{"0"}, f.rows(undelivered))
 }
 
+func TestA4_DelivererWithNothingToDoLooksOnceMore(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	other, w := f.open()
+	late := &aiseedtest.AuditRecorder{}
+	// Entries that come in while the other one holds the lock for nothing.
+	w.reset(once(pass, "update", func() { f.seeded("OPENAI_KEY=key") }))
+	n, err := other.DeliverAudits(context.Background(), late)
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+	require.Len(t, late.Entries(), 2)
+	require.Empty(t, f.audits.Entries())
+}
+
 func TestA4_DelivererThatDiesLeavesItToTheNext(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

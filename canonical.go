@@ -67,8 +67,11 @@ func shapeDrift(stored Provider, want desired) []FieldDrift {
 			Environment: f.printed(is),
 			Variable:    want.variables[f.variable],
 		}
-		if field.Stored == field.Environment {
-			field.Environment += " (the masked part differs)"
+		switch {
+		case field.Stored == field.Environment:
+			field.note = "the masked part differs"
+		case f.variable == fieldBaseURL && want.defaultBaseURL:
+			field.note = "the default; the variable is not set"
 		}
 		drift = append(drift, field)
 	}

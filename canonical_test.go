@@ -181,8 +181,8 @@ func TestR3_DriftNamesValuesAndVariable(t *testing.T) {
 		variables: map[string]string{fieldBaseURL: "X_BASE_URL", fieldBedrockRegion: "X_BEDROCK_REGION"},
 	}
 	require.Equal(t, []FieldDrift{
-		{"base URL", "https://old/?k=****", "https://old/?k=**** (the masked part differs)", "X_BASE_URL"},
-		{"Bedrock region", "", "eu", "X_BEDROCK_REGION"},
+		{"base URL", "https://old/?k=****", "https://old/?k=****", "X_BASE_URL", "the masked part differs"},
+		{"Bedrock region", "", "eu", "X_BEDROCK_REGION", ""},
 	}, shapeDrift(stored, want))
 }
 

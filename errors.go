@@ -116,20 +116,29 @@ type FieldDrift struct {
 	Stored      string // "" for none
 	Environment string // "" for none
 	Variable    string // where the environment's value comes from, or would
+
+	note string // on the environment's value, for a reader
+}
+
+// write shows the field, each line with an indent.
+func (f FieldDrift) write(b *strings.Builder, indent string) {
+	environment := orNone(f.Environment)
+	if f.note != "" {
+		environment += " (" + f.note + ")"
+	}
+	for _, line := range [][2]string{{"database:", orNone(f.Stored)}, {"environment:", environment}, {"variable:", f.Variable}} {
+		fmt.Fprintf(b, "%s%-13s %s\n", indent, line[0], line[1])
+	}
 }
 
 func (e *DriftError) Error() string {
 	var b strings.Builder
-	if len(e.Providers) == 1 {
-		b.WriteString("aiseed: 1 AI provider differs between the environment and the database; nothing was changed\n")
-	} else {
-		fmt.Fprintf(&b, "aiseed: %d AI providers differ between the environment and the database; nothing was changed\n", len(e.Providers))
-	}
+	fmt.Fprintf(&b, "aiseed: the environment and the database disagree about %s; nothing was changed\n", count(len(e.Providers), "AI provider"))
 	for _, p := range e.Providers {
 		fmt.Fprintf(&b, "\n  %s (id %s)\n", p.Name, p.ID)
 		for _, f := range p.Fields {
-			fmt.Fprintf(&b, "    %s\n      database:     %s\n      environment:  %s\n      variable:     %s\n",
-				f.Field, orNone(f.Stored), orNone(f.Environment), f.Variable)
+			fmt.Fprintf(&b, "    %s\n", f.Field)
+			f.write(&b, "      ")
 		}
 	}
 	b.WriteString(`

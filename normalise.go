@@ -39,9 +39,10 @@ const (
 // desired is a provider as the environment wants it, without an id.
 type desired struct {
 	Provider
-	variables   map[string]string // by field: the full name of where it comes from
-	warnings    []string
-	unsupported bool
+	variables      map[string]string // by field: the full name of where it comes from
+	defaultBaseURL bool              // the base URL is the one of the documentation
+	warnings       []string
+	unsupported    bool
 }
 
 // normalise turns a Config into the providers that it asks for, in order of name.
@@ -78,15 +79,17 @@ type normaliser struct {
 // An entry is a provider of a Config: an indexed one, or what the legacy
 // variables amount to.
 type entry struct {
-	group    int
-	legacy   bool
-	config   ProviderConfig
-	variable func(field string) string
+	group          int
+	legacy         bool
+	defaultBaseURL bool
+	config         ProviderConfig
+	variable       func(field string) string
 }
 
 func (n *normaliser) legacyOpenAI(cfg Config) {
 	e := entry{
-		legacy: true,
+		legacy:         true,
+		defaultBaseURL: cfg.LegacyOpenAI.BaseURL == "",
 		config: ProviderConfig{
 			Type:    string(TypeOpenAI),
 			BaseURL: cmp.Or(cfg.LegacyOpenAI.BaseURL, defaultOpenAIBaseURL),
@@ -142,6 +145,7 @@ func (n *normaliser) legacyAnthropic(cfg Config) {
 		return
 	}
 	if len(e.bedrockSignals()) == 0 {
+		e.defaultBaseURL = e.config.BaseURL == ""
 		e.config.BaseURL = cmp.Or(e.config.BaseURL, defaultAnthropicBaseURL)
 		// Where nothing else says Bedrock, a model is a default of the host's.
 		e.config.BedrockModel, e.config.BedrockSmallFastModel = "", ""
@@ -306,6 +310,7 @@ func (e entry) desired() desired {
 			fieldBaseURL:       e.variable(fieldBaseURL),
 			fieldBedrockRegion: e.variable(fieldBedrockRegion),
 		},
+		defaultBaseURL: e.defaultBaseURL,
 	}
 	warn := func(reason string, fields ...string) {
 		var names []string

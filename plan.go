@@ -133,8 +133,8 @@ func (p *Plan) String() string {
 	_ = table.Flush() // into a strings.Builder
 	for _, s := range p.Steps {
 		for _, f := range s.Drift {
-			fmt.Fprintf(&b, "\n%s: %s drifted\n  database:     %s\n  environment:  %s\n  variable:     %s\n",
-				s.Name, f.Field, orNone(f.Stored), orNone(f.Environment), f.Variable)
+			fmt.Fprintf(&b, "\n%s: %s drifted\n", s.Name, f.Field)
+			f.write(&b, "  ")
 		}
 		for _, w := range s.Warnings {
 			fmt.Fprintf(&b, "\n%s: %s\n", s.Name, w)

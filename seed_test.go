@@ -87,11 +87,10 @@ func TestR3_DriftWritesNothingAndExplainsAll(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.seeded("OPENAI_KEY=key-of-openai-0123456789", "BEDROCK_REGION=us-east-1", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=proxy", "PROVIDER_0_BASE_URL=https://proxy/v1?token=hunter2hunter2")
-	f.exec(`update ai_providers set id = ('00000000-0000-4000-8000-00000000000' || case name when 'openai' then '1' when 'proxy' then '2' end)::uuid where name in ('openai', 'proxy')
-	           and not exists (select from ai_provider_keys where provider_id = ai_providers.id)`)
+	f.exec(`update ai_providers set base_url = 'https://moved/v1' where name = 'openai'`)
 	before := f.state()
 
-	drifted := f.parse("OPENAI_KEY=key-of-openai-0123456789", "OPENAI_BASE_URL=https://new/v1", "BEDROCK_REGION=eu-west-1",
+	drifted := f.parse("OPENAI_KEY=key-of-openai-0123456789", "BEDROCK_REGION=eu-west-1",
 		"PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=proxy", "PROVIDER_0_BASE_URL=https://proxy/v1?token=hunter3hunter3",
 		"PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=brand-new", "PROVIDER_1_KEY=key")
 	err := f.seed(drifted)
