@@ -122,7 +122,7 @@ func TestWantedProviders(t *testing.T) {
 		"N3: Bedrock wins over a legacy key and base URL": {
 			environ:  vars("ANTHROPIC_KEY=k", "ANTHROPIC_BASE_URL=https://proxy/", "BEDROCK_REGION=eu"),
 			want:     []string{"anthropic anthropic (none) region=eu access=/" + models},
-			warnings: []string{"CODER_AIBRIDGE_ANTHROPIC_KEY is ignored", "CODER_AIBRIDGE_ANTHROPIC_BASE_URL is ignored"},
+			warnings: []string{"CODER_AIBRIDGE_ANTHROPIC_KEY: ignored", "CODER_AIBRIDGE_ANTHROPIC_BASE_URL: ignored"},
 		},
 		"E3: the name of an indexed provider is its type by default": {
 			environ: vars("PROVIDER_0_TYPE=openai"),
@@ -137,18 +137,18 @@ func TestWantedProviders(t *testing.T) {
 		"N3: an indexed provider with a signal takes the Bedrock base URL": {
 			environ:  vars("PROVIDER_0_TYPE=anthropic", "PROVIDER_0_BASE_URL=https://a", "PROVIDER_0_BEDROCK_REGION=r"),
 			want:     []string{"anthropic anthropic (none) region=r access=/" + models},
-			warnings: []string{"CODER_AIBRIDGE_PROVIDER_0_BASE_URL is ignored"},
+			warnings: []string{"CODER_AIBRIDGE_PROVIDER_0_BASE_URL: ignored"},
 		},
-		"N3: a model without a signal is ignored": {
+		"N3: a model without a signal: ignored": {
 			environ:  vars("PROVIDER_0_TYPE=anthropic", "PROVIDER_0_BEDROCK_MODEL=m"),
 			want:     []string{"anthropic anthropic (none)"},
-			warnings: []string{"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_MODEL is ignored"},
+			warnings: []string{"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_MODEL: ignored"},
 		},
 		"N4: the first of several pairs, and bearer keys in order": {
 			environ: vars("PROVIDER_0_TYPE=anthropic", "PROVIDER_0_BEDROCK_ACCESS_KEYS=a1, a2 ,a3", "PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS=s1,s2,s3",
 				"PROVIDER_1_TYPE=openai", "PROVIDER_1_KEYS=z , a,m"),
 			want:     []string{"anthropic anthropic (none) region= access=a1/s1" + models, "openai openai (none) key=z key=a key=m"},
-			warnings: []string{"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_ACCESS_KEYS holds 3 Bedrock access keys; the first pair is used and the other 2 ignored"},
+			warnings: []string{"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_ACCESS_KEYS: 3 Bedrock access keys; the first pair is used and the other 2 ignored"},
 		},
 		"E4, N11: indices are numbers, the result is in order of name": {
 			environ: vars("PROVIDER_10_TYPE=openai", "PROVIDER_10_NAME=k", "PROVIDER_9_TYPE=openai", "PROVIDER_9_NAME=z",
@@ -296,8 +296,12 @@ func TestConfigProblems(t *testing.T) {
 			},
 		},
 		"E9: regions, models and types": {
-			vars("BEDROCK_REGION=us east", "BEDROCK_MODEL=m\x7f", "BEDROCK_SMALL_FAST_MODEL=\xff", "PROVIDER_0_TYPE=\xff"),
+			vars("ANTHROPIC_KEY=k", "BEDROCK_REGION=us east", "BEDROCK_MODEL=m\x7f", "BEDROCK_SMALL_FAST_MODEL=\xff", "PROVIDER_0_TYPE=\xff"),
 			[]string{"BEDROCK_REGION (provider anthropic): a space in it", "BEDROCK_MODEL (provider anthropic): a control character in it", "BEDROCK_SMALL_FAST_MODEL (provider anthropic): not valid UTF-8", "PROVIDER_0_TYPE (provider \"\\xff\"): not valid UTF-8"},
+		},
+		"E9: also a model that nothing uses": {
+			vars("ANTHROPIC_KEY=k", "BEDROCK_MODEL=a b"),
+			[]string{"BEDROCK_MODEL (provider anthropic): a space in it"},
 		},
 		"N5: names, also of types that are skipped": {
 			vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=Team_A", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=-a", "PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=a-",
@@ -307,8 +311,8 @@ func TestConfigProblems(t *testing.T) {
 		},
 		"N8: an indexed provider with the name of a legacy one": {
 			vars("ANTHROPIC_KEY=k", "BEDROCK_REGION=r", "BEDROCK_MODEL=m", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=anthropic"),
-			[]string{"CODER_AIBRIDGE_PROVIDER_0_NAME, CODER_AIBRIDGE_ANTHROPIC_KEY, CODER_AIBRIDGE_BEDROCK_REGION, CODER_AIBRIDGE_BEDROCK_MODEL (provider anthropic): " +
-				"the legacy variables make a provider of this name too; remove CODER_AIBRIDGE_ANTHROPIC_KEY and CODER_AIBRIDGE_BEDROCK_REGION and CODER_AIBRIDGE_BEDROCK_MODEL, or give"},
+			[]string{"CODER_AIBRIDGE_PROVIDER_0_NAME, CODER_AIBRIDGE_ANTHROPIC_KEY, CODER_AIBRIDGE_BEDROCK_REGION (provider anthropic): " +
+				"the legacy variables make a provider of this name too; remove CODER_AIBRIDGE_ANTHROPIC_KEY and CODER_AIBRIDGE_BEDROCK_REGION, or give"},
 		},
 		"N9: one name and two shapes": {
 			vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=x", "PROVIDER_1_TYPE=anthropic", "PROVIDER_1_NAME=x", "PROVIDER_1_BEDROCK_REGION=r"),
@@ -461,7 +465,7 @@ func TestE8_SecretsFromFiles(t *testing.T) {
 			"y anthropic (none) region= access=a1/s1" + models,
 		}, providers)
 		require.Len(t, warnings, 1)
-		require.Contains(t, warnings[0], "CODER_AIBRIDGE_PROVIDER_1_BEDROCK_ACCESS_KEYS_FILE holds 2")
+		require.Contains(t, warnings[0], "CODER_AIBRIDGE_PROVIDER_1_BEDROCK_ACCESS_KEYS_FILE: 2")
 	})
 	for name, tt := range map[string]struct{ path, reason string }{
 		"missing":                    {filepath.Join(dir, "missing"), "does not exist"},
@@ -527,7 +531,7 @@ func TestN10_ConfigBuiltByHandPassesTheSameChecks(t *testing.T) {
 	want, err := normalise(Config{Providers: []ProviderConfig{{Type: "anthropic", Keys: secrets("k1", "k2"), BedrockRegion: "r"}}})
 	require.NoError(t, err)
 	require.Equal(t, []string{"anthropic anthropic (none) region=r access=/" + models}, describe(want))
-	require.Equal(t, []string{"anthropic: CODER_AIBRIDGE_PROVIDER_0_KEYS is ignored: the provider authenticates through Bedrock"}, warningsOf(want))
+	require.Equal(t, []string{"anthropic: CODER_AIBRIDGE_PROVIDER_0_KEYS: ignored, since the provider authenticates through Bedrock"}, warningsOf(want))
 }
 
 func FuzzParseEnviron(f *testing.F) {

@@ -147,8 +147,6 @@ func (n *normaliser) legacyAnthropic(cfg Config) {
 	if len(e.bedrockSignals()) == 0 {
 		e.defaultBaseURL = e.config.BaseURL == ""
 		e.config.BaseURL = cmp.Or(e.config.BaseURL, defaultAnthropicBaseURL)
-		// Where nothing else says Bedrock, a model is a default of the host's.
-		e.config.BedrockModel, e.config.BedrockSmallFastModel = "", ""
 	}
 	n.add(e)
 }
@@ -255,7 +253,7 @@ func (n *normaliser) merge(e entry, d desired) {
 	}
 	first, other := &n.want[at], n.entries[at]
 	if other.legacy {
-		remove := other.setVariables()
+		remove := other.makers()
 		n.problems = append(n.problems, problem{e.group, Problem{
 			Variables: append([]string{e.nameVariable()}, remove...),
 			Provider:  d.Name,
@@ -282,13 +280,13 @@ func (n *normaliser) merge(e entry, d desired) {
 	}
 }
 
-// setVariables lists what is set of a legacy provider.
-func (e entry) setVariables() []string {
+// makers lists the variables that make a legacy provider.
+func (e entry) makers() []string {
 	var set []string
 	if len(e.config.Keys) > 0 {
 		set = append(set, e.variable(fieldKey))
 	}
-	for _, f := range e.bedrockFields() {
+	for _, f := range e.bedrockSignals() {
 		set = append(set, e.variable(f))
 	}
 	return set
@@ -317,14 +315,15 @@ func (e entry) desired() desired {
 		for _, f := range fields {
 			names = append(names, e.variable(f))
 		}
-		d.warnings = append(d.warnings, strings.Join(names, ", ")+" "+reason)
+		d.warnings = append(d.warnings, strings.Join(names, ", ")+": "+reason)
 	}
 	if len(e.bedrockSignals()) == 0 {
 		for _, key := range c.Keys {
 			d.Keys = append(d.Keys, ProviderKey{APIKey: key})
 		}
-		if models := e.bedrockFields(); len(models) > 0 {
-			warn("is ignored: a model is used with a Bedrock base URL, region or access key only", models...)
+		// A legacy model can be a default of the host's.
+		if models := e.bedrockFields(); len(models) > 0 && !e.legacy {
+			warn("ignored, since there is no Bedrock base URL, region or access key to use a model with", models...)
 		}
 		return d
 	}
@@ -340,14 +339,14 @@ func (e entry) desired() desired {
 		d.Bedrock.AccessKey, d.Bedrock.AccessKeySecret = c.BedrockAccessKeys[0], c.BedrockAccessKeySecrets[0]
 	}
 	if more := len(c.BedrockAccessKeys) - 1; more > 0 {
-		warn(fmt.Sprintf("holds %s; the first pair is used and the other %d ignored", count(more+1, "Bedrock access key"), more),
+		warn(fmt.Sprintf("%s; the first pair is used and the other %d ignored", count(more+1, "Bedrock access key"), more),
 			secretName(fieldBedrockAccessKey, more+1))
 	}
 	if len(c.Keys) > 0 {
-		warn("is ignored: the provider authenticates through Bedrock", secretName(fieldKey, len(c.Keys)))
+		warn("ignored, since the provider authenticates through Bedrock", secretName(fieldKey, len(c.Keys)))
 	}
 	if c.BaseURL != "" && c.BaseURL != c.BedrockBaseURL {
-		warn("is ignored: the provider takes the Bedrock base URL", fieldBaseURL)
+		warn("ignored, since the provider takes the Bedrock base URL", fieldBaseURL)
 	}
 	return d
 }
