@@ -76,6 +76,26 @@ func Environ(tb testing.TB, name string) []string {
 	return environ
 }
 
+// RequireNoSecret fails where out holds 8 characters in a row of any value of a
+// key variable, or of a password in a URL.
+func RequireNoSecret(tb testing.TB, environ []string, out string) {
+	tb.Helper()
+	checked := 0
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if _, after, ok := strings.Cut(value, "user:"); ok {
+			value, _, _ = strings.Cut(after, "@")
+		} else if !strings.Contains(name, "KEY") {
+			continue
+		}
+		for i := 0; i+8 <= len(value); i++ {
+			require.NotContains(tb, out, value[i:i+8], name)
+			checked++
+		}
+	}
+	require.NotZero(tb, checked)
+}
+
 var update = flag.Bool("update", false, "rewrite the golden files")
 
 // Golden compares with a file in testdata, or rewrites it.
