@@ -295,7 +295,7 @@ func sqlStateHint(state string) string {
 	case "53200":
 		return "the server is out of memory"
 	case "42501":
-		return "the role lacks a privilege on the schema or its tables; grant it, or connect as their owner"
+		return "the role lacks a privilege on the database, the schema or its tables; grant it, or connect as their owner"
 	case "28P01", "28000":
 		return "the server refused the login; check user, password and pg_hba.conf"
 	case "3D000":
