@@ -93,7 +93,7 @@ func auditCreatedProvider(p Provider, actor string) auditRow {
 		Enabled     bool         `json:"enabled"`
 		BaseURL     string       `json:"base_url"`
 		Bedrock     *settings    `json:"bedrock"`
-	}{p.Type, p.Name, p.DisplayName, p.Enabled, maskURL(p.BaseURL), nil}
+	}{p.Type, p.Name, p.DisplayName, p.Enabled, MaskURL(p.BaseURL), nil}
 	if b := p.Bedrock; b != nil {
 		values.Bedrock = &settings{b.Region, b.Model, b.SmallFastModel, b.AccessKey, b.AccessKeySecret}
 	}
@@ -175,7 +175,9 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 	// The server waits longer than the auditor may take, and not for ever.
 	if err := roundTrip(ctx, conn.Conn(), append(s.begin(s.lockTimeout, s.auditTimeout+2*cleanupTimeout),
 		query{
-			sql:  `select pg_try_advisory_xact_lock($1)`,
+			// Where an entry cannot be marked it is not delivered, or each start
+			// would deliver it again.
+			sql:  `select current_setting('transaction_read_only') = 'off' and pg_try_advisory_xact_lock($1)`,
 			args: [][]byte{int64Arg(s.deliveryLockKey())},
 			rows: one(&locked),
 		},
@@ -204,20 +206,22 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 	// left his entries to us, so one more look, after the lock is free again.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	committed := false
-	err = roundTrip(ctx, conn.Conn(),
-		query{sql: s.sql(markDelivered), args: [][]byte{jsonArg(accepted)}},
-		query{sql: `commit`, rows: func(rows pgx.Rows) error {
+	marked := int64(len(accepted))
+	var finish []query
+	if marked > 0 {
+		finish = append(finish, query{sql: s.sql(markDelivered), args: [][]byte{jsonArg(accepted)}, rows: func(rows pgx.Rows) error {
 			rows.Close()
-			committed = rows.CommandTag().String() == "COMMIT"
+			marked = rows.CommandTag().RowsAffected()
 			return rows.Err()
-		}},
-		query{sql: s.sql(`select (` + selectFirstUndelivered + `) is not null`), rows: one(&more)})
-	if err == nil && !committed {
-		err = errRolledBack
+		}})
 	}
+	committed, err := commit(ctx, conn.Conn(), finish, query{sql: s.sql(`select (` + selectFirstUndelivered + `) is not null`), rows: one(&more)})
 	err = databaseError(ctx, "marking audits as delivered", err)
-	return len(accepted), more && auditErr == nil, errors.Join(auditErr, err)
+	if committed && marked < int64(len(accepted)) {
+		// A policy or a trigger forbids it. To go on would deliver them again.
+		err = xerrors.Errorf("aiseed: %d of %d delivered audit entries could not be marked; allow the role to update ai_provider_audits.delivered_at", int64(len(accepted))-marked, len(accepted))
+	}
+	return len(accepted), more && auditErr == nil && err == nil, errors.Join(auditErr, err)
 }
 
 func scanAuditEntry(row pgx.CollectableRow) (e AuditEntry, err error) {

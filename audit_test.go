@@ -160,7 +160,7 @@ func TestA4_DelivererWithNothingToDoLooksOnceMore(t *testing.T) {
 	other, w := f.open()
 	late := &aiseedtest.AuditRecorder{}
 	// Entries that come in while the other one holds the lock for nothing.
-	w.reset(once(pass, "update", func() { f.seeded("OPENAI_KEY=key") }))
+	w.reset(once(pass, "limit 1) is not null", func() { f.seeded("OPENAI_KEY=key") }))
 	n, err := other.DeliverAudits(context.Background(), late)
 	require.NoError(t, err)
 	require.Equal(t, 2, n)
@@ -254,4 +254,41 @@ func TestA5_WhatWasAcceptedBeforeTheTimeWasUpIsMarked(t *testing.T) {
 		return f.audits.Audit(ctx, e)
 	}), f.parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key"))
 	require.Equal(t, []string{"2"}, f.rows(undelivered), "the second came late, yet it was accepted; the third was not offered")
+}
+
+func TestA3_EntriesThatCannotBeMarkedAreNotOfferedForEver(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.exec(`create rule append_only as on update to ai_provider_audits do instead nothing`)
+	f.seeded("OPENAI_KEY=key")
+	require.Len(t, f.audits.Entries(), 2, "once")
+	require.Len(t, f.logs.Warnings(), 1)
+	require.Contains(t, f.logs.Warnings()[0], "2 of 2 delivered audit entries could not be marked; allow the role to update ai_provider_audits.delivered_at")
+}
+
+func TestA4_NothingIsDeliveredWhereItCannotBeMarked(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seedWith(aiseed.AuditorFunc(refuse), f.parse("OPENAI_KEY=key"))
+	f.exec(`do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$`)
+	store, _ := f.open()
+	n, err := store.DeliverAudits(context.Background(), f.audits)
+	require.NoError(t, err)
+	require.Zero(t, n)
+	require.Empty(t, f.audits.Entries())
+}
+
+func TestL1_DeliveryOfAnotherSchemaIsNotBlocked(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	other, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{Keyring: f.keyring, Schema: "other", Migrate: true})
+	require.NoError(t, err)
+	f.seedWith(aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
+		audits := &aiseedtest.AuditRecorder{}
+		cfg, err := aiseed.ParseEnviron(context.Background(), []string{"CODER_AIBRIDGE_ANTHROPIC_KEY=key"}, slog.Logger{})
+		require.NoError(t, err)
+		require.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), other, cfg, audits, slog.Logger{}))
+		return nil
+	}), f.parse("PROVIDER_0_TYPE=openai"))
+	require.Equal(t, []string{"0"}, f.rows(`select count(*) from other.ai_provider_audits where delivered_at is null`))
 }

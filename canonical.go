@@ -23,7 +23,7 @@ type shapeField struct {
 
 var shapeFields = []shapeField{
 	{"type", fieldType, func(p Provider) string { return string(p.Type) }, verbatim, printable},
-	{"base URL", fieldBaseURL, func(p Provider) string { return p.BaseURL }, normaliseURL, maskURL},
+	{"base URL", fieldBaseURL, func(p Provider) string { return p.BaseURL }, normaliseURL, MaskURL},
 	{"Bedrock region", fieldBedrockRegion, Provider.region, verbatim, printable},
 }
 
@@ -72,6 +72,8 @@ func shapeDrift(stored Provider, want desired) []FieldDrift {
 			field.note = "the masked part differs"
 		case f.variable == fieldBaseURL && want.defaultBaseURL:
 			field.note = "the default; the variable is not set"
+		case f.variable == fieldType && want.legacy:
+			field.variableNote = ", which makes a provider of this type: it can only be removed"
 		}
 		drift = append(drift, field)
 	}
@@ -186,52 +188,50 @@ func removeDotSegments(path string) string {
 	return "/" + strings.Join(out, "/")
 }
 
-// maskURL shows a base URL without what could be a credential: user info, the
-// values of the query, and a fragment. It takes anything, since a row can hold
-// anything.
-func maskURL(raw string) string {
-	scheme, rest, ok := strings.Cut(raw, "://")
-	if !ok {
+// MaskURL shows a base URL without what could be a credential: the values of its
+// query. Anything that [ParseEnviron] would not take as a base URL, and that can
+// hold a credential elsewhere, shows as four asterisks. Control characters are
+// escaped.
+func MaskURL(raw string) string {
+	if checkBaseURL(raw) != "" {
 		if strings.ContainsAny(raw, "@?#") {
 			return maskText
 		}
 		return printable(raw)
 	}
-	authority, rest := cutBefore(rest, "/?#")
-	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
-		authority = maskText + authority[i:]
+	base, query := cutBefore(raw, "?")
+	if query == "" {
+		return printable(base)
 	}
-	path, rest := cutBefore(rest, "?#")
-	query, fragment := cutBefore(rest, "#")
-	if query != "" {
-		pairs := strings.Split(query[1:], "&")
-		for i, pair := range pairs {
-			if key, _, ok := strings.Cut(pair, "="); ok {
-				pairs[i] = key + "=" + maskText
-			} else {
-				pairs[i] = maskText
-			}
+	pairs := strings.Split(query[1:], "&")
+	for i, pair := range pairs {
+		if key, _, ok := strings.Cut(pair, "="); ok {
+			pairs[i] = key + "=" + maskText
+		} else {
+			pairs[i] = maskText
 		}
-		query = "?" + strings.Join(pairs, "&")
 	}
-	if fragment != "" {
-		fragment = "#" + maskText
-	}
-	return printable(scheme + "://" + authority + path + query + fragment)
+	return printable(base + "?" + strings.Join(pairs, "&"))
 }
 
 // printable keeps what came from outside from writing lines or controls of its
-// own into a log or a terminal, and bounds its length.
+// own into a log or a terminal.
 func printable(s string) string {
-	const limit = 300
-	printable := utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
-	if printable && len(s) <= limit {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return s
 	}
-	if len(s) > limit {
-		s = s[:limit] + "…"
-	}
 	return strconv.QuoteToGraphic(s)
+}
+
+// shortened is printable for what is as long as somebody liked.
+func shortened(s string) string { return printable(cut(s)) }
+
+func cut(s string) string {
+	const limit = 100
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "") + "…"
 }
 
 // credentialDifferences and tunableDifferences say in words in what two

@@ -155,21 +155,25 @@ func alter(t *testing.T, p *Provider, typ reflect.Type, field int) {
 
 func TestS11_BaseURLPrintsWithoutWhatCouldBeACredential(t *testing.T) {
 	t.Parallel()
+	long := "https://h/" + strings.Repeat("path/", 100)
 	for raw, want := range map[string]string{
-		"https://h/v1":                          "https://h/v1",
-		"https://h/v1?key=hunter2&b=":           "https://h/v1?key=****&b=****",
-		"https://h?hunter2":                     "https://h?****",
-		"https://user:hunter2@h/v1":             "https://****@h/v1",
-		"https://us@er:hunter2@h":               "https://****@h",
-		"https://h/v1#hunter2":                  "https://h/v1#****",
-		"user:hunter2@h":                        "****",
-		"":                                      "",
-		"plain":                                 "plain",
-		"https://h/\nERROR":                     `"https://h/\nERROR"`,
-		"https://h/?a=hunter2#b=hunter2?hunter": "https://h/?a=****#****",
+		"https://h/v1":                              "https://h/v1",
+		"https://h/@v1":                             "https://h/@v1",
+		"https://h/v1?key=hunter2&b=":               "https://h/v1?key=****&b=****",
+		"https://h?hunter2":                         "https://h?****",
+		"https://h/v1?next=https://hunter2@x":       "https://h/v1?next=****",
+		"https://user:hunter2@h/v1":                 "****",
+		"https://user:p/hunter2@h":                  "****",
+		"https://h/v1#hunter2":                      "****",
+		"user:hunter2@h":                            "****",
+		"h.example/v1?key=hunter2&next=https://foo": "****",
+		"":               "",
+		"plain":          "plain",
+		"https://h/\nER": `"https://h/\nER"`,
+		long:             long,
 	} {
-		require.Equal(t, want, maskURL(raw), raw)
-		require.NotContains(t, maskURL(raw), "hunter2")
+		require.Equal(t, want, MaskURL(raw), raw)
+		require.NotContains(t, MaskURL(raw), "hunter2")
 	}
 }
 
@@ -181,8 +185,8 @@ func TestR3_DriftNamesValuesAndVariable(t *testing.T) {
 		variables: map[string]string{fieldBaseURL: "X_BASE_URL", fieldBedrockRegion: "X_BEDROCK_REGION"},
 	}
 	require.Equal(t, []FieldDrift{
-		{"base URL", "https://old/?k=****", "https://old/?k=****", "X_BASE_URL", "the masked part differs"},
-		{"Bedrock region", "", "eu", "X_BEDROCK_REGION", ""},
+		{"base URL", "https://old/?k=****", "https://old/?k=****", "X_BASE_URL", "the masked part differs", ""},
+		{"Bedrock region", "", "eu", "X_BEDROCK_REGION", "", ""},
 	}, shapeDrift(stored, want))
 }
 
@@ -195,6 +199,6 @@ func FuzzNormaliseURL(f *testing.F) {
 		require.Equal(t, once, normaliseURL(once))
 		require.Equal(t, checkBaseURL(raw) == "", checkBaseURL(once) == "")
 		require.Equal(t, strings.HasSuffix(once, "/"), strings.HasSuffix(normaliseURL(once), "/"))
-		_ = maskURL(raw)
+		_ = MaskURL(raw)
 	})
 }

@@ -37,7 +37,7 @@ func (p *parser) problem(group int, provider, reason string, names ...string) {
 	for i, name := range names {
 		names[i] = p.full(name)
 	}
-	p.problems = append(p.problems, problem{group, Problem{Variables: names, Provider: printable(provider), Reason: reason}})
+	p.problems = append(p.problems, problem{group, Problem{Variables: names, Provider: shortened(provider), Reason: reason}})
 }
 
 // configError puts problems into the order of the variables. Those without an
@@ -76,9 +76,11 @@ func (n *normaliser) checkValues(e entry) {
 	n.checkSecrets(e, fieldKey, c.Keys)
 	n.checkSecrets(e, fieldBedrockAccessKey, c.BedrockAccessKeys)
 	n.checkSecrets(e, fieldBedrockAccessKeySecret, c.BedrockAccessKeySecrets)
-	if keys, secrets := len(c.BedrockAccessKeys), len(c.BedrockAccessKeySecrets); keys != secrets {
+	keys, secrets := len(c.BedrockAccessKeys), len(c.BedrockAccessKeySecrets)
+	keysField, secretsField := secretName(fieldBedrockAccessKey, keys), secretName(fieldBedrockAccessKeySecret, secrets)
+	if keys != secrets && !n.unreadable[e.variable(keysField)] && !n.unreadable[e.variable(secretsField)] {
 		n.problem(e, fmt.Sprintf("%s and %s; each access key needs its secret", count(keys, "access key"), count(secrets, "secret")),
-			secretName(fieldBedrockAccessKey, keys), secretName(fieldBedrockAccessKeySecret, secrets))
+			keysField, secretsField)
 	}
 }
 
@@ -86,6 +88,7 @@ func (n *normaliser) checkSecrets(e entry, field string, secrets []Secret) {
 	field = secretName(field, len(secrets))
 	if len(secrets) > maxListLength {
 		n.problem(e, fmt.Sprintf("%d elements; at most %d are allowed", len(secrets), maxListLength), field)
+		return
 	}
 	for i, s := range secrets {
 		element := ""

@@ -61,6 +61,8 @@ type variables struct {
 	prefix  string            // "" is DefaultPrefix
 	indices []string          // nil is 0, 1, 2, …
 	actual  map[string]string // from the usual name of a secret to the one that was set
+
+	unreadable map[string]bool // the variables of which the value could not be had
 }
 
 func (v variables) legacy(name string) string { return v.lookUp(v.full(name)) }

@@ -263,6 +263,17 @@ type valueGroup struct {
 
 func (v valueGroup) name() string { return cmp.Or(v.values[fieldName], v.values[fieldType]) }
 
+// nameOf is the provider that a field belongs to.
+func (v valueGroup) nameOf(field string) string {
+	switch {
+	case v.stem != "":
+		return v.name()
+	case strings.HasPrefix(field, openAIGroup):
+		return string(TypeOpenAI)
+	}
+	return string(TypeAnthropic)
+}
+
 // set lists the variables that are set and of which the field starts so.
 func (v valueGroup) set(start string) []string {
 	var set []string
@@ -317,14 +328,16 @@ func (v valueGroup) secrets(name string, plural bool) []Secret {
 		for i := range names {
 			names[i] = v.stem + names[i]
 		}
-		v.problem(v.group, v.name(), "only one of them may be set", names...)
+		v.problem(v.group, v.nameOf(name), "only one of them may be set", names...)
 	}
 	variable, value := set[0], v.values[set[0]]
 	stem, isFile := strings.CutSuffix(variable, fileTwinSuffix)
 	if isFile {
 		contents, reason := readSecretFile(value)
 		if reason != "" {
-			v.problem(v.group, v.name(), fmt.Sprintf("the file %s %s", printable(value), reason), v.stem+variable)
+			v.problem(v.group, v.nameOf(name), fmt.Sprintf("the file %s %s", shortened(value), reason), v.stem+variable)
+			v.unreadable = withKey(v.unreadable, v.full(v.stem+variable), true)
+			v.actual = withKey(v.actual, v.full(v.stem+name), v.full(v.stem+variable))
 			return []Secret{NewSecret("unreadable")}
 		}
 		value = contents
@@ -341,12 +354,18 @@ func (v valueGroup) secrets(name string, plural bool) []Secret {
 		secrets = append(secrets, NewSecret(element))
 	}
 	if usual := secretName(name, len(secrets)); usual != variable {
-		if v.actual == nil {
-			v.actual = map[string]string{}
-		}
-		v.actual[v.full(v.stem+usual)] = v.full(v.stem + variable)
+		v.actual = withKey(v.actual, v.full(v.stem+usual), v.full(v.stem+variable))
 	}
 	return secrets
+}
+
+// withKey sets a key of a map that is made when it is needed.
+func withKey[V any](m map[string]V, key string, value V) map[string]V {
+	if m == nil {
+		m = map[string]V{}
+	}
+	m[key] = value
+	return m
 }
 
 const maxSecretFileBytes = 64 << 10

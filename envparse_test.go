@@ -268,7 +268,7 @@ func TestConfigProblems(t *testing.T) {
 		},
 		"E8: a variable and its file, of either number": {
 			vars("OPENAI_KEY=k", "OPENAI_KEY_FILE=/f", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=x", "PROVIDER_0_KEY=k", "PROVIDER_0_KEYS_FILE=/f"),
-			[]string{"CODER_AIBRIDGE_OPENAI_KEY, CODER_AIBRIDGE_OPENAI_KEY_FILE: only one", "CODER_AIBRIDGE_PROVIDER_0_KEY, CODER_AIBRIDGE_PROVIDER_0_KEYS_FILE (provider x): only one"},
+			[]string{"CODER_AIBRIDGE_OPENAI_KEY, CODER_AIBRIDGE_OPENAI_KEY_FILE (provider openai): only one", "CODER_AIBRIDGE_PROVIDER_0_KEY, CODER_AIBRIDGE_PROVIDER_0_KEYS_FILE (provider x): only one"},
 		},
 		"E9: secrets": {
 			vars("OPENAI_KEY=a b", "ANTHROPIC_KEY=a\tb", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=x", "PROVIDER_0_KEY="+strings.Repeat("k", 8<<10+1),

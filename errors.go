@@ -2,6 +2,7 @@ package aiseed
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -77,7 +78,11 @@ type Problem struct {
 }
 
 func (p Problem) String() string {
-	text := printable(strings.Join(p.Variables, ", "))
+	var variables []string
+	for _, v := range p.Variables {
+		variables = append(variables, printable(v))
+	}
+	text := strings.Join(variables, ", ")
 	if p.Provider != "" {
 		text += " (provider " + p.Provider + ")"
 	}
@@ -117,7 +122,7 @@ type FieldDrift struct {
 	Environment string // "" for none
 	Variable    string // where the environment's value comes from, or would
 
-	note string // on the environment's value, for a reader
+	note, variableNote string // for a reader
 }
 
 // write shows the field, each line with an indent.
@@ -126,7 +131,7 @@ func (f FieldDrift) write(b *strings.Builder, indent string) {
 	if f.note != "" {
 		environment += " (" + f.note + ")"
 	}
-	for _, line := range [][2]string{{"database:", orNone(f.Stored)}, {"environment:", environment}, {"variable:", f.Variable}} {
+	for _, line := range [][2]string{{"database:", orNone(f.Stored)}, {"environment:", environment}, {"variable:", f.Variable + f.variableNote}} {
 		fmt.Fprintf(b, "%s%-13s %s\n", indent, line[0], line[1])
 	}
 }
@@ -200,7 +205,7 @@ func (e *LockTimeoutError) Unwrap() error { return ErrLockTimeout }
 type DecryptError struct {
 	Table, Column string
 	RowID         uuid.UUID
-	KeyID         string // the key that should open it; "" for a value that is not sealed
+	KeyID         string // the key that should open it; "" where the row names none
 
 	plaintext, malformed bool
 }
@@ -212,6 +217,9 @@ func (e *DecryptError) Error() string {
 	}
 	if e.malformed {
 		return where + " opens, but what is in it was not written by this library, or by a later version of it"
+	}
+	if e.KeyID == "" {
+		return where + " is sealed, but the name of its key is missing beside it; restore the row from a backup"
 	}
 	return where + " does not open with key " + e.KeyID + ". Either the keyring lacks this key, or the value was damaged or copied from another row"
 }
@@ -287,7 +295,7 @@ func sqlStateHint(state string) string {
 	case stateLockTimeout:
 		return "another transaction holds a lock on these rows for too long; find it in pg_stat_activity, and start again"
 	case stateUniqueViolated:
-		return "another process keeps writing the same rows; start again"
+		return "another process keeps writing the same rows, or a row security policy hides them from this role; start again, or check the policies"
 	case "53300":
 		return "the server has no connection slot left; raise max_connections, make the pools smaller, or put a pooler between"
 	case "53100":
@@ -318,6 +326,16 @@ type connectError struct{ error }
 
 func (e *connectError) Unwrap() error { return e.error }
 
+// rowsError is a statement that did not write the rows that it should.
+type rowsError struct {
+	table     string
+	want, got int
+}
+
+func (e *rowsError) Error() string {
+	return fmt.Sprintf("%d of %s of %s could not be written; a row security policy, a rule or a trigger forbids it to this role", e.want-e.got, count(e.want, "row"), e.table)
+}
+
 var errRolledBack = errors.New("the server answered the commit with a rollback")
 
 // databaseError turns what pgx reports into a DatabaseError, and leaves behind
@@ -329,6 +347,7 @@ func databaseError(ctx context.Context, operation string, err error) error {
 		pgErr   *pgconn.PgError
 		lost    *lostError
 		connect *connectError
+		written *rowsError
 	)
 	if err == nil || errors.As(err, &decrypt) {
 		return err
@@ -343,6 +362,8 @@ func databaseError(ctx context.Context, operation string, err error) error {
 		out.reason = connectReason(err)
 	case lost != nil:
 		out.reason = "the connection was lost: " + networkReason(err)
+	case errors.As(err, &written):
+		out.Table, out.reason = written.table, written.Error()
 	case errors.Is(err, errRolledBack):
 		out.reason = errRolledBack.Error()
 	default:
@@ -355,7 +376,7 @@ func databaseError(ctx context.Context, operation string, err error) error {
 func connectReason(err error) string {
 	var config *pgconn.ConnectError
 	if !errors.As(err, &config) {
-		return "the pool gave no connection; is it closed?"
+		return "the pool gave no connection: it is closed, or a hook of it failed"
 	}
 	c := config.Config
 	return fmt.Sprintf("cannot connect to %s, port %d, database %q: %s; check that the server runs there",
@@ -367,12 +388,20 @@ func networkReason(err error) string {
 		errno  syscall.Errno
 		dnsErr *net.DNSError
 		netErr net.Error
+
+		certificate *tls.CertificateVerificationError
 	)
 	switch {
 	case errors.As(err, &dnsErr):
 		return "the host name cannot be resolved"
 	case errors.As(err, &errno):
 		return errno.Error()
+	case errors.As(err, &certificate):
+		return "the server's certificate is not accepted"
+	case strings.Contains(err.Error(), "server refused TLS connection"):
+		return "the server refuses TLS"
+	case strings.Contains(err.Error(), "ValidateConnect failed"):
+		return "the server is not of the kind that target_session_attrs asks for"
 	case errors.As(err, &netErr) && netErr.Timeout():
 		return "timed out"
 	}

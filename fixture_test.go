@@ -59,6 +59,9 @@ func (f *fixture) open(opts ...option) (*aiseed.Store, *wire) {
 	w := &wire{}
 	config := f.pool.Config().Copy()
 	config.ConnConfig.DialFunc = w.dial
+	// A pool pings a connection that was idle for long, which on a busy machine
+	// would be counted among our round trips.
+	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	options := aiseed.StoreOptions{Keyring: f.keyring}
 	for _, opt := range opts {
 		opt(&options, config)
@@ -157,9 +160,10 @@ type wire struct {
 type action int
 
 const (
-	pass      action = iota
-	cutBefore        // nothing of it reaches the server
-	cutAfter         // it reaches the server, and the answer does not come back
+	pass       action = iota
+	cutBefore         // nothing of it reaches the server
+	cutAfter          // it reaches the server, and the answer does not come back
+	cutUnheard        // it reaches the server, and nobody waits for the answer
 )
 
 func (w *wire) dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -224,6 +228,10 @@ func (c *wireConn) Write(p []byte) (int, error) {
 	case cutBefore:
 		_ = c.Conn.Close()
 		return 0, io.ErrClosedPipe
+	case cutUnheard:
+		n, err := c.Conn.Write(p)
+		_ = c.Conn.Close()
+		return n, err
 	case cutAfter:
 		n, err := c.Conn.Write(p)
 		// The server has answered: or the cancellation that pgx sends for a

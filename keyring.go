@@ -14,6 +14,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/google/uuid"
 )
@@ -191,10 +192,15 @@ func newVault(keyring *Keyring) *vault {
 	if keyring != nil {
 		return &vault{keyring: keyring, fingerprint: keyring.primary().fingerprint}
 	}
+	return &vault{fingerprint: processFingerprint()}
+}
+
+// processFingerprint is for the stores without a keyring.
+var processFingerprint = sync.OnceValue(func() func(Secret) string {
 	key := make([]byte, sha256.Size)
 	_, _ = rand.Read(key) // never fails since Go 1.24
-	return &vault{fingerprint: newFingerprint(key)}
-}
+	return newFingerprint(key)
+})
 
 // seal returns what to store in c and in its key-id column (nil for plaintext).
 func (v *vault) seal(c cell, s Secret) (stored string, keyID *string) {
@@ -208,6 +214,8 @@ func (v *vault) seal(c cell, s Secret) (stored string, keyID *string) {
 // open returns the secret that is stored in c. Its errors are *[DecryptError].
 func (v *vault) open(c cell, stored string, keyID *string) (Secret, error) {
 	switch {
+	case keyID == nil && strings.HasPrefix(stored, sealedPrefix):
+		return Secret{}, &DecryptError{Table: c.table, Column: c.column, RowID: c.rowID()}
 	case keyID == nil && v.keyring == nil:
 		return NewSecret(stored), nil
 	case keyID == nil:

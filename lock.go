@@ -89,27 +89,31 @@ func (s *Store) begin(lockTimeout, silence time.Duration) []query {
 	return []query{
 		{sql: `begin isolation level read committed`},
 		{
-			sql:  `select set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true)`,
+			// A shorter statement_timeout of the role would end the wait for the
+			// lock before its time, and without a word about who holds it.
+			sql: `
+select set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true),
+       set_config('statement_timeout', '0', true)`,
 			args: [][]byte{milliseconds(lockTimeout), milliseconds(silence)},
 		},
 	}
 }
 
-// silenceTimeout is how long a holder of the lock may say nothing: less than what
-// those who wait for it have, and enough for a busy machine.
+// silenceTimeout is how long a holder of the lock may say nothing: half of the
+// time that those who wait for it have, but enough for a busy machine.
 func (s *Store) silenceTimeout() time.Duration { return max(s.lockTimeout/2, time.Second) }
 
-// commit sends writes and commit in one round trip. It reports true only where
-// the server said so. A false is final where the connection is still open;
+// commit sends writes, commit and what comes after it in one round trip. It reports
+// true only where the server said so. A false is final where the connection is still open;
 // otherwise nobody knows yet.
-func commit(ctx context.Context, conn *pgx.Conn, writes []query) (committed bool, err error) {
-	err = roundTrip(ctx, conn, append(writes, query{sql: `commit`, rows: func(rows pgx.Rows) error {
+func commit(ctx context.Context, conn *pgx.Conn, writes []query, after ...query) (committed bool, err error) {
+	err = roundTrip(ctx, conn, slices.Concat(writes, []query{{sql: `commit`, rows: func(rows pgx.Rows) error {
 		rows.Close()
 		// The server answers the commit of a failed transaction with ROLLBACK,
 		// and that is no error to it.
 		committed = rows.CommandTag().String() == "COMMIT"
 		return rows.Err()
-	}})...)
+	}}}, after)...)
 	if err == nil && !committed {
 		err = errRolledBack
 	}

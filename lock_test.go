@@ -480,3 +480,40 @@ func TestL8_TransactionPoolingProxy(t *testing.T) {
 	all.Wait()
 	require.Len(t, audits.Entries(), 10, "A4: each entry once")
 }
+
+func TestL3_StatementTimeoutOfTheRoleDoesNotEndTheWait(t *testing.T) {
+	t.Parallel()
+	f := setup(t, lockTimeout(300*time.Millisecond), func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+		c.ConnConfig.RuntimeParams["statement_timeout"] = "100ms"
+	})
+	f.hold("public")
+	require.ErrorIs(t, f.seed(f.parse("OPENAI_KEY=key")), aiseed.ErrLockTimeout)
+}
+
+func TestL6_TransactionStillInProgressIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	// The commit waits for a trigger while the connection is lost, so that the
+	// first answer is "in progress".
+	gate := f.hold("gate")
+	f.exec(fmt.Sprintf(`create function wait() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock_shared(%d); return null; end $$`, aiseed.LockKey("gate")))
+	f.exec(`create constraint trigger wait after insert on ai_providers deferrable initially deferred for each row execute function wait()`)
+	asked := 0
+	f.wire.reset(func(sent []byte) action {
+		switch {
+		case strings.Contains(string(sent), "insert into"):
+			return cutUnheard
+		case strings.HasPrefix(string(sent), "\x00\x00\x00\x10\x04\xd2\x16\x2e"):
+			return cutBefore // a CancelRequest, which pgx sends for a lost connection
+		case strings.Contains(string(sent), "pg_xact_status"):
+			if asked++; asked == 2 {
+				go func() { _ = gate.Close(context.Background()) }()
+			}
+		}
+		return pass
+	})
+	f.seeded("OPENAI_KEY=key")
+	require.GreaterOrEqual(t, asked, 2)
+	require.Len(t, f.rows(`select id from ai_providers`), 1)
+	require.Len(t, f.audits.Entries(), 2)
+}

@@ -7,10 +7,10 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"golang.org/x/xerrors"
 )
 
 //go:embed schema/*.sql
@@ -80,7 +80,12 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {
 	return s.migrate(ctx)
 }
 
+// migrate can be repeated whatever became of an attempt before.
 func (s *Store) migrate(ctx context.Context) error {
+	return retry(ctx, func() error { return s.tryMigrate(ctx) })
+}
+
+func (s *Store) tryMigrate(ctx context.Context) error {
 	const operation = "applying the schema"
 	var exists, versioned bool
 	var version int
@@ -170,15 +175,20 @@ func (s *Store) checkStored(ctx context.Context) error {
 	const remedy = "call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations with your own tool"
 	var db *DatabaseError
 	switch {
-	case version < 0 && errors.As(err, &db) && db.SQLState == stateUndefinedTable:
+	case errors.As(err, &db) && db.SQLState == stateUndefinedTable && version < 0:
 		return schemaErrorf("there are no aiseed tables in the schema %q; %s", s.schema, remedy)
-	case version >= 0 && version < schemaVersion():
-		// An error of the second statement follows from the first's result.
-		return schemaErrorf("the tables in %q are at version %d, and this library needs %d; %s", s.schema, version, schemaVersion(), remedy)
+	case errors.As(err, &db) && db.SQLState == stateUndefinedTable:
+		return schemaErrorf("the schema %q says that it is at version %d, but tables are missing; restore them from a backup", s.schema, version)
 	case err != nil:
 		return err
 	}
-	return s.checkKeys(keys)
+	if err := s.checkKeys(keys); err != nil {
+		return err
+	}
+	if version < schemaVersion() {
+		return schemaErrorf("the tables in %q are at version %d, and this library needs %d; %s", s.schema, version, schemaVersion(), remedy)
+	}
+	return nil
 }
 
 // storedKey is a row of ai_encryption_keys, and who needs it.
@@ -226,11 +236,12 @@ func (s *Store) checkKeys(stored []storedKey) error {
 	return keyringErrorf("it lacks %s, which stored values are sealed with; append it to the keyring, after the key that seals", strings.Join(missing, ", "))
 }
 
-// checkSchemaName refuses what Postgres would cut short, or end.
+// checkSchemaName refuses what Postgres would cut short, expand, or not create.
 func checkSchemaName(schema string) error {
 	const maxIdentifierBytes = 63
-	if len(schema) > maxIdentifierBytes || strings.ContainsRune(schema, 0) {
-		return xerrors.New("aiseed: the name of the schema is longer than 63 bytes or contains a NUL")
+	if len(schema) > maxIdentifierBytes || !utf8.ValidString(schema) || strings.ContainsRune(schema, 0) ||
+		schema == "$user" || strings.HasPrefix(schema, "pg_") {
+		return schemaErrorf("its name is longer than 63 bytes, starts with pg_, is $user, or holds something that is not UTF-8 or a NUL; choose another one")
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -43,6 +44,7 @@ type desired struct {
 	defaultBaseURL bool              // the base URL is the one of the documentation
 	warnings       []string
 	unsupported    bool
+	legacy         bool
 }
 
 // normalise turns a Config into the providers that it asks for, in order of name.
@@ -55,7 +57,7 @@ func normalise(cfg Config) ([]desired, error) {
 }
 
 func normaliseAll(cfg Config) ([]desired, []problem) {
-	n := &normaliser{at: map[string]int{}}
+	n := &normaliser{at: map[string]int{}, unreadable: cfg.variables.unreadable}
 	n.legacyOpenAI(cfg)
 	n.legacyAnthropic(cfg)
 	for i, provider := range cfg.Providers {
@@ -74,6 +76,8 @@ type normaliser struct {
 	at       map[string]int // by name: place in want, and in entries
 	entries  []entry
 	problems []problem
+
+	unreadable map[string]bool // variables that are a problem already
 }
 
 // An entry is a provider of a Config: an indexed one, or what the legacy
@@ -206,7 +210,7 @@ func (n *normaliser) problem(e entry, reason string, fields ...string) {
 	for _, f := range fields {
 		names = append(names, e.variable(f))
 	}
-	n.problems = append(n.problems, problem{e.group, Problem{Variables: names, Provider: printable(e.name()), Reason: reason}})
+	n.problems = append(n.problems, problem{e.group, Problem{Variables: names, Provider: shortened(e.name()), Reason: reason}})
 }
 
 func (n *normaliser) add(e entry) {
@@ -227,7 +231,7 @@ func (n *normaliser) add(e entry) {
 		n.want = append(n.want, desired{
 			Provider:    Provider{Name: e.name(), Type: ProviderType(c.Type), BaseURL: c.BaseURL},
 			unsupported: true,
-			warnings:    []string{fmt.Sprintf("type %q is not supported, so the provider is skipped; supported are %s", printable(c.Type), supportedTypes())},
+			warnings:    []string{fmt.Sprintf("type %s is not supported, so the provider is skipped; supported are %s", strconv.QuoteToGraphic(cut(c.Type)), supportedTypes())},
 		})
 		n.entries = append(n.entries, e)
 		return
@@ -309,6 +313,7 @@ func (e entry) desired() desired {
 			fieldBedrockRegion: e.variable(fieldBedrockRegion),
 		},
 		defaultBaseURL: e.defaultBaseURL,
+		legacy:         e.legacy,
 	}
 	warn := func(reason string, fields ...string) {
 		var names []string

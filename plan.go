@@ -39,6 +39,12 @@ type Step struct {
 	stored Provider
 }
 
+// Format prints action and name. What else a step knows is not for printing: a
+// base URL can have a credential in it.
+func (s Step) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "%s %s", string(s.Action), shortened(s.Name))
+}
+
 // storedProvider is a row that has the name of a desired provider.
 type storedProvider struct {
 	Provider
@@ -128,16 +134,16 @@ func (p *Plan) String() string {
 	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "ACTION\tNAME\tTYPE\tBASE URL\tCREDENTIALS")
 	for _, s := range p.Steps {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", s.Action, s.Name, printable(string(s.Type)), orNone(maskURL(s.want.BaseURL)), s.want.credentials())
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", s.Action, shortened(s.Name), shortened(string(s.Type)), orNone(MaskURL(s.want.BaseURL)), s.want.credentials())
 	}
 	_ = table.Flush() // into a strings.Builder
 	for _, s := range p.Steps {
 		for _, f := range s.Drift {
-			fmt.Fprintf(&b, "\n%s: %s drifted\n", s.Name, f.Field)
+			fmt.Fprintf(&b, "\n%s: %s drifted\n", shortened(s.Name), f.Field)
 			f.write(&b, "  ")
 		}
 		for _, w := range s.Warnings {
-			fmt.Fprintf(&b, "\n%s: %s\n", s.Name, w)
+			fmt.Fprintf(&b, "\n%s: %s\n", shortened(s.Name), w)
 		}
 	}
 	return b.String()

@@ -23,6 +23,9 @@ func jsonArg(v any) []byte {
 	return b
 }
 
+// binaryResults asks for results that do not depend on settings like DateStyle.
+var binaryResults = []int16{pgx.BinaryFormatCode}
+
 // A query is one statement with its parameters in text format.
 type query struct {
 	sql  string
@@ -37,7 +40,7 @@ type query struct {
 func roundTrip(ctx context.Context, conn *pgx.Conn, queries ...query) error {
 	batch := &pgconn.Batch{}
 	for _, q := range queries {
-		batch.ExecParams(q.sql, q.args, nil, nil, nil)
+		batch.ExecParams(q.sql, q.args, nil, nil, binaryResults)
 	}
 	var rowsErr error
 	results := conn.PgConn().ExecBatch(ctx, batch)
@@ -80,6 +83,10 @@ func (s *Store) acquire(ctx context.Context, operation string) (*pgxpool.Conn, e
 	if err != nil {
 		return nil, databaseError(ctx, operation, &connectError{err})
 	}
+	if encoding := conn.Conn().PgConn().ParameterStatus("client_encoding"); encoding != "UTF8" {
+		conn.Release()
+		return nil, &DatabaseError{Operation: operation, reason: "the client_encoding of the connection is " + printable(encoding) + "; it has to be UTF8"}
+	}
 	return conn, nil
 }
 
@@ -96,5 +103,5 @@ func (s *Store) query(ctx context.Context, operation string, queries ...query) e
 func int64Arg(n int64) []byte { return strconv.AppendInt(nil, n, 10) }
 
 func milliseconds(d time.Duration) []byte {
-	return int64Arg(max(1, int64((d+time.Millisecond-1)/time.Millisecond))) // 0 would mean forever
+	return int64Arg(max(1, d.Milliseconds())) // 0 would mean forever
 }

@@ -2,6 +2,7 @@ package aiseed
 
 import (
 	"context"
+	"errors"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -29,12 +30,12 @@ func (s *Store) SealPlaintext(ctx context.Context) (sealed int, err error) {
 	}
 }
 
-// A plainValue is a value to seal. Its row is updated only where it still holds
-// the value: nobody's change in between is lost.
+// A plainValue is a value to seal. Its row stays locked until it is sealed: the
+// plaintext is not sent again, where it could get into the server's log.
 type plainValue struct {
 	ID       uuid.UUID `json:"id"`
 	Provider uuid.UUID `json:"-"`
-	Old      string    `json:"old"`
+	Old      string    `json:"-"`
 	New      string    `json:"new"`
 	KeyID    string    `json:"key_id"`
 }
@@ -42,21 +43,21 @@ type plainValue struct {
 const (
 	selectPlainSettings = `
 select id, id, settings from {schema}.ai_providers
- where settings is not null and settings_key_id is null order by id limit 100`
+ where settings is not null and settings_key_id is null order by id limit 100 for update`
 
 	selectPlainKeys = `
 select id, provider_id, api_key from {schema}.ai_provider_keys
- where api_key_key_id is null order by id limit 100`
+ where api_key_key_id is null order by id limit 100 for update`
 
 	sealSettings = `
 update {schema}.ai_providers t set settings = r.new, settings_key_id = r.key_id
-  from json_to_recordset($1::json) as r (id uuid, old text, new text, key_id text)
- where t.id = r.id and t.settings = r.old and t.settings_key_id is null`
+  from json_to_recordset($1::json) as r (id uuid, new text, key_id text)
+ where t.id = r.id`
 
 	sealKeys = `
 update {schema}.ai_provider_keys t set api_key = r.new, api_key_key_id = r.key_id
-  from json_to_recordset($1::json) as r (id uuid, old text, new text, key_id text)
- where t.id = r.id and t.api_key = r.old and t.api_key_key_id is null`
+  from json_to_recordset($1::json) as r (id uuid, new text, key_id text)
+ where t.id = r.id`
 )
 
 func (s *Store) sealSome(ctx context.Context) (found int, err error) {
@@ -84,11 +85,41 @@ func (s *Store) sealSome(ctx context.Context) (found int, err error) {
 				if found == 0 {
 					return nil, nil
 				}
+				for _, v := range keys {
+					// Sealed text whose key id is gone must not be sealed once more.
+					if _, err := s.vault.open(apiKeyCell(v.ID, v.Provider), v.Old, nil); errors.Is(err, ErrUndecryptable) {
+						return nil, err
+					}
+				}
+				for _, v := range settings {
+					if _, err := s.vault.open(settingsCell(v.ID), v.Old, nil); errors.Is(err, ErrUndecryptable) {
+						return nil, err
+					}
+				}
 				return append(s.registerKey(),
-					query{sql: s.sql(sealSettings), args: [][]byte{seal(settings, func(v plainValue) cell { return settingsCell(v.ID) })}},
-					query{sql: s.sql(sealKeys), args: [][]byte{seal(keys, func(v plainValue) cell { return apiKeyCell(v.ID, v.Provider) })}},
+					query{
+						sql:  s.sql(sealSettings),
+						args: [][]byte{seal(settings, func(v plainValue) cell { return settingsCell(v.ID) })},
+						rows: wantRows(len(settings), "ai_providers"),
+					},
+					query{
+						sql:  s.sql(sealKeys),
+						args: [][]byte{seal(keys, func(v plainValue) cell { return apiKeyCell(v.ID, v.Provider) })},
+						rows: wantRows(len(keys), "ai_provider_keys"),
+					},
 				), nil
 			})
 	})
 	return found, err
+}
+
+// wantRows fails where a policy, a rule or a trigger kept rows from being written.
+func wantRows(n int, table string) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		rows.Close()
+		if got := rows.CommandTag().RowsAffected(); rows.Err() == nil && got != int64(n) {
+			return &rowsError{table: table, want: n, got: int(got)}
+		}
+		return rows.Err()
+	}
 }

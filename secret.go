@@ -67,8 +67,8 @@ func (s Secret) LogValue() slog.Value { return slog.StringValue(s.mask) }
 
 const (
 	maskText = "****"
-	// A tail of 4 characters tells an operator which key it is and still leaves
-	// at least 16 bytes unknown.
+	// A tail of 4 characters tells an operator which key it is, and leaves most of
+	// a key unknown.
 	maskMinBytes  = 20
 	maskTailRunes = 4
 )

@@ -139,7 +139,7 @@ func deliver(ctx context.Context, store *Store, auditor Auditor, logger slog.Log
 func (p *Plan) warn(ctx context.Context, logger slog.Logger) {
 	for _, s := range p.Steps {
 		for _, w := range s.Warnings {
-			logger.Warn(ctx, "AI provider: "+w, slog.F("provider", printable(s.Name)))
+			logger.Warn(ctx, "AI provider: "+w, slog.F("provider", shortened(s.Name)))
 		}
 	}
 }
@@ -147,7 +147,7 @@ func (p *Plan) warn(ctx context.Context, logger slog.Logger) {
 func (p *Plan) report(ctx context.Context, logger slog.Logger) {
 	for _, created := range p.creates() {
 		logger.Info(ctx, "created AI provider", slog.F("provider", created.Name), slog.F("type", string(created.Type)),
-			slog.F("base_url", maskURL(created.BaseURL)), slog.F("keys", len(created.Keys)))
+			slog.F("base_url", MaskURL(created.BaseURL)), slog.F("keys", len(created.Keys)))
 	}
 	logger.Info(ctx, "AI providers of the environment are in the database", p.fields()...)
 }

@@ -20,7 +20,7 @@ type Provider struct {
 	Name                 string // unique among live providers
 	DisplayName          string // "" for none
 	Enabled              bool
-	BaseURL              string           // as the operator wrote it; "" leaves it to the runtime
+	BaseURL              string           // as the operator wrote it, see [MaskURL]; "" leaves it to the runtime
 	Bedrock              *BedrockSettings // nil for a provider with bearer keys
 	Keys                 []ProviderKey    // bearer keys, in the order in which they were configured
 	CreatedAt, UpdatedAt time.Time
@@ -53,11 +53,12 @@ type StoreOptions struct {
 	// Migrate applies the schema on opening where it is missing or older.
 	Migrate bool
 	// LockTimeout bounds the wait for another process's seed, and for the
-	// server's word on a commit of which the answer was lost. A lock holder that
+	// server's word on a commit of which the answer was lost. It takes the place
+	// of a statement_timeout of the role. A lock holder that
 	// goes silent is ended by the server after half of it, but not before a
-	// second. 0 is 30 seconds.
+	// second. 0 is 30 seconds; at most 24 hours.
 	LockTimeout time.Duration
-	// AuditTimeout bounds one delivery of audits. 0 is 10 seconds.
+	// AuditTimeout bounds one delivery of audits. 0 is 10 seconds; at most 24 hours.
 	AuditTimeout time.Duration
 }
 
@@ -65,12 +66,13 @@ const (
 	defaultSchema       = "public"
 	defaultLockTimeout  = 30 * time.Second
 	defaultAuditTimeout = 10 * time.Second
+	maxTimeout          = 24 * time.Hour
 )
 
 // A Store reads and writes AI providers. It seals what it writes and opens what
 // it reads from the moment that it exists. It is safe for concurrent use, holds
 // no connection between calls, and needs no closing: the pool stays the
-// caller's.
+// caller's. There is no useful zero Store; make one with [Open].
 type Store struct {
 	pool         *pgxpool.Pool
 	vault        *vault
@@ -83,7 +85,8 @@ type Store struct {
 // the keyring has every key that rows still need. It writes nothing, except the
 // schema where opts.Migrate asks for it.
 //
-// Errors match [ErrSchema], [ErrKeyring] or [ErrDatabase].
+// Errors match [ErrSchema], [ErrKeyring] or [ErrDatabase]; with Migrate,
+// [ErrLockTimeout] too.
 func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, error) {
 	switch {
 	case pool == nil:
@@ -92,8 +95,8 @@ func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, e
 		return nil, keyringErrorf("there is none; give StoreOptions.Keyring, or set AllowPlaintext to store secrets unencrypted")
 	case opts.Keyring != nil && len(opts.Keyring.keys) == 0:
 		return nil, keyringErrorf("it has no key; make it with NewKeyring or ParseKeyring")
-	case opts.LockTimeout < 0 || opts.AuditTimeout < 0:
-		return nil, xerrors.New("aiseed: StoreOptions: a timeout is negative; want a positive one, or 0 for the default")
+	case opts.LockTimeout < 0 || opts.AuditTimeout < 0 || opts.LockTimeout > maxTimeout || opts.AuditTimeout > maxTimeout:
+		return nil, xerrors.New("aiseed: StoreOptions: a timeout is negative or longer than 24 hours; want a positive one, or 0 for the default")
 	}
 	s := &Store{
 		pool:         pool,

@@ -149,9 +149,8 @@ func TestS4_RevokedKeyThatSealsAgainIsInUseAgain(t *testing.T) {
 func TestS6_PlaintextIsAnErrorWhereThereIsAKeyring(t *testing.T) {
 	t.Parallel()
 	for name, tamper := range map[string]string{
-		"a key":         `update ai_provider_keys set api_key = 'plain-secret-0123456789', api_key_key_id = null`,
-		"settings":      `update ai_providers set settings = '{"_type":"bedrock","_version":1,"region":"r"}', settings_key_id = null where settings is not null`,
-		"only the name": `update ai_provider_keys set api_key_key_id = null`,
+		"a key":    `update ai_provider_keys set api_key = 'plain-secret-0123456789', api_key_key_id = null`,
+		"settings": `update ai_providers set settings = '{"_type":"bedrock","_version":1,"region":"r"}', settings_key_id = null where settings is not null`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -197,7 +196,7 @@ func TestS6_SealPlaintextEndsWithNoneLeft(t *testing.T) {
 	interrupted, cancel := context.WithCancel(ctx)
 	seen := 0
 	w.reset(func(sent []byte) action {
-		if bytes.Contains(sent, []byte("update")) {
+		if bytes.Contains(sent, []byte("set api_key")) {
 			if seen++; seen == 2 {
 				cancel()
 			}
@@ -294,6 +293,9 @@ func TestS8_MissingAndOlderSchema(t *testing.T) {
 	options.Schema = strings.Repeat("s", 64)
 	_, err = aiseed.Open(ctx, pool, options)
 	require.ErrorContains(t, err, "longer than 63 bytes")
+	for _, schema := range []string{"$user", "pg_own", "bad\xff"} {
+		require.ErrorIs(t, aiseed.Migrate(ctx, pool, schema), aiseed.ErrSchema)
+	}
 	require.ErrorContains(t, aiseed.Migrate(ctx, pool, "a\x00b"), "NUL")
 }
 
@@ -477,4 +479,138 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
 		databaseError(t, err, "53300", "the server has no connection slot left; raise max_connections")
 	})
+}
+
+// What a role, a database or a connection string can set, and nothing of it
+// matters.
+func TestL8_SettingsOfTheSession(t *testing.T) {
+	t.Parallel()
+	for name, value := range map[string]string{
+		"datestyle": "German", "timezone": "Asia/Kolkata", "intervalstyle": "iso_8601", "bytea_output": "escape", "standard_conforming_strings": "off",
+		"extra_float_digits": "-3", "lc_messages": "C", "statement_timeout": "20s", "default_transaction_deferrable": "on", "search_path": "pg_temp",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.RuntimeParams[name] = value })
+			cfg := f.parseEnviron(aiseed.Environ(t, "gateway.env"))
+			require.NoError(t, f.seed(cfg))
+			require.NoError(t, f.seed(cfg))
+			require.Len(t, f.audits.Entries(), 10)
+			providers, err := f.store.Providers(context.Background())
+			require.NoError(t, err)
+			require.Len(t, providers, 6)
+			require.WithinDuration(t, time.Now(), providers[0].CreatedAt, time.Minute)
+		})
+	}
+	t.Run("but the encoding of the client", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t)
+		config := f.pool.Config().Copy()
+		config.ConnConfig.RuntimeParams["client_encoding"] = "LATIN1"
+		pool, err := pgxpool.NewWithConfig(context.Background(), config)
+		require.NoError(t, err)
+		defer pool.Close()
+		_, err = aiseed.Open(context.Background(), pool, aiseed.StoreOptions{AllowPlaintext: true})
+		require.ErrorIs(t, err, aiseed.ErrDatabase)
+		require.ErrorContains(t, err, "the client_encoding of the connection is LATIN1; it has to be UTF8")
+	})
+}
+
+func TestS7_KeysAreInOrderOfPositionNotOfInsertion(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	cfg := f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=a,b,c")
+	f.exec(`update ai_provider_keys set position = 10 - position`)
+	providers, err := f.store.Providers(context.Background())
+	require.NoError(t, err)
+	require.Equal(t, "c", providers[0].Keys[0].APIKey.Reveal())
+	require.NoError(t, f.seed(cfg))
+	require.Contains(t, f.logs.Warnings()[0], "differ in API key 1 (", "and a seed compares them in that order")
+	require.NotContains(t, f.logs.Warnings()[0], "API key 2")
+}
+
+func TestS4_KeyringIsCheckedBeforeTheSchemaIsChanged(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key")
+	f.exec(`update aiseed_schema set version = version - 1 where version = $1`, aiseed.SchemaVersion())
+	_, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{Keyring: keyring(t, 2), Migrate: true})
+	require.ErrorIs(t, err, aiseed.ErrKeyring)
+}
+
+func TestS8_MissingTablesAreASchemaError(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.exec(`drop table ai_provider_keys`)
+	_, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{AllowPlaintext: true, Migrate: true})
+	require.Error(t, err)
+	_, err = aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{AllowPlaintext: true})
+	require.ErrorIs(t, err, aiseed.ErrSchema)
+	require.ErrorContains(t, err, "but tables are missing")
+}
+
+func TestL6_MigrationWithoutAnAnswerIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		act  action
+		text string
+	}{"the commit": {cutAfter, "commit\x00"}, "the files": {cutBefore, "create table"}, "the lock": {cutAfter, "pg_advisory_xact_lock"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			_, w := f.open()
+			config := f.pool.Config().Copy()
+			config.ConnConfig.DialFunc = w.dial
+			pool, err := pgxpool.NewWithConfig(context.Background(), config)
+			require.NoError(t, err)
+			defer pool.Close()
+			w.reset(once(tt.act, tt.text))
+			_, err = aiseed.Open(context.Background(), pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "fresh", Migrate: true})
+			require.NoError(t, err)
+		})
+	}
+}
+
+func TestS6_SealingDoesNotSendThePlaintextAgain(t *testing.T) {
+	t.Parallel()
+	f := setup(t, plaintext)
+	f.seeded("OPENAI_KEY=plain-secret-0123456789", "BEDROCK_REGION=plain-region-0123456789")
+	sealing, w := f.open()
+	w.reset(nil)
+	_, err := sealing.SealPlaintext(context.Background())
+	require.NoError(t, err)
+	_, sent := w.count()
+	require.Contains(t, sent, "set api_key")
+	require.NotContains(t, sent, "plain-")
+}
+
+func TestS6_SealingThatIsForbiddenEnds(t *testing.T) {
+	t.Parallel()
+	f := setup(t, plaintext)
+	f.seeded("OPENAI_KEY=key")
+	f.exec(`create rule forbidden as on update to ai_provider_keys do instead nothing`)
+	sealing, _ := f.open()
+	_, err := sealing.SealPlaintext(context.Background())
+	require.ErrorIs(t, err, aiseed.ErrDatabase)
+	require.ErrorContains(t, err, "ai_provider_keys")
+}
+
+func TestS5_SealedTextIsNeverTakenForASecret(t *testing.T) {
+	t.Parallel()
+	for _, tamper := range []string{`update ai_provider_keys set api_key_key_id = null`, `update ai_providers set settings_key_id = null`} {
+		f := setup(t)
+		f.seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
+		f.exec(tamper)
+		_, err := f.store.Providers(context.Background())
+		require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+		require.ErrorContains(t, err, "the name of its key is missing")
+		_, err = f.store.SealPlaintext(context.Background())
+		require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+
+		f.exec(`delete from ai_provider_keys where api_key_key_id is not null`)
+		f.exec(`update ai_providers set settings = null, settings_key_id = null where settings_key_id is not null`)
+		plain, _ := f.open(plaintext)
+		_, err = plain.Providers(context.Background())
+		require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+	}
 }
