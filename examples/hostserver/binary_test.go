@@ -1,0 +1,122 @@
+package main
+
+import (
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestBinary runs the real program: only there are signals and exit codes.
+func TestBinary(t *testing.T) {
+	t.Parallel()
+	binary := filepath.Join(t.TempDir(), "hostserver")
+	built, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput()
+	require.NoError(t, err, "%s", built)
+
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		t.Run(signal.String()+" while serving", func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			p := f.startBinary(binary, f.environ)
+			f.requireListed(p.serving())
+			require.NoError(t, p.cmd.Process.Signal(signal))
+			require.Equal(t, 0, p.wait().ExitStatus())
+			require.Equal(t, everything, f.count())
+			f.requireNothingLeft()
+		})
+		t.Run(signal.String()+" during start-up", func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.hold(`lock table ai_providers`)
+			p := f.startBinary(binary, f.environ)
+			f.waitForWaiter()
+			require.NoError(t, p.cmd.Process.Signal(signal))
+			require.Equal(t, 130, p.wait().ExitStatus())
+			require.Equal(t, "hostserver: interrupted\n", p.output.String())
+			f.requireNothingLeft()
+		})
+	}
+
+	t.Run("second signal", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t)
+		p := f.startBinary(binary, f.environ)
+		url := p.serving()
+		f.hold(`lock table ai_providers`)
+		request := make(chan error, 1)
+		go func() { _, _, err := get(url + "/providers"); request <- err }()
+		f.waitForWaiter()
+		// The second counts once the first has arrived. It is not SIGINT, which a
+		// shell's background jobs ignore.
+		require.Eventually(t, func() bool {
+			return p.cmd.Process.Signal(syscall.SIGTERM) != nil
+		}, promptly, 10*time.Millisecond, "the program waits for a request")
+		require.Equal(t, syscall.SIGTERM, p.wait().Signal())
+		require.Error(t, <-request)
+	})
+
+	t.Run("error", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t)
+		p := f.startBinary(binary, f.with(keysVariable+"="))
+		require.Equal(t, 1, p.wait().ExitStatus())
+		require.Contains(t, p.output.String(), "openssl rand -base64 32")
+	})
+}
+
+type process struct {
+	*fixture
+	cmd    *exec.Cmd
+	output *output
+	ended  chan struct{}
+}
+
+func (f *fixture) startBinary(path string, environ []string) *process {
+	f.t.Helper()
+	p := &process{fixture: f, cmd: exec.Command(path), output: newOutput(), ended: make(chan struct{})}
+	p.cmd.Env = slices.Clone(environ)
+	slices.Reverse(p.cmd.Env) // of a variable that stands twice, exec keeps the last
+	p.cmd.Stderr = p.output
+	require.NoError(f.t, p.cmd.Start())
+	go func() {
+		defer close(p.ended)
+		_ = p.cmd.Wait() // ProcessState says it
+	}()
+	f.t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		<-p.ended
+		if f.t.Failed() {
+			f.t.Logf("the program ended with %v, and printed:\n%s", p.cmd.ProcessState, p.output)
+		}
+	})
+	return p
+}
+
+func (p *process) serving() (url string) {
+	p.t.Helper()
+	select {
+	case address := <-p.output.address:
+		return "http://" + address
+	case <-p.ended:
+		require.FailNow(p.t, "the program ended instead of serving")
+	case <-time.After(patience):
+		require.FailNow(p.t, "the program neither serves nor ends")
+	}
+	return ""
+}
+
+func (p *process) wait() syscall.WaitStatus {
+	p.t.Helper()
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		require.FailNow(p.t, "the program does not end")
+	}
+	p.requireNoSecret(p.output.String())
+	return p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+}

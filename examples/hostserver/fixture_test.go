@@ -1,0 +1,330 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"example.com/aiseed/aiseedtest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is for what has to happen soon, on a machine that does much else. It is
+// less than the 30 seconds for which the library waits for a lock.
+const patience = 20 * time.Second
+
+// What the environment of every test asks for: three providers with three keys
+// between them, which make six audit entries.
+var (
+	providerVariables = []string{
+		"CODER_AIBRIDGE_OPENAI_KEY=zX81-kQ3vLr9TmWbYd5HnCfJs2",
+		"CODER_AIBRIDGE_PROVIDER_0_TYPE=anthropic",
+		"CODER_AIBRIDGE_PROVIDER_0_NAME=corp",
+		"CODER_AIBRIDGE_PROVIDER_0_BASE_URL=https://llm.corp.example/anthropic?token=qUeRy7pVwKx4NbZt6Gm",
+		"CODER_AIBRIDGE_PROVIDER_0_KEYS=oNe5-Rf8yHuJ3kLpQaZx7WsEdC,tWo6-Vg9tBnM4jKiOlPy2XqSwA",
+		"CODER_AIBRIDGE_PROVIDER_1_TYPE=anthropic",
+		"CODER_AIBRIDGE_PROVIDER_1_NAME=aws",
+		"CODER_AIBRIDGE_PROVIDER_1_BEDROCK_REGION=eu-central-1",
+		"CODER_AIBRIDGE_PROVIDER_1_BEDROCK_ACCESS_KEY=AKIDw4Tz8Lq2Rv6N",
+		"CODER_AIBRIDGE_PROVIDER_1_BEDROCK_ACCESS_KEY_SECRET=bEdR-Hj7mPx3Sv9KcY5nWf1ZtG",
+	}
+	providerSecrets = []string{
+		"zX81-kQ3vLr9TmWbYd5HnCfJs2",
+		"qUeRy7pVwKx4NbZt6Gm",
+		"oNe5-Rf8yHuJ3kLpQaZx7WsEdC", "tWo6-Vg9tBnM4jKiOlPy2XqSwA",
+		"AKIDw4Tz8Lq2Rv6N", "bEdR-Hj7mPx3Sv9KcY5nWf1ZtG",
+	}
+)
+
+const listed = `[
+	{"name": "aws", "type": "anthropic", "keys": []},
+	{"name": "corp", "type": "anthropic", "base_url": "https://llm.corp.example/anthropic", "keys": ["****sEdC", "****qSwA"]},
+	{"name": "openai", "type": "openai", "base_url": "https://api.openai.com/v1/", "keys": ["****fJs2"]}
+]`
+
+// fixture is a database and an environment for hosts that start on it.
+type fixture struct {
+	t       *testing.T
+	pool    *pgxpool.Pool // the test's own, for looking and for tampering
+	environ []string
+	secrets []string // that no host may show
+}
+
+func setup(t *testing.T) *fixture {
+	t.Helper()
+	pool := aiseedtest.NewPool(t)
+	f := &fixture{t: t, pool: pool, secrets: slices.Clone(providerSecrets)}
+	if password := pool.Config().ConnConfig.Password; password != "" {
+		f.secrets = append(f.secrets, password)
+	}
+	f.environ = append(slices.Clone(providerVariables),
+		databaseVariable+"="+pool.Config().ConnString(),
+		keysVariable+"="+f.newKey(),
+		addressVariable+"=127.0.0.1:0")
+	return f
+}
+
+// newKey is what `openssl rand -base64 32` would give.
+func (f *fixture) newKey() string {
+	raw := make([]byte, 32)
+	_, _ = rand.Read(raw)
+	key := base64.StdEncoding.EncodeToString(raw)
+	f.secrets = append(f.secrets, key)
+	return key
+}
+
+// with is the fixture's environment with other values for some variables.
+func (f *fixture) with(entries ...string) []string {
+	return append(entries, f.environ...) // the first counts
+}
+
+// host is one run of the server.
+type host struct {
+	*fixture
+	output    *output
+	interrupt context.CancelFunc
+	ended     chan struct{}
+	err       error // once ended
+}
+
+func (f *fixture) start(environ []string, tune ...func(*pgxpool.Config)) *host {
+	f.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	return f.startContext(ctx, cancel, environ, tune...)
+}
+
+func (f *fixture) startContext(ctx context.Context, interrupt context.CancelFunc, environ []string, tune ...func(*pgxpool.Config)) *host {
+	h := &host{fixture: f, output: newOutput(), interrupt: interrupt, ended: make(chan struct{})}
+	go func() {
+		defer close(h.ended)
+		h.err = run(ctx, environ, h.output, tune...)
+	}()
+	f.t.Cleanup(func() {
+		interrupt()
+		select {
+		case <-h.ended:
+		case <-time.After(patience):
+			f.t.Error("a host does not end")
+		}
+		if f.t.Failed() {
+			f.t.Logf("a host logged:\n%s", h.output)
+		}
+	})
+	return h
+}
+
+// serving waits until the host listens, and returns its URL.
+func (h *host) serving() string {
+	h.t.Helper()
+	select {
+	case address := <-h.output.address:
+		return "http://" + address
+	case <-h.ended:
+		require.FailNow(h.t, "the host ended instead of serving", "%v", h.err)
+	case <-time.After(patience):
+		require.FailNow(h.t, "the host neither serves nor ends")
+	}
+	return ""
+}
+
+// end waits until run has returned.
+func (h *host) end() {
+	h.t.Helper()
+	select {
+	case <-h.ended:
+	case <-time.After(patience):
+		require.FailNow(h.t, "the host does not end")
+	}
+}
+
+// wait returns what main makes of what run returned, and that. Nothing of the host
+// is left by then, and nothing that it said was a secret.
+func (h *host) wait() (printed string, code int, err error) {
+	h.t.Helper()
+	h.end()
+	var stderr bytes.Buffer
+	code = report(h.err, &stderr)
+	h.requireNoSecret(stderr.String())
+	h.requireNoSecret(h.output.String())
+	h.requireNothingLeft()
+	return stderr.String(), code, h.err
+}
+
+// refused is wait for a host that must not get as far as listening.
+func (h *host) refused() (printed string, err error) {
+	h.t.Helper()
+	printed, code, err := h.wait()
+	require.Error(h.t, err)
+	require.Equal(h.t, 1, code)
+	require.Equal(h.t, err.Error()+"\n", printed)
+	require.NotContains(h.t, h.output.String(), "msg=listening")
+	return printed, err
+}
+
+// stop interrupts a host that serves.
+func (h *host) stop() {
+	h.t.Helper()
+	h.interrupt()
+	printed, code, err := h.wait()
+	require.NoError(h.t, err)
+	require.Empty(h.t, printed)
+	require.Zero(h.t, code)
+}
+
+// output is a host's standard error. It tells the address of the line that says
+// that the host listens.
+type output struct {
+	mu      sync.Mutex
+	text    bytes.Buffer
+	address chan string
+}
+
+func newOutput() *output { return &output{address: make(chan string, 1)} }
+
+var listeningLine = regexp.MustCompile(`msg=listening address=(\S+)`)
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if m := listeningLine.FindSubmatch(p); m != nil {
+		o.address <- string(m[1])
+	}
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// get asks over a connection of its own.
+func (f *fixture) get(url string) (status int, body string) {
+	f.t.Helper()
+	status, body, err := get(url)
+	require.NoError(f.t, err)
+	f.requireNoSecret(body)
+	return status, body
+}
+
+func get(url string) (status int, body string, err error) {
+	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get(url)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	raw, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(raw), err
+}
+
+func (f *fixture) requireListed(url string) {
+	f.t.Helper()
+	status, body := f.get(url + "/providers")
+	require.Equal(f.t, http.StatusOK, status)
+	require.JSONEq(f.t, listed, body)
+}
+
+// requireNoSecret fails where text has 8 bytes in a row of a secret.
+func (f *fixture) requireNoSecret(text string) {
+	f.t.Helper()
+	for _, secret := range f.secrets {
+		for i := 0; i+8 <= len(secret); i++ {
+			require.NotContains(f.t, text, secret[i:i+8])
+		}
+	}
+}
+
+// requireNothingLeft fails where a backend or a lock of a host stays. The server
+// needs a moment to notice that a client is gone.
+func (f *fixture) requireNothingLeft() {
+	f.t.Helper()
+	require.Eventually(f.t, func() bool {
+		return len(f.rows(`select pid from pg_stat_activity where datname = current_database() and application_name = 'hostserver'
+			union all select l.pid from pg_locks l where l.locktype = 'advisory' and l.database = (select oid from pg_database where datname = current_database())
+			             and not exists (select from pg_stat_activity where pid = l.pid and application_name = 'the test')`)) == 0
+	}, patience, 2*time.Millisecond, "a backend or a lock is left")
+}
+
+// count is what is in the database; all zero where there are no tables.
+func (f *fixture) count() string {
+	f.t.Helper()
+	if f.rows(`select to_regclass('ai_providers') is null`)[0] == "true" {
+		return nothing
+	}
+	return f.rows(`select (select count(*) from ai_providers) || ' providers, ' || (select count(*) from ai_provider_keys) || ' keys, ' || (select count(*) from ai_provider_audits) || ' audits'`)[0]
+}
+
+const (
+	nothing    = "0 providers, 0 keys, 0 audits"
+	everything = "3 providers, 3 keys, 6 audits"
+)
+
+// state is every row of every table, with what tells whether it was written to.
+func (f *fixture) state() (all []string) {
+	f.t.Helper()
+	for _, table := range []string{"ai_providers", "ai_provider_keys", "ai_provider_audits", "ai_encryption_keys", "aiseed_schema"} {
+		all = append(all, f.rows(fmt.Sprintf("select '%[1]s', xmin::text, xmax::text, ctid::text, to_jsonb(t)::text from %[1]s t order by ctid", table))...)
+	}
+	return all
+}
+
+func (f *fixture) exec(sql string, args ...any) {
+	f.t.Helper()
+	_, err := f.pool.Exec(context.Background(), sql, args...)
+	require.NoError(f.t, err)
+}
+
+// rows runs a query and returns each row as one string.
+func (f *fixture) rows(sql string, args ...any) []string {
+	f.t.Helper()
+	rows, err := f.pool.Query(context.Background(), sql, args...)
+	require.NoError(f.t, err)
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (string, error) {
+		values, err := row.Values()
+		return strings.TrimSpace(fmt.Sprintln(values...)), err
+	})
+	require.NoError(f.t, err)
+	return out
+}
+
+// hold runs a statement in a transaction that stays open until release is called
+// or the test ends.
+func (f *fixture) hold(sql string) (release func()) {
+	f.t.Helper()
+	config := f.pool.Config().ConnConfig.Copy()
+	config.RuntimeParams["application_name"] = "the test"
+	conn, err := pgx.ConnectConfig(context.Background(), config)
+	require.NoError(f.t, err)
+	release = func() { _ = conn.Close(context.Background()) }
+	f.t.Cleanup(release)
+	_, err = conn.Exec(context.Background(), "begin")
+	require.NoError(f.t, err)
+	_, err = conn.Exec(context.Background(), sql)
+	require.NoError(f.t, err)
+	return release
+}
+
+// waitForWaiter returns when a host waits for what hold holds.
+func (f *fixture) waitForWaiter() {
+	f.t.Helper()
+	require.Eventually(f.t, func() bool {
+		return len(f.rows(`select pid from pg_stat_activity where datname = current_database() and application_name = 'hostserver' and wait_event_type = 'Lock'`)) > 0
+	}, patience, time.Millisecond, "nobody waits")
+}
