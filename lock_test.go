@@ -3,7 +3,9 @@ package aiseed_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -125,6 +127,84 @@ func TestL3_LockTimeoutNamesKeyAndHolder(t *testing.T) {
 	require.NoError(t, f.seed(f.parse("OPENAI_KEY=key")), "the same store goes on")
 }
 
+func TestL3_WaiterIsNotTakenForTheHolder(t *testing.T) {
+	t.Parallel()
+	f := setup(t, lockTimeout(50*time.Millisecond))
+	holder := f.hold("public")
+	ctx, cancel := context.WithCancel(context.Background())
+	var waiters sync.WaitGroup
+	for range 8 { // so many that one of them would be named by chance
+		conn, err := pgx.ConnectConfig(ctx, f.pool.Config().ConnConfig)
+		require.NoError(t, err)
+		waiters.Go(func() {
+			_, _ = conn.Exec(ctx, "select pg_advisory_xact_lock($1)", aiseed.LockKey("public"))
+			_ = conn.Close(context.Background())
+			<-conn.PgConn().CleanupDone()
+		})
+	}
+	defer waiters.Wait()
+	defer cancel()
+	require.Eventually(t, func() bool {
+		return f.rows(`select count(*) from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())`)[0] == "8"
+	}, 10*time.Second, time.Millisecond)
+	var timeout *aiseed.LockTimeoutError
+	require.ErrorAs(t, f.seed(f.parse("OPENAI_KEY=key")), &timeout)
+	require.NotNil(t, timeout.Holder)
+	require.EqualValues(t, holder.PgConn().PID(), timeout.Holder.PID)
+}
+
+// The advisory lock was ours by then: it is a lock on the table that was not to
+// be had, and nobody else has to be ended for the sake of the advisory one.
+func TestL3_AnotherLockIsNotTakenForTheAdvisoryOne(t *testing.T) {
+	t.Parallel()
+	f := setup(t, lockTimeout(50*time.Millisecond))
+	tx, err := f.pool.Begin(context.Background())
+	require.NoError(t, err)
+	f.wire.reset(once(pass, "pg_advisory_xact_lock", func() {
+		_, err := tx.Exec(context.Background(), `lock table ai_providers`)
+		require.NoError(t, err)
+	}))
+	err = f.seed(f.parse("OPENAI_KEY=key"))
+	require.NoError(t, tx.Rollback(context.Background()))
+	require.NotErrorIs(t, err, aiseed.ErrLockTimeout)
+	require.ErrorContains(t, err, "SQLSTATE 55P03: another transaction holds a lock on these rows")
+}
+
+// To the server a timeout of 0 is none at all.
+func TestL3_TinyLockTimeoutIsNotForEver(t *testing.T) {
+	t.Parallel()
+	f := setup(t, lockTimeout(time.Microsecond))
+	f.hold("public")
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+	require.ErrorIs(t, err, aiseed.ErrLockTimeout)
+}
+
+func TestL3_TimeoutsAsTheServerIsToldThem(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		lockTimeout         time.Duration
+		lock, idle, deliver string // in milliseconds
+	}{
+		"the defaults":                          {0, "30000", "15000", "20000"},
+		"a silent holder has a second at least": {10 * time.Millisecond, "10", "1000", "20000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t, lockTimeout(tt.lockTimeout))
+			f.wire.reset(nil)
+			f.seeded("OPENAI_KEY=key")
+			_, sent := f.wire.count()
+			parameters := func(lock, idle string) string { // of a Bind message: each with its length before it
+				return fmt.Sprintf("\x00\x02\x00\x00\x00%c%s\x00\x00\x00%c%s", len(lock), lock, len(idle), idle)
+			}
+			require.Contains(t, sent, parameters(tt.lock, tt.idle), "of the seed")
+			require.Contains(t, sent, parameters(tt.lock, tt.deliver), "of the delivery of audits")
+		})
+	}
+}
+
 func TestL3_HolderOfAnotherRoleShowsWhatTheServerShows(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -217,6 +297,9 @@ func TestL4_TheUniqueIndexIsThere(t *testing.T) {
 	f.seeded("OPENAI_KEY=key")
 	_, err := f.pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
 	require.ErrorContains(t, err, "ai_providers_live_name_key")
+	f.exec(`update ai_providers set enabled = false`)
+	_, err = f.pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
+	require.ErrorContains(t, err, "ai_providers_live_name_key", "a disabled row is a live one")
 	f.exec(`insert into ai_providers (id, type, name, deleted) values (gen_random_uuid(), 'openai', 'openai', true), (gen_random_uuid(), 'openai', 'openai', true)`)
 }
 
@@ -340,4 +423,73 @@ func TestL3_StatementTimeoutOfTheRoleDoesNotEndTheWait(t *testing.T) {
 	})
 	f.hold("public")
 	require.ErrorIs(t, f.seed(f.parse("OPENAI_KEY=key")), aiseed.ErrLockTimeout)
+}
+
+// Behind a proxy the next client gets the same session.
+func TestL8_NoSettingStaysOnTheConnection(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	config := aiseedtest.NewPool(t).Config().Copy()
+	config.MaxConns = 1
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	require.NoError(t, err)
+	defer pool.Close()
+	settings := func() (s string) {
+		require.NoError(t, pool.QueryRow(ctx, `select string_agg(name || '=' || setting, E'\n' order by name) from pg_settings where source = 'session'
+			or name in ('lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'search_path')`).Scan(&s))
+		return s
+	}
+	before := settings()
+	require.Contains(t, before, "lock_timeout")
+	cfg, err := aiseed.ParseEnviron(ctx, aiseed.Environ(t, "gateway.env"), slog.Logger{})
+	require.NoError(t, err)
+	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "fresh", Migrate: true})
+	require.NoError(t, err)
+	require.Equal(t, before, settings(), "after a migration")
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, aiseed.DiscardAudits, slog.Logger{}))
+	require.Equal(t, before, settings(), "after a seed")
+	store, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: aiseedtest.NewKeyring(t), Schema: "fresh"})
+	require.NoError(t, err)
+	_, err = store.SealPlaintext(ctx)
+	require.NoError(t, err)
+	require.Equal(t, before, settings(), "after sealing")
+}
+
+func TestL7_NothingIsLeftAtTheMomentOfReturn(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.wire.reset(once(pass, "pg_advisory_xact_lock", func() {
+		f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://other/')`)
+	}))
+	require.ErrorIs(t, f.seed(f.parse("OPENAI_KEY=key")), aiseed.ErrDrift)
+	require.Empty(t, f.rows(leftOver), "asked once, not until it is true")
+}
+
+// pgx closes a connection on a goroutine of its own, which dials the server to
+// cancel what runs there. The call waits for it.
+func TestL7_NoGoroutineOfAConnectionThatWasCutOutlivesTheCall(t *testing.T) {
+	t.Parallel()
+	for _, during := range []string{"json_array_elements_text", "pg_advisory_xact_lock"} {
+		t.Run(during, func(t *testing.T) {
+			t.Parallel()
+			var f *fixture
+			var cancelled, finished atomic.Bool
+			f = setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+				dial := c.ConnConfig.DialFunc
+				c.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+					if cancelled.Load() {
+						f.exec(`select count(*) from pg_class, pg_attribute`) // takes a while
+						defer finished.Store(true)
+					}
+					return dial(ctx, network, address)
+				}
+			})
+			ctx, cancel := context.WithCancel(context.Background())
+			f.hold("public")
+			f.wire.reset(once(pass, during, func() { cancelled.Store(true); cancel() }))
+			err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+			require.ErrorIs(t, err, context.Canceled)
+			require.True(t, finished.Load())
+		})
+	}
 }

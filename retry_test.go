@@ -3,14 +3,19 @@ package aiseed_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"cdr.dev/slog/v3"
-	"example.com/aiseed"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
 )
 
 // failing makes the first n inserts of providers fail with a SQLSTATE.
@@ -89,6 +94,72 @@ func TestL5_ConnectionLostBeforeTheCommitWasSent(t *testing.T) {
 	}
 }
 
+func TestL5_AnotherUniqueViolationIsNotRetried(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.exec(`create unique index of_the_operator on ai_providers (enabled)`)
+	f.exec(`insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'other')`)
+	f.wire.reset(nil)
+	err := f.seed(f.parse("OPENAI_KEY=key"))
+	var db *aiseed.DatabaseError
+	require.ErrorAs(t, err, &db)
+	require.Equal(t, "23505", db.SQLState)
+	require.Equal(t, "of_the_operator", db.Constraint)
+	_, sent := f.wire.count()
+	require.Equal(t, 1, strings.Count(sent, `insert into "public".ai_providers `))
+}
+
+// refusing is an option that makes the server unreachable while n is above 0, and
+// counts how often it was dialled.
+func refusing(n, dials *atomic.Int64) option {
+	return func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+		dial := c.ConnConfig.DialFunc
+		c.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+			dials.Add(1)
+			if n.Add(-1) >= 0 {
+				return nil, syscall.ECONNREFUSED
+			}
+			return dial(ctx, network, address)
+		}
+	}
+}
+
+func TestL5_ServerThatIsAwayForAWhileIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	var n, dials atomic.Int64
+	f := setup(t, refusing(&n, &dials))
+	f.wire.reset(once(cutBefore, "insert into", func() { n.Store(5) })) // one dial is pgx's own, to cancel
+	f.seeded("OPENAI_KEY=key")
+	require.Len(t, f.rows(`select id from ai_providers`), 1)
+}
+
+func TestL5_ServerThatWasNeverThereIsReportedAtOnce(t *testing.T) {
+	t.Parallel()
+	var n, dials atomic.Int64
+	f := setup(t, refusing(&n, &dials), func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+		// What is idle is not used again then, so that each call has to dial.
+		c.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) { return n.Load() <= 0, nil }
+	})
+	n.Store(1000)
+	dials.Store(0)
+	_, err := f.store.Providers(context.Background())
+	require.ErrorContains(t, err, "connection refused; check that the server runs there")
+	attempt := dials.Swap(0)
+	require.NotZero(t, attempt)
+	err = f.seed(f.parse("OPENAI_KEY=key"))
+	require.ErrorContains(t, err, "connection refused; check that the server runs there")
+	require.Equal(t, attempt, dials.Load())
+}
+
+func TestL5_PauseIsGoodForAnyAttempt(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, attempt := range []int{1, 10, 63, 64, 1 << 20} {
+		require.ErrorIs(t, aiseed.Pause(ctx, attempt), context.Canceled)
+	}
+}
+
 func TestL5_TerminatedBackend(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -110,6 +181,17 @@ func TestL6_CommitWithoutAnAnswerIsLookedUp(t *testing.T) {
 	require.Equal(t, []string{"2 2 4"}, f.rows(`select count(*), (select count(*) from ai_provider_keys), (select count(*) from ai_provider_audits) from ai_providers`))
 	require.Len(t, f.audits.Entries(), 4, "and went on as if it had been told")
 	require.Contains(t, f.logs.String(), "INFO created AI provider provider=openai")
+}
+
+func TestL6_FailureThatTheServerToldOfIsNotLookedUp(t *testing.T) {
+	t.Parallel()
+	f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
+	f.failing(1, "53100")
+	f.wire.reset(nil)
+	err := f.seed(f.parse("OPENAI_KEY=key"))
+	require.ErrorContains(t, err, "SQLSTATE 53100")
+	_, sent := f.wire.count()
+	require.NotContains(t, sent, "pg_xact_status")
 }
 
 func TestL6_LooksItUpOverTheOneConnectionThatThePoolHas(t *testing.T) {

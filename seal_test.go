@@ -7,8 +7,9 @@ import (
 	"testing"
 
 	"cdr.dev/slog/v3"
-	"example.com/aiseed"
 	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
 )
 
 func TestS6_PlaintextIsAnErrorWhereThereIsAKeyring(t *testing.T) {
@@ -111,4 +112,27 @@ func TestS6_SealingThatIsForbiddenEnds(t *testing.T) {
 	_, err := sealing.SealPlaintext(context.Background())
 	require.ErrorIs(t, err, aiseed.ErrDatabase)
 	require.ErrorContains(t, err, "ai_provider_keys")
+}
+
+func TestS6_SettingsOfATombstoneAreSealed(t *testing.T) {
+	t.Parallel()
+	f := setup(t, plaintext)
+	f.seeded("BEDROCK_REGION=r")
+	f.exec(`update ai_providers set deleted = true`)
+	sealing, _ := f.open()
+	n, err := sealing.SealPlaintext(context.Background())
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.Equal(t, []string{"1"}, f.rows(`select count(*) from ai_providers where settings like 'aiseed:v1:%' and settings_key_id is not null`))
+}
+
+func TestL5_SealingIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	f := setup(t, plaintext)
+	f.seeded("OPENAI_KEY=key")
+	sealing, w := f.open()
+	w.reset(once(cutBefore, "set api_key"))
+	n, err := sealing.SealPlaintext(context.Background())
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
 }

@@ -3,6 +3,7 @@ package aiseed_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io/fs"
 	"strings"
 	"sync"
@@ -81,6 +82,19 @@ func TestS2_CopiedCiphertextDoesNotOpen(t *testing.T) {
 			require.ErrorIs(t, f.seed(cfg), aiseed.ErrUndecryptable)
 		})
 	}
+}
+
+func TestS3_TheFirstKeySeals(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.keyring = keyring(t, 2, 1)
+	f.store, _ = f.open()
+	f.seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
+	f.keyring = keyring(t, 2)
+	f.store, _ = f.open()
+	providers, err := f.store.Providers(context.Background())
+	require.NoError(t, err)
+	require.Len(t, providers, 2)
 }
 
 func TestS4_KeyringIsCheckedBeforeAnythingElse(t *testing.T) {
@@ -237,6 +251,24 @@ func TestS8_MigrateIsSafeUnderConcurrentStarts(t *testing.T) {
 	var versions string
 	require.NoError(t, pool.QueryRow(ctx, `select (select string_agg(version::text, ',') from fresh.aiseed_schema) || ';' || (select string_agg(version::text, ',') from "also-fresh".aiseed_schema)`).Scan(&versions))
 	require.Equal(t, "1;1", versions)
+}
+
+func TestS8_OpenOnACurrentSchemaTakesNoLock(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.hold("public")
+	f.open(lockTimeout(50*time.Millisecond), func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Migrate = true })
+}
+
+func TestL3_MigrationThatWaitsTooLongNamesTheLock(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.hold("fresh")
+	_, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{Keyring: f.keyring, Schema: "fresh", Migrate: true, LockTimeout: 50 * time.Millisecond})
+	var timeout *aiseed.LockTimeoutError
+	require.ErrorAs(t, err, &timeout)
+	require.Equal(t, aiseed.LockKey("fresh"), timeout.Key)
+	require.Equal(t, "the holder", timeout.Holder.ApplicationName)
 }
 
 func TestS8_MigrationIsAllOrNothing(t *testing.T) {
@@ -462,13 +494,15 @@ func TestS4_KeyringIsCheckedBeforeTheSchemaIsChanged(t *testing.T) {
 
 func TestS8_MissingTablesAreASchemaError(t *testing.T) {
 	t.Parallel()
-	f := setup(t)
-	f.exec(`drop table ai_provider_keys`)
-	_, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{AllowPlaintext: true, Migrate: true})
-	require.Error(t, err)
-	_, err = aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{AllowPlaintext: true})
-	require.ErrorIs(t, err, aiseed.ErrSchema)
-	require.ErrorContains(t, err, "but tables are missing")
+	for _, table := range []string{"ai_provider_keys", "ai_providers", "ai_encryption_keys"} {
+		f := setup(t)
+		f.exec(`drop table ` + table + ` cascade`)
+		_, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{AllowPlaintext: true, Migrate: true})
+		require.ErrorIs(t, err, aiseed.ErrSchema, "to create what was there would hide that it is lost")
+		_, err = aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{AllowPlaintext: true})
+		require.ErrorIs(t, err, aiseed.ErrSchema)
+		require.ErrorContains(t, err, fmt.Sprintf("says that it is at version %d, but tables are missing", aiseed.SchemaVersion()), table)
+	}
 }
 
 func TestL6_MigrationWithoutAnAnswerIsTriedAgain(t *testing.T) {
