@@ -111,7 +111,7 @@ func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opt
 	}
 	p.collect(environ)
 	for _, name := range slices.Sorted(slices.Values(p.unknown)) {
-		logger.Warn(ctx, "unknown environment variable is ignored; check its spelling", slog.F("variable", p.full(name)))
+		logger.Warn(ctx, "unknown environment variable is ignored; check its spelling", slog.F("variable", shortened(p.full(name))))
 	}
 
 	cfg := Config{Providers: p.providers()}
