@@ -270,6 +270,18 @@ func TestA5_BadAuditorsDoNotStopTheStart(t *testing.T) {
 	}
 }
 
+func TestA5_AuditorHasTenSecondsByDefault(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	start := time.Now()
+	f.seedWith(aiseed.AuditorFunc(func(ctx context.Context, _ aiseed.AuditEntry) error {
+		deadline, ok := ctx.Deadline()
+		require.True(t, ok)
+		require.WithinRange(t, deadline, start.Add(10*time.Second), time.Now().Add(10*time.Second))
+		return nil
+	}), f.parse("OPENAI_KEY=key"))
+}
+
 func TestA5_WhatWasAcceptedBeforeTheTimeWasUpIsMarked(t *testing.T) {
 	t.Parallel()
 	f := setup(t, auditTimeout(50*time.Millisecond))

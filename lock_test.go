@@ -431,6 +431,7 @@ func TestL8_NoSettingStaysOnTheConnection(t *testing.T) {
 	ctx := context.Background()
 	config := aiseedtest.NewPool(t).Config().Copy()
 	config.MaxConns = 1
+	config.ConnConfig.RuntimeParams["statement_timeout"] = "20s" // which is not what a transaction sets
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	require.NoError(t, err)
 	defer pool.Close()
@@ -457,12 +458,17 @@ func TestL8_NoSettingStaysOnTheConnection(t *testing.T) {
 
 func TestL7_NothingIsLeftAtTheMomentOfReturn(t *testing.T) {
 	t.Parallel()
-	f := setup(t)
+	var n, dials atomic.Int64
+	f := setup(t, refusing(&n, &dials))
 	f.wire.reset(once(pass, "pg_advisory_xact_lock", func() {
 		f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://other/')`)
 	}))
 	require.ErrorIs(t, f.seed(f.parse("OPENAI_KEY=key")), aiseed.ErrDrift)
 	require.Empty(t, f.rows(leftOver), "asked once, not until it is true")
+	dials.Store(0)
+	_, err := f.store.Providers(context.Background())
+	require.NoError(t, err)
+	require.Zero(t, dials.Load(), "the connection was good, and is used again")
 }
 
 // pgx closes a connection on a goroutine of its own, which dials the server to

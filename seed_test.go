@@ -111,6 +111,8 @@ func TestR3_DriftWritesNothingAndExplainsAll(t *testing.T) {
 	require.Equal(t, []aiseed.Action{aiseed.ActionDrifted, aiseed.ActionCreate, aiseed.ActionDrifted, aiseed.ActionDrifted},
 		[]aiseed.Action{plan.Steps[0].Action, plan.Steps[1].Action, plan.Steps[2].Action, plan.Steps[3].Action})
 	require.Equal(t, drift.Providers[0].Fields, plan.Steps[0].Drift)
+	aiseed.Golden(t, "drift.plan.txt", plan.String())
+	require.NotContains(t, plan.String(), "hunter")
 }
 
 // What drifted between the first look and the lock is drift as well.
@@ -329,6 +331,10 @@ func TestR9_EmptyConfigWritesNothing(t *testing.T) {
 	before := f.state()
 	require.NoError(t, f.seed(aiseed.Config{}))
 	require.Equal(t, before, f.state())
+	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.store, aiseed.Config{}, f.logs.Logger())
+	require.NoError(t, err)
+	require.Equal(t, "The environment names no AI providers.\n", plan.String())
+	require.Contains(t, f.logs.String(), "DEBUG planned AI providers create=0 ")
 }
 
 func TestE10_BadConfigDoesNotReachTheDatabase(t *testing.T) {
