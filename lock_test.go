@@ -490,9 +490,15 @@ func TestL7_NoGoroutineOfAConnectionThatWasCutOutlivesTheCall(t *testing.T) {
 					return dial(ctx, network, address)
 				}
 			})
+			// No answer comes before the call sees that it is cancelled.
+			holder := f.hold("public")
 			ctx, cancel := context.WithCancel(context.Background())
-			f.hold("public")
-			f.wire.reset(once(pass, during, func() { cancelled.Store(true); cancel() }))
+			f.wire.reset(once(pass, during, func() {
+				_, err := holder.Exec(context.Background(), `lock table ai_providers`)
+				require.NoError(t, err)
+				cancelled.Store(true)
+				cancel()
+			}))
 			err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
 			require.ErrorIs(t, err, context.Canceled)
 			require.True(t, finished.Load())
