@@ -192,7 +192,7 @@ func TestS11_HostileTextStaysInItsPlace(t *testing.T) {
 		return lines
 	}
 	f := setup(t, plaintext)
-	_, err := aiseed.ParseEnviron(ctx, environ("OPENAI_"+hostile+"=x", "PROVIDER_"+hostile+"_TYPE=x", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME="+hostile,
+	_, err := aiseed.ParseEnviron(ctx, environ("OPENAI_"+hostile+"=x", "PROVIDER_"+hostile+"_TYPE=x", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME="+hostile, "PROVIDER_0_KEY=a", "PROVIDER_0_KEYS=b",
 		"PROVIDER_1_TYPE="+hostile, "PROVIDER_1_NAME="+hostile, "PROVIDER_2_TYPE=anthropic", "PROVIDER_2_BEDROCK_REGION="+hostile, "PROVIDER_2_BEDROCK_MODEL="+hostile,
 		"PROVIDER_3_TYPE=openai", "PROVIDER_3_KEY_FILE=/"+hostile, "PROVIDER_4_TYPE=openai", "PROVIDER_4_BASE_URL=https://h/"+hostile, "PROVIDER_5_"+hostile+"=x"), f.logs.Logger())
 	require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
