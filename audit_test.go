@@ -115,6 +115,32 @@ func TestA3_A4_WhatWasNotAcceptedIsOfferedAgainInOrderUnderTheSameID(t *testing.
 	require.Equal(t, []string{"0"}, f.rows(undelivered))
 }
 
+func TestA3_OrderIsThatOfTheSequence(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seedWith(aiseed.AuditorFunc(refuse), f.parse("OPENAI_KEY=key"))
+	// The place in the table is another one now, and there is no index to go by.
+	f.exec(`update ai_provider_audits set actor = actor where resource = 'ai_provider'`)
+	f.exec(`drop index ai_provider_audits_undelivered_idx`)
+	require.NoError(t, f.seed(aiseed.Config{}))
+	require.Equal(t, aiseed.ResourceProvider, f.audits.Entries()[0].Resource)
+	require.Equal(t, aiseed.ResourceProviderKey, f.audits.Entries()[1].Resource)
+}
+
+// Another process committed rows and audits between our read and our lock, and
+// died before it delivered them.
+func TestA4_AuditsThatAreFirstSeenUnderTheLockAreDelivered(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.wire.reset(once(pass, "pg_advisory_xact_lock", func() {
+		f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://api.openai.com/v1/')`)
+		f.exec(`insert into ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name)
+			select gen_random_uuid(), 'system', 'create', 'ai_provider', id, id, name from ai_providers`)
+	}))
+	f.seeded("OPENAI_KEY=key")
+	require.Len(t, f.audits.Entries(), 1)
+}
+
 func TestA4_AnEmptyConfigDeliversToo(t *testing.T) { // R9
 	t.Parallel()
 	f := setup(t)
@@ -242,6 +268,18 @@ func TestA5_BadAuditorsDoNotStopTheStart(t *testing.T) {
 			require.Len(t, f.audits.Entries(), 2, "they stayed for the next start")
 		})
 	}
+}
+
+func TestA5_AuditorHasTenSecondsByDefault(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	start := time.Now()
+	f.seedWith(aiseed.AuditorFunc(func(ctx context.Context, _ aiseed.AuditEntry) error {
+		deadline, ok := ctx.Deadline()
+		require.True(t, ok)
+		require.WithinRange(t, deadline, start.Add(10*time.Second), time.Now().Add(10*time.Second))
+		return nil
+	}), f.parse("OPENAI_KEY=key"))
 }
 
 func TestA5_WhatWasAcceptedBeforeTheTimeWasUpIsMarked(t *testing.T) {

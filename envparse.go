@@ -111,7 +111,7 @@ func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opt
 	}
 	p.collect(environ)
 	for _, name := range slices.Sorted(slices.Values(p.unknown)) {
-		logger.Warn(ctx, "unknown environment variable is ignored; check its spelling", slog.F("variable", p.full(name)))
+		logger.Warn(ctx, "unknown environment variable is ignored; check its spelling", slog.F("variable", shortened(p.full(name))))
 	}
 
 	cfg := Config{Providers: p.providers()}
@@ -230,7 +230,7 @@ func increment(index string) string {
 func (p *parser) legacy(cfg *Config) {
 	group := valueGroup{parser: p, values: p.legacyValues}
 	one := func(name string) (s Secret) {
-		if secrets := group.secrets(name, false); len(secrets) > 0 {
+		if secrets := group.secrets(name); len(secrets) > 0 {
 			s = secrets[0]
 		}
 		return s
@@ -296,11 +296,11 @@ func (v valueGroup) provider() ProviderConfig {
 	if cfg.Type != "" && !supported {
 		return cfg // it will be skipped, so nothing else about it may stop a start
 	}
-	cfg.Keys = v.secrets(fieldKey, true)
+	cfg.Keys = v.secrets(fieldKey)
 	cfg.BedrockBaseURL = v.values[fieldBedrockBaseURL]
 	cfg.BedrockRegion = v.values[fieldBedrockRegion]
-	cfg.BedrockAccessKeys = v.secrets(fieldBedrockAccessKey, true)
-	cfg.BedrockAccessKeySecrets = v.secrets(fieldBedrockAccessKeySecret, true)
+	cfg.BedrockAccessKeys = v.secrets(fieldBedrockAccessKey)
+	cfg.BedrockAccessKeySecrets = v.secrets(fieldBedrockAccessKeySecret)
 	cfg.BedrockModel = v.values[fieldBedrockModel]
 	cfg.BedrockSmallFastModel = v.values[fieldBedrockSmallFastModel]
 
@@ -314,12 +314,9 @@ func (v valueGroup) provider() ProviderConfig {
 // secrets resolves a secret that can come from up to four variables. Where there
 // is a problem it still returns something, so that no second problem follows
 // from the first.
-func (v valueGroup) secrets(name string, plural bool) []Secret {
-	candidates := []string{name, name + fileTwinSuffix}
-	if plural {
-		candidates = append(candidates, name+pluralSuffix, name+pluralSuffix+fileTwinSuffix)
-	}
-	set := slices.DeleteFunc(candidates, func(c string) bool { return v.values[c] == "" })
+func (v valueGroup) secrets(name string) []Secret {
+	set := []string{name, name + fileTwinSuffix, name + pluralSuffix, name + pluralSuffix + fileTwinSuffix}
+	set = slices.DeleteFunc(set, func(c string) bool { return v.values[c] == "" })
 	if len(set) == 0 {
 		return nil
 	}

@@ -190,6 +190,20 @@ func TestWantedProviders(t *testing.T) {
 				"PROVIDER_1_TYPE=openai", "PROVIDER_1_BASE_URL=https://h/", "PROVIDER_1_KEY=k"),
 			want: []string{"openai openai https://H key=k"},
 		},
+		"N3: a base URL that is the Bedrock one too is not ignored": {
+			environ: vars("PROVIDER_0_TYPE=anthropic", "PROVIDER_0_BASE_URL=https://a", "PROVIDER_0_BEDROCK_BASE_URL=https://a"),
+			want:    []string{"anthropic anthropic https://a region= access=/" + models},
+		},
+		"E9: a key of 8 KiB is not too long": {
+			environ: vars("OPENAI_KEY=" + strings.Repeat("k", 8<<10)),
+			want:    []string{"openai openai https://api.openai.com/v1/ key=" + strings.Repeat("k", 8<<10)},
+		},
+		"N9: other models are a warning": {
+			environ: vars("PROVIDER_0_TYPE=anthropic", "PROVIDER_0_BEDROCK_REGION=r", "PROVIDER_0_BEDROCK_MODEL=m",
+				"PROVIDER_1_TYPE=anthropic", "PROVIDER_1_BEDROCK_REGION=r", "PROVIDER_1_BEDROCK_MODEL=n"),
+			want:     []string{"anthropic anthropic (none) region=r access=/ model=m small=global.anthropic.claude-haiku-4-5-20251001-v1:0"},
+			warnings: []string{"anthropic: CODER_AIBRIDGE_PROVIDER_0_TYPE and CODER_AIBRIDGE_PROVIDER_1_TYPE name the same provider with different credentials or models"},
+		},
 		"N9: other credentials are a warning": {
 			environ:  vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEY=k0", "PROVIDER_1_TYPE=openai", "PROVIDER_1_KEY=k1"),
 			want:     []string{"openai openai (none) key=k0"},
@@ -230,6 +244,13 @@ func TestConfigProblems(t *testing.T) {
 				"CODER_AIBRIDGE_PROVIDER_4_TYPE (provider openai): a gap: indices start at 0 and go up by one, and CODER_AIBRIDGE_PROVIDER_2_* is not set",
 			},
 		},
+		"E4: a problem after a gap names the variable that is set": {
+			vars("PROVIDER_5_TYPE=openai", "PROVIDER_5_BASE_URL=x", "PROVIDER_7_TYPE=openai", "PROVIDER_7_NAME=-"),
+			[]string{
+				"PROVIDER_5_TYPE (provider openai): a gap", "CODER_AIBRIDGE_PROVIDER_5_BASE_URL (provider openai): not an absolute http or https URL",
+				"PROVIDER_7_TYPE (provider -): a gap", "CODER_AIBRIDGE_PROVIDER_7_NAME (provider -): not a valid name",
+			},
+		},
 		"E4: bad indices, in order of name": {
 			vars("PROVIDER__TYPE=openai", "PROVIDER_X_TYPE=openai", "PROVIDER_+1_TYPE=openai", "PROVIDER_-1_TYPE=openai", "PROVIDER_00_TYPE=openai", "PROVIDER_ 1_TYPE=openai", "PROVIDER_=x", "PROVIDER_1.0_TYPE=openai", "PROVIDER_١_TYPE=openai"),
 			[]string{"PROVIDER_: ", "PROVIDER_ 1_TYPE: ", "PROVIDER_+1_TYPE: ", "PROVIDER_-1_TYPE: ", "PROVIDER_00_TYPE: ", "PROVIDER_1.0_TYPE: ", "PROVIDER_X_TYPE: ", "PROVIDER__TYPE: ", "PROVIDER_١_TYPE: "},
@@ -266,6 +287,17 @@ func TestConfigProblems(t *testing.T) {
 			vars("PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x", "PROVIDER_0_KEYS=k", "PROVIDER_0_BEDROCK_REGION=r"),
 			[]string{"CODER_AIBRIDGE_PROVIDER_0_KEYS, CODER_AIBRIDGE_PROVIDER_0_BEDROCK_REGION (provider x): a provider authenticates with bearer keys or with Bedrock settings"},
 		},
+		"E6: and with a bearer key too, it is one problem": {
+			vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEY=k", "PROVIDER_0_BEDROCK_REGION=r"),
+			[]string{"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_REGION (provider openai): for type anthropic only, and the type is openai"},
+		},
+		"E8: an access key that cannot be read is one problem, and lacks no secret": {
+			vars("BEDROCK_ACCESS_KEY_FILE=/nonexistent", "PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x", "PROVIDER_0_BEDROCK_ACCESS_KEYS=a,b", "PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS_FILE=/nonexistent"),
+			[]string{
+				"CODER_AIBRIDGE_BEDROCK_ACCESS_KEY_FILE (provider anthropic): the file /nonexistent does not exist",
+				"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS_FILE (provider x): the file /nonexistent does not exist",
+			},
+		},
 		"E8: a variable and its file, of either number": {
 			vars("OPENAI_KEY=k", "OPENAI_KEY_FILE=/f", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=x", "PROVIDER_0_KEY=k", "PROVIDER_0_KEYS_FILE=/f"),
 			[]string{"CODER_AIBRIDGE_OPENAI_KEY, CODER_AIBRIDGE_OPENAI_KEY_FILE (provider openai): only one", "CODER_AIBRIDGE_PROVIDER_0_KEY, CODER_AIBRIDGE_PROVIDER_0_KEYS_FILE (provider x): only one"},
@@ -294,6 +326,18 @@ func TestConfigProblems(t *testing.T) {
 				"PROVIDER_3_BASE_URL (provider d): not a URL", "PROVIDER_4_BASE_URL (provider e): not valid UTF-8", "PROVIDER_5_BASE_URL (provider f): a URL without a host",
 				"PROVIDER_6_BASE_URL (provider g): a URL without a host",
 			},
+		},
+		"E9: Bedrock access keys and their secrets": {
+			vars("BEDROCK_ACCESS_KEY=a b", "BEDROCK_ACCESS_KEY_SECRET=a\tb",
+				"PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x", "PROVIDER_0_BEDROCK_ACCESS_KEYS=a,b c", "PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS=s,s"),
+			[]string{
+				"CODER_AIBRIDGE_BEDROCK_ACCESS_KEY (provider anthropic): a space in it", "CODER_AIBRIDGE_BEDROCK_ACCESS_KEY_SECRET (provider anthropic): a control character in it",
+				"PROVIDER_0_BEDROCK_ACCESS_KEYS (provider x): element 2: a space in it", "PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS (provider x): element 2: the same as element 1",
+			},
+		},
+		"E9: also what makes no provider": {
+			vars("ANTHROPIC_BASE_URL=nonsense", "BEDROCK_MODEL=a b"),
+			[]string{"ANTHROPIC_BASE_URL (provider anthropic): not an absolute http or https URL", "BEDROCK_MODEL (provider anthropic): a space in it"},
 		},
 		"E9: regions, models and types": {
 			vars("ANTHROPIC_KEY=k", "BEDROCK_REGION=us east", "BEDROCK_MODEL=m\x7f", "BEDROCK_SMALL_FAST_MODEL=\xff", "PROVIDER_0_TYPE=\xff"),
@@ -400,6 +444,22 @@ func TestE2_E3_ParsedConfigIsTheOneBuiltByHand(t *testing.T) {
 		LegacyOpenAI: OpenAIConfig{BaseURL: "https://h", Key: NewSecret("k")},
 		Providers:    []ProviderConfig{{Type: "anthropic", Name: "x", Keys: []Secret{NewSecret("a"), NewSecret("b")}}},
 	}, cfg)
+}
+
+func TestR3_TypeOfALegacyProviderComesFromWhatMakesIt(t *testing.T) {
+	t.Parallel()
+	for line, variable := range map[string]string{
+		"OPENAI_KEY=k":               "OPENAI_KEY",
+		"ANTHROPIC_KEY=k":            "ANTHROPIC_KEY",
+		"BEDROCK_BASE_URL=https://h": "BEDROCK_BASE_URL",
+		"BEDROCK_REGION=r":           "BEDROCK_REGION",
+	} {
+		cfg, err := ParseEnviron(context.Background(), vars(line), slog.Logger{})
+		require.NoError(t, err)
+		want, err := normalise(cfg)
+		require.NoError(t, err)
+		require.Equal(t, DefaultPrefix+variable, want[0].variables[fieldType])
+	}
 }
 
 func TestE4_HugeAndManyIndices(t *testing.T) { // not parallel: it counts allocations

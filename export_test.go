@@ -21,6 +21,7 @@ var (
 	SchemaVersion = schemaVersion
 	SelectNamed   = selectNamed
 	IndexedNames  = indexedNames
+	Pause         = pause
 )
 
 // LogRecorder is a sink that keeps what is logged, a line each.

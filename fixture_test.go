@@ -136,15 +136,19 @@ func (f *fixture) state() string {
 	return strings.Join(all, "\n")
 }
 
+// leftOver are the backends with a transaction or a lock.
+const leftOver = `
+select pid from pg_stat_activity
+ where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle'
+ union all select pid from pg_locks
+ where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`
+
 // requireIdle fails where a backend of the store still has a transaction or a
 // lock. The server needs a moment to notice that a client is gone.
 func (f *fixture) requireIdle() {
 	f.t.Helper()
 	require.Eventually(f.t, func() bool {
-		return len(f.rows(`select pid from pg_stat_activity
-			where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle'
-			union all select pid from pg_locks
-			where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`)) == 0
+		return len(f.rows(leftOver)) == 0
 	}, 10*time.Second, 5*time.Millisecond)
 }
 

@@ -159,6 +159,13 @@ func TestS2_FrozenSealedValueStillOpens(t *testing.T) {
 	require.Equal(t, "frozen", plaintext)
 }
 
+// The last digit of it has bits that stand for nothing.
+func TestS2_OneValueHasOneText(t *testing.T) {
+	t.Parallel()
+	_, ok := testKeyring(t, 1).primary().open(testCell(), "aiseed:v1:jJ8HlZvAAfCP7zdzEKJGRCdFHLqUuBp+uZstSlRZHMp9lx==")
+	require.False(t, ok)
+}
+
 func TestS2_AnyChangedByteDoesNotOpen(t *testing.T) {
 	t.Parallel()
 	key := testKeyring(t, 1).primary()
@@ -225,6 +232,7 @@ func TestS9_FingerprintIsEqualForEqualSecretsAndNeedsTheKey(t *testing.T) {
 	require.Equal(t, newVault(nil).fingerprint(a), newVault(nil).fingerprint(a), "one per process in plaintext mode")
 	require.NotEqual(t, newFingerprint(nil)(a), newVault(nil).fingerprint(a), "and random")
 	require.Equal(t, "none", one.fingerprint(Secret{}))
+	require.Equal(t, "7bd08fbd", one.fingerprint(a), "frozen, or the warnings of two versions cannot be compared")
 }
 
 func TestS4_CanaryTellsTheKey(t *testing.T) {

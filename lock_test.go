@@ -3,8 +3,9 @@ package aiseed_test
 import (
 	"context"
 	"fmt"
-	"strings"
+	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -126,6 +127,84 @@ func TestL3_LockTimeoutNamesKeyAndHolder(t *testing.T) {
 	require.NoError(t, f.seed(f.parse("OPENAI_KEY=key")), "the same store goes on")
 }
 
+func TestL3_WaiterIsNotTakenForTheHolder(t *testing.T) {
+	t.Parallel()
+	f := setup(t, lockTimeout(50*time.Millisecond))
+	holder := f.hold("public")
+	ctx, cancel := context.WithCancel(context.Background())
+	var waiters sync.WaitGroup
+	for range 8 { // so many that one of them would be named by chance
+		conn, err := pgx.ConnectConfig(ctx, f.pool.Config().ConnConfig)
+		require.NoError(t, err)
+		waiters.Go(func() {
+			_, _ = conn.Exec(ctx, "select pg_advisory_xact_lock($1)", aiseed.LockKey("public"))
+			_ = conn.Close(context.Background())
+			<-conn.PgConn().CleanupDone()
+		})
+	}
+	defer waiters.Wait()
+	defer cancel()
+	require.Eventually(t, func() bool {
+		return f.rows(`select count(*) from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())`)[0] == "8"
+	}, 10*time.Second, time.Millisecond)
+	var timeout *aiseed.LockTimeoutError
+	require.ErrorAs(t, f.seed(f.parse("OPENAI_KEY=key")), &timeout)
+	require.NotNil(t, timeout.Holder)
+	require.EqualValues(t, holder.PgConn().PID(), timeout.Holder.PID)
+}
+
+// The advisory lock was ours by then: it is a lock on the table that was not to
+// be had, and nobody else has to be ended for the sake of the advisory one.
+func TestL3_AnotherLockIsNotTakenForTheAdvisoryOne(t *testing.T) {
+	t.Parallel()
+	f := setup(t, lockTimeout(50*time.Millisecond))
+	tx, err := f.pool.Begin(context.Background())
+	require.NoError(t, err)
+	f.wire.reset(once(pass, "pg_advisory_xact_lock", func() {
+		_, err := tx.Exec(context.Background(), `lock table ai_providers`)
+		require.NoError(t, err)
+	}))
+	err = f.seed(f.parse("OPENAI_KEY=key"))
+	require.NoError(t, tx.Rollback(context.Background()))
+	require.NotErrorIs(t, err, aiseed.ErrLockTimeout)
+	require.ErrorContains(t, err, "SQLSTATE 55P03: another transaction holds a lock on these rows")
+}
+
+// To the server a timeout of 0 is none at all.
+func TestL3_TinyLockTimeoutIsNotForEver(t *testing.T) {
+	t.Parallel()
+	f := setup(t, lockTimeout(time.Microsecond))
+	f.hold("public")
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+	require.ErrorIs(t, err, aiseed.ErrLockTimeout)
+}
+
+func TestL3_TimeoutsAsTheServerIsToldThem(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		lockTimeout         time.Duration
+		lock, idle, deliver string // in milliseconds
+	}{
+		"the defaults":                          {0, "30000", "15000", "20000"},
+		"a silent holder has a second at least": {10 * time.Millisecond, "10", "1000", "20000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t, lockTimeout(tt.lockTimeout))
+			f.wire.reset(nil)
+			f.seeded("OPENAI_KEY=key")
+			_, sent := f.wire.count()
+			parameters := func(lock, idle string) string { // of a Bind message: each with its length before it
+				return fmt.Sprintf("\x00\x02\x00\x00\x00%c%s\x00\x00\x00%c%s", len(lock), lock, len(idle), idle)
+			}
+			require.Contains(t, sent, parameters(tt.lock, tt.idle), "of the seed")
+			require.Contains(t, sent, parameters(tt.lock, tt.deliver), "of the delivery of audits")
+		})
+	}
+}
+
 func TestL3_HolderOfAnotherRoleShowsWhatTheServerShows(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -218,154 +297,10 @@ func TestL4_TheUniqueIndexIsThere(t *testing.T) {
 	f.seeded("OPENAI_KEY=key")
 	_, err := f.pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
 	require.ErrorContains(t, err, "ai_providers_live_name_key")
+	f.exec(`update ai_providers set enabled = false`)
+	_, err = f.pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
+	require.ErrorContains(t, err, "ai_providers_live_name_key", "a disabled row is a live one")
 	f.exec(`insert into ai_providers (id, type, name, deleted) values (gen_random_uuid(), 'openai', 'openai', true), (gen_random_uuid(), 'openai', 'openai', true)`)
-}
-
-// failing makes the first n inserts of providers fail with a SQLSTATE.
-func (f *fixture) failing(n int, state string) {
-	f.exec(`create sequence failures`)
-	f.exec(fmt.Sprintf(`create function fail() returns trigger language plpgsql as $$ begin
-		if nextval('failures') <= %d then raise exception 'injected' using errcode = '%s', constraint = 'ai_providers_live_name_key'; end if;
-		return new; end $$`, n, state))
-	f.exec(`create trigger fail before insert on ai_providers for each statement execute function fail()`)
-}
-
-func TestL5_TransientFailuresAreRetried(t *testing.T) {
-	t.Parallel()
-	for name, state := range map[string]string{"serialization failure": "40001", "deadlock": "40P01", "unique violation of the name": "23505"} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
-			f.failing(3, state)
-			f.seeded("OPENAI_KEY=key")
-			require.Equal(t, []string{"1"}, f.rows(`select count(*) from ai_providers`))
-			require.Equal(t, []string{"2"}, f.rows(`select count(*) from ai_provider_audits`))
-			f.requireIdle()
-		})
-	}
-}
-
-func TestL5_RetriesAreBounded(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	f.failing(1000, "40001")
-	err := f.seed(f.parse("OPENAI_KEY=key"))
-	var db *aiseed.DatabaseError
-	require.ErrorAs(t, err, &db)
-	require.Equal(t, "40001", db.SQLState)
-	require.Equal(t, []string{"8"}, f.rows(`select last_value from failures`))
-
-	ctx, cancel := context.WithCancel(context.Background())
-	f.wire.reset(once(pass, "insert into", cancel))
-	err = aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
-	require.Error(t, err)
-	require.Equal(t, []string{"9"}, f.rows(`select greatest(last_value, 9) from failures`), "and by the context")
-}
-
-func TestL5_OtherFailuresAreNotRetried(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	f.failing(1, "53100")
-	err := f.seed(f.parse("OPENAI_KEY=key"))
-	require.ErrorIs(t, err, aiseed.ErrDatabase)
-	require.ErrorContains(t, err, "SQLSTATE 53100, constraint ai_providers_live_name_key: the server's disk is full")
-	require.NotContains(t, err.Error(), "injected")
-	require.Empty(t, f.rows(`select id from ai_providers`))
-}
-
-func TestL5_ConnectionLostBeforeTheCommitWasSent(t *testing.T) {
-	t.Parallel()
-	for name, tt := range map[string]struct {
-		act  action
-		text string
-	}{
-		"before the first read":  {cutBefore, "json_array_elements_text"},
-		"after the first read":   {cutAfter, "json_array_elements_text"},
-		"before the lock":        {cutBefore, "pg_advisory_xact_lock"},
-		"after the lock":         {cutAfter, "pg_advisory_xact_lock"},
-		"instead of the inserts": {cutBefore, "insert into"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
-			f.wire.reset(once(tt.act, tt.text))
-			f.seeded("OPENAI_KEY=key")
-			require.Equal(t, []string{"1 1 2"}, f.rows(`select count(*), (select count(*) from ai_provider_keys), (select count(*) from ai_provider_audits where delivered_at is not null) from ai_providers`))
-			require.Len(t, f.audits.Entries(), 2)
-			f.requireIdle()
-		})
-	}
-}
-
-func TestL5_TerminatedBackend(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	f.wire.reset(once(pass, "insert into", func() {
-		f.exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
-	}))
-	f.seeded("OPENAI_KEY=key")
-	require.Len(t, f.rows(`select id from ai_providers`), 1)
-}
-
-func TestL6_CommitWithoutAnAnswerIsLookedUp(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	f.wire.reset(once(cutAfter, "insert into"))
-	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-	_, sent := f.wire.count()
-	require.Contains(t, sent, "pg_xact_status")
-	require.Equal(t, 1, strings.Count(sent, "insert into \"public\".ai_providers"), "it was not done again")
-	require.Equal(t, []string{"2 2 4"}, f.rows(`select count(*), (select count(*) from ai_provider_keys), (select count(*) from ai_provider_audits) from ai_providers`))
-	require.Len(t, f.audits.Entries(), 4, "and went on as if it had been told")
-	require.Contains(t, f.logs.String(), "INFO created AI provider provider=openai")
-}
-
-func TestL6_LooksItUpOverTheOneConnectionThatThePoolHas(t *testing.T) {
-	t.Parallel()
-	f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
-	f.wire.reset(once(cutAfter, "insert into"))
-	f.seeded("OPENAI_KEY=key")
-	_, sent := f.wire.count()
-	require.Contains(t, sent, "pg_xact_status")
-	require.Len(t, f.audits.Entries(), 2)
-}
-
-func TestL6_UnknownOnlyWhereTheServerCannotBeAsked(t *testing.T) {
-	t.Parallel()
-	f := setup(t, lockTimeout(200*time.Millisecond))
-	cut := false
-	f.wire.reset(func(sent []byte) action {
-		switch {
-		case cut:
-			return cutBefore
-		case strings.Contains(string(sent), "insert into"):
-			cut = true
-			return cutAfter
-		}
-		return pass
-	})
-	err := f.seed(f.parse("OPENAI_KEY=key"))
-	require.ErrorIs(t, err, aiseed.ErrCommitUnknown)
-	require.ErrorContains(t, err, "either everything was written or nothing was")
-	require.Regexp(t, `select pg_xact_status\('\d+'\)`, err.Error())
-	require.Empty(t, f.audits.Entries())
-
-	f.wire.reset(nil)
-	require.NoError(t, f.seed(f.parse("OPENAI_KEY=key")), "the next start finds out")
-	require.Len(t, f.rows(`select id from ai_providers`), 1)
-	require.Len(t, f.audits.Entries(), 2)
-}
-
-func TestL6_CommitAnsweredWithARollback(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	// A constraint that is checked at the commit fails there.
-	f.exec(`create sequence failures`)
-	f.exec(`create function fail() returns trigger language plpgsql as $$ begin
-		if nextval('failures') <= 1 then raise exception 'injected' using errcode = '40001'; end if; return null; end $$`)
-	f.exec(`create constraint trigger fail after insert on ai_providers deferrable initially deferred for each row execute function fail()`)
-	f.seeded("OPENAI_KEY=key")
-	require.Equal(t, []string{"1 2"}, f.rows(`select count(*), (select count(*) from ai_provider_audits) from ai_providers`))
 }
 
 func TestL7_CancelledContextLeavesNothing(t *testing.T) {
@@ -490,30 +425,83 @@ func TestL3_StatementTimeoutOfTheRoleDoesNotEndTheWait(t *testing.T) {
 	require.ErrorIs(t, f.seed(f.parse("OPENAI_KEY=key")), aiseed.ErrLockTimeout)
 }
 
-func TestL6_TransactionStillInProgressIsWaitedFor(t *testing.T) {
+// Behind a proxy the next client gets the same session.
+func TestL8_NoSettingStaysOnTheConnection(t *testing.T) {
 	t.Parallel()
-	f := setup(t)
-	// The commit waits for a trigger while the connection is lost, so that the
-	// first answer is "in progress".
-	gate := f.hold("gate")
-	f.exec(fmt.Sprintf(`create function wait() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock_shared(%d); return null; end $$`, aiseed.LockKey("gate")))
-	f.exec(`create constraint trigger wait after insert on ai_providers deferrable initially deferred for each row execute function wait()`)
-	asked := 0
-	f.wire.reset(func(sent []byte) action {
-		switch {
-		case strings.Contains(string(sent), "insert into"):
-			return cutUnheard
-		case strings.HasPrefix(string(sent), "\x00\x00\x00\x10\x04\xd2\x16\x2e"):
-			return cutBefore // a CancelRequest, which pgx sends for a lost connection
-		case strings.Contains(string(sent), "pg_xact_status"):
-			if asked++; asked == 2 {
-				go func() { _ = gate.Close(context.Background()) }()
-			}
-		}
-		return pass
-	})
-	f.seeded("OPENAI_KEY=key")
-	require.GreaterOrEqual(t, asked, 2)
-	require.Len(t, f.rows(`select id from ai_providers`), 1)
-	require.Len(t, f.audits.Entries(), 2)
+	ctx := context.Background()
+	config := aiseedtest.NewPool(t).Config().Copy()
+	config.MaxConns = 1
+	config.ConnConfig.RuntimeParams["statement_timeout"] = "20s" // which is not what a transaction sets
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	require.NoError(t, err)
+	defer pool.Close()
+	settings := func() (s string) {
+		require.NoError(t, pool.QueryRow(ctx, `select string_agg(name || '=' || setting, E'\n' order by name) from pg_settings where source = 'session'
+			or name in ('lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'search_path')`).Scan(&s))
+		return s
+	}
+	before := settings()
+	require.Contains(t, before, "lock_timeout")
+	cfg, err := aiseed.ParseEnviron(ctx, aiseed.Environ(t, "gateway.env"), slog.Logger{})
+	require.NoError(t, err)
+	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "fresh", Migrate: true})
+	require.NoError(t, err)
+	require.Equal(t, before, settings(), "after a migration")
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, aiseed.DiscardAudits, slog.Logger{}))
+	require.Equal(t, before, settings(), "after a seed")
+	store, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: aiseedtest.NewKeyring(t), Schema: "fresh"})
+	require.NoError(t, err)
+	_, err = store.SealPlaintext(ctx)
+	require.NoError(t, err)
+	require.Equal(t, before, settings(), "after sealing")
+}
+
+func TestL7_NothingIsLeftAtTheMomentOfReturn(t *testing.T) {
+	t.Parallel()
+	var n, dials atomic.Int64
+	f := setup(t, refusing(&n, &dials))
+	f.wire.reset(once(pass, "pg_advisory_xact_lock", func() {
+		f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://other/')`)
+	}))
+	require.ErrorIs(t, f.seed(f.parse("OPENAI_KEY=key")), aiseed.ErrDrift)
+	require.Empty(t, f.rows(leftOver), "asked once, not until it is true")
+	dials.Store(0)
+	_, err := f.store.Providers(context.Background())
+	require.NoError(t, err)
+	require.Zero(t, dials.Load(), "the connection was good, and is used again")
+}
+
+// pgx closes a connection on a goroutine of its own, which dials the server to
+// cancel what runs there. The call waits for it.
+func TestL7_NoGoroutineOfAConnectionThatWasCutOutlivesTheCall(t *testing.T) {
+	t.Parallel()
+	for _, during := range []string{"json_array_elements_text", "pg_advisory_xact_lock"} {
+		t.Run(during, func(t *testing.T) {
+			t.Parallel()
+			var f *fixture
+			var cancelled, finished atomic.Bool
+			f = setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+				dial := c.ConnConfig.DialFunc
+				c.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+					if cancelled.Load() {
+						f.exec(`select count(*) from pg_class, pg_attribute`) // takes a while
+						defer finished.Store(true)
+					}
+					return dial(ctx, network, address)
+				}
+			})
+			// No answer comes before the call sees that it is cancelled.
+			holder := f.hold("public")
+			ctx, cancel := context.WithCancel(context.Background())
+			f.wire.reset(once(pass, during, func() {
+				_, err := holder.Exec(context.Background(), `lock table ai_providers`)
+				require.NoError(t, err)
+				cancelled.Store(true)
+				cancel()
+			}))
+			err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+			require.ErrorIs(t, err, context.Canceled)
+			require.True(t, finished.Load())
+		})
+	}
 }

@@ -1,7 +1,6 @@
 package aiseed
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -51,7 +50,8 @@ type storedProvider struct {
 	deleted bool
 }
 
-// diff decides. It is a pure function: a plan and a seed both call it.
+// diff decides, in the order of want. It is a pure function: a plan and a seed
+// both call it.
 func diff(want []desired, stored map[string]storedProvider, fingerprint func(Secret) string) *Plan {
 	plan := &Plan{}
 	for _, d := range want {
@@ -71,7 +71,6 @@ func diff(want []desired, stored map[string]storedProvider, fingerprint func(Sec
 		}
 		plan.Steps = append(plan.Steps, step)
 	}
-	slices.SortStableFunc(plan.Steps, func(a, b Step) int { return cmp.Compare(a.Name, b.Name) })
 	return plan
 }
 

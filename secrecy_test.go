@@ -170,3 +170,64 @@ func TestS11_NoSecretLeavesTheStore(t *testing.T) {
 		requireNoCanary(t, where, text)
 	}
 }
+
+// What somebody wrote into a variable or a row must not look like a line of ours,
+// nor move the cursor of who reads it.
+func TestS11_HostileTextStaysInItsPlace(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	const evil = "\nINJECTED\x1b[2J"
+	hostile := evil + "\u202e" + strings.Repeat("x", 400)
+	requireHarmless := func(where, text string) {
+		t.Helper()
+		require.NotEmpty(t, text, where)
+		for _, s := range []string{"\nINJECTED", "\x1b", "\u202e"} {
+			require.NotContains(t, text, s, where)
+		}
+	}
+	environ := func(lines ...string) []string {
+		for i, line := range lines {
+			lines[i] = aiseed.DefaultPrefix + line
+		}
+		return lines
+	}
+	f := setup(t, plaintext)
+	_, err := aiseed.ParseEnviron(ctx, environ("OPENAI_"+hostile+"=x", "PROVIDER_"+hostile+"_TYPE=x", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME="+hostile, "PROVIDER_0_KEY=a", "PROVIDER_0_KEYS=b",
+		"PROVIDER_1_TYPE="+hostile, "PROVIDER_1_NAME="+hostile, "PROVIDER_2_TYPE=anthropic", "PROVIDER_2_BEDROCK_REGION="+hostile, "PROVIDER_2_BEDROCK_MODEL="+hostile,
+		"PROVIDER_3_TYPE=openai", "PROVIDER_3_KEY_FILE=/"+hostile, "PROVIDER_4_TYPE=openai", "PROVIDER_4_BASE_URL=https://h/"+hostile, "PROVIDER_5_"+hostile+"=x"), f.logs.Logger())
+	require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
+	requireHarmless("the error of an environment", err.Error())
+	requireHarmless("the log", f.logs.String())
+
+	// A type that is skipped may be anything, and so may the row of an operator.
+	cfg, err := aiseed.ParseEnviron(ctx, environ("PROVIDER_0_TYPE="+hostile, "PROVIDER_1_TYPE=anthropic", "PROVIDER_1_NAME=a", "PROVIDER_1_BEDROCK_REGION=r\u202e", "PROVIDER_1_BEDROCK_MODEL=m\u202e",
+		"PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=b", "PROVIDER_2_BASE_URL=https://h/\u202e?k=v"), f.logs.Logger())
+	require.NoError(t, err)
+	show := func() {
+		t.Helper()
+		plan, err := aiseed.PlanAIProvidersFromEnv(ctx, f.store, cfg, f.logs.Logger())
+		require.NoError(t, err)
+		requireHarmless("the plan", plan.String())
+		requireHarmless("the steps of a plan", fmt.Sprint(plan.Steps))
+		requireHarmless("the log", f.logs.String())
+	}
+	show()
+	require.NoError(t, f.seed(cfg))
+	show()
+	require.Contains(t, f.logs.String(), "INFO created AI provider provider=b")
+	settings := func(region string) {
+		raw, err := json.Marshal(map[string]any{"_type": "bedrock", "_version": 1, "region": region, "model": hostile, "small_fast_model": hostile})
+		require.NoError(t, err)
+		f.exec(`update ai_providers set settings = $1 where settings is not null`, string(raw))
+	}
+	settings("r\u202e")
+	require.NoError(t, f.seed(cfg))
+	require.Contains(t, f.logs.String(), "environment and database differ in Bedrock model (database \"\\nINJECTED")
+	show()
+	settings(hostile)
+	f.exec(`update ai_providers set base_url = $1 where name = 'b'`, "https://h/"+hostile)
+	err = f.seed(cfg)
+	require.ErrorIs(t, err, aiseed.ErrDrift)
+	requireHarmless("a drift", err.Error())
+	show()
+}

@@ -111,6 +111,39 @@ func TestR3_DriftWritesNothingAndExplainsAll(t *testing.T) {
 	require.Equal(t, []aiseed.Action{aiseed.ActionDrifted, aiseed.ActionCreate, aiseed.ActionDrifted, aiseed.ActionDrifted},
 		[]aiseed.Action{plan.Steps[0].Action, plan.Steps[1].Action, plan.Steps[2].Action, plan.Steps[3].Action})
 	require.Equal(t, drift.Providers[0].Fields, plan.Steps[0].Drift)
+	aiseed.Golden(t, "drift.plan.txt", plan.String())
+	require.NotContains(t, plan.String(), "hunter")
+}
+
+// What drifted between the first look and the lock is drift as well.
+func TestR3_DriftUnderTheLockWritesNothing(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.wire.reset(once(pass, "pg_advisory_xact_lock", func() {
+		f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://other/')`)
+	}))
+	require.ErrorIs(t, f.seed(f.parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key")), aiseed.ErrDrift)
+	require.Equal(t, []string{"openai"}, f.rows(`select name from ai_providers`))
+}
+
+func TestR3_DriftOfABedrockBaseURLNamesItsVariable(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("BEDROCK_BASE_URL=https://old", "PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x", "PROVIDER_0_BEDROCK_BASE_URL=https://old")
+	var drift *aiseed.DriftError
+	require.ErrorAs(t, f.seed(f.parse("BEDROCK_BASE_URL=https://new", "PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x", "PROVIDER_0_BEDROCK_BASE_URL=https://new")), &drift)
+	require.Len(t, drift.Providers, 2)
+	require.Equal(t, "CODER_AIBRIDGE_BEDROCK_BASE_URL", drift.Providers[0].Fields[0].Variable)
+	require.Equal(t, "CODER_AIBRIDGE_PROVIDER_0_BEDROCK_BASE_URL", drift.Providers[1].Fields[0].Variable)
+}
+
+func TestR3_WarningsOfOtherProvidersAreLoggedBesideADrift(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key", "OPENAI_BASE_URL=https://old/", "ANTHROPIC_KEY=key")
+	require.ErrorIs(t, f.seed(f.parse("OPENAI_KEY=key", "ANTHROPIC_KEY=rotated")), aiseed.ErrDrift)
+	require.Len(t, f.logs.Warnings(), 1)
+	require.Contains(t, f.logs.Warnings()[0], "provider=anthropic")
 }
 
 func TestR4_TombstoneSticks(t *testing.T) {
@@ -217,6 +250,54 @@ func TestR7_DivergenceIsAWarningWithFingerprints(t *testing.T) {
 	require.Equal(t, "key-two-0123456789-0123456789", providers[1].Keys[1].APIKey.Reveal())
 }
 
+func TestR7_KeyThatTheEnvironmentLacksIsNamed(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=k0,k1")
+	require.NoError(t, f.seed(f.parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEY=k0")))
+	require.Len(t, f.logs.Warnings(), 1)
+	require.Regexp(t, `differ in API key 2 \(database [0-9a-f]{8}, environment none\);`, f.logs.Warnings()[0])
+}
+
+func TestN4_KeysAreComparedInOrderWhateverTheOrderOfTheRows(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	cfg := f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=k0,k1,k2")
+	// Neither the index nor the place in the table is in that order any more.
+	f.exec(`alter table ai_provider_keys drop constraint ai_provider_keys_position_key`)
+	f.exec(`update ai_provider_keys set updated_at = now() where position = 0`)
+	require.NoError(t, f.seed(cfg))
+	require.Empty(t, f.logs.Warnings())
+}
+
+// An unsupported provider may even have the name of one that is supported.
+func TestN7_UnsupportedProviderIsNotHeldAgainstItsNamesake(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	cfg := f.seeded("OPENAI_KEY=key", "PROVIDER_0_TYPE=x", "PROVIDER_0_NAME=openai")
+	before := f.state()
+	require.NoError(t, f.seed(cfg))
+	require.Equal(t, before, f.state())
+	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.store, cfg, slog.Logger{})
+	require.NoError(t, err)
+	require.Equal(t, []aiseed.Action{aiseed.ActionUnchanged, aiseed.ActionUnsupported}, []aiseed.Action{plan.Steps[0].Action, plan.Steps[1].Action})
+
+	f.exec(`update ai_providers set settings = 'damaged'`)
+	require.NoError(t, f.seed(f.parse("PROVIDER_0_TYPE=x", "PROVIDER_0_NAME=openai")), "R5: its namesake is not even read")
+}
+
+func TestR8_LogSaysWhatWasDone(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=gone")
+	f.exec(`update ai_providers set deleted = true where name = 'gone'`)
+	f.logs = &aiseed.LogRecorder{}
+	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=rotated", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=gone", "PROVIDER_1_TYPE=x",
+		"PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=new", "PROVIDER_2_KEYS=key,another", "PROVIDER_2_BASE_URL=https://h/?token=hunter2hunter2")
+	require.Contains(t, f.logs.String(), "INFO created AI provider provider=new type=openai base_url=https://h/?token=**** keys=2\n"+
+		"INFO AI providers of the environment are in the database create=1 unchanged=1 diverged=1 drifted=0 deleted=1 unsupported=1")
+}
+
 func TestR8_SecondRunIsOneReadWithoutALock(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"legacy.env", "gateway.env"} {
@@ -250,6 +331,10 @@ func TestR9_EmptyConfigWritesNothing(t *testing.T) {
 	before := f.state()
 	require.NoError(t, f.seed(aiseed.Config{}))
 	require.Equal(t, before, f.state())
+	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.store, aiseed.Config{}, f.logs.Logger())
+	require.NoError(t, err)
+	require.Equal(t, "The environment names no AI providers.\n", plan.String())
+	require.Contains(t, f.logs.String(), "DEBUG planned AI providers create=0 ")
 }
 
 func TestE10_BadConfigDoesNotReachTheDatabase(t *testing.T) {

@@ -1,0 +1,221 @@
+package aiseed_test
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+	"example.com/aiseed/aiseedtest"
+)
+
+func TestS8_MissingAndOlderSchema(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	pool := aiseedtest.NewPool(t)
+	options := aiseed.StoreOptions{AllowPlaintext: true}
+	_, err := pool.Exec(ctx, `update aiseed_schema set version = version - 1`)
+	require.NoError(t, err)
+	_, err = aiseed.Open(ctx, pool, options)
+	require.ErrorIs(t, err, aiseed.ErrSchema)
+	require.ErrorContains(t, err, "are at version 0, and this library needs 1; call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations")
+
+	_, err = pool.Exec(ctx, `update aiseed_schema set version = 99`)
+	require.NoError(t, err)
+	_, err = aiseed.Open(ctx, pool, options)
+	require.NoError(t, err, "a later schema is fine")
+
+	_, err = pool.Exec(ctx, `drop schema public cascade; create schema public`)
+	require.NoError(t, err)
+	for _, schema := range []string{"", "nowhere"} {
+		options.Schema = schema
+		_, err = aiseed.Open(ctx, pool, options)
+		require.ErrorIs(t, err, aiseed.ErrSchema)
+		require.ErrorContains(t, err, "there are no aiseed tables in the schema")
+		require.ErrorContains(t, err, "aiseed.Migrate")
+	}
+	options.Schema = strings.Repeat("s", 64)
+	_, err = aiseed.Open(ctx, pool, options)
+	require.ErrorContains(t, err, "longer than 63 bytes")
+	require.NoError(t, aiseed.Migrate(ctx, pool, strings.Repeat("s", 63)))
+	for _, schema := range []string{"$user", "pg_own", "bad\xff"} {
+		require.ErrorIs(t, aiseed.Migrate(ctx, pool, schema), aiseed.ErrSchema)
+	}
+	require.ErrorContains(t, aiseed.Migrate(ctx, pool, "a\x00b"), "NUL")
+}
+
+func TestS8_MigrateIsSafeUnderConcurrentStarts(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	pool := aiseedtest.NewPool(t)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			assert.NoError(t, aiseed.Migrate(ctx, pool, "fresh"))
+			_, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "also-fresh", Migrate: true})
+			assert.NoError(t, err)
+		})
+	}
+	all.Wait()
+	var versions string
+	require.NoError(t, pool.QueryRow(ctx, `select (select string_agg(version::text, ',') from fresh.aiseed_schema) || ';' || (select string_agg(version::text, ',') from "also-fresh".aiseed_schema)`).Scan(&versions))
+	require.Equal(t, "1;1", versions)
+}
+
+func TestS8_OpenOnACurrentSchemaTakesNoLock(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.hold("public")
+	f.open(lockTimeout(50*time.Millisecond), func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Migrate = true })
+}
+
+func TestL3_MigrationThatWaitsTooLongNamesTheLock(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.hold("fresh")
+	_, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{Keyring: f.keyring, Schema: "fresh", Migrate: true, LockTimeout: 50 * time.Millisecond})
+	var timeout *aiseed.LockTimeoutError
+	require.ErrorAs(t, err, &timeout)
+	require.Equal(t, aiseed.LockKey("fresh"), timeout.Key)
+	require.Equal(t, "the holder", timeout.Holder.ApplicationName)
+}
+
+func TestS8_MigrationIsAllOrNothing(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	pool := aiseedtest.NewPool(t)
+	_, err := pool.Exec(ctx, `create schema half; create table half.ai_provider_audits (id int)`) // in the way of the last table
+	require.NoError(t, err)
+	err = aiseed.Migrate(ctx, pool, "half")
+	var db *aiseed.DatabaseError
+	require.ErrorAs(t, err, &db)
+	require.Equal(t, "42P07", db.SQLState)
+	var n int
+	require.NoError(t, pool.QueryRow(ctx, `select count(*) from pg_tables where schemaname = 'half'`).Scan(&n))
+	require.Equal(t, 1, n)
+}
+
+func TestS8_FilesAreNumberedAndApplyByHand(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	pool := aiseedtest.NewPool(t)
+	names, err := fs.Glob(aiseed.Migrations(), "*")
+	require.NoError(t, err)
+	require.Len(t, names, aiseed.SchemaVersion())
+	_, err = pool.Exec(ctx, `create schema by_hand`)
+	require.NoError(t, err)
+	conn, err := pool.Acquire(ctx)
+	require.NoError(t, err)
+	defer conn.Release()
+	for i, name := range names {
+		require.True(t, strings.HasPrefix(name, "000"+string(rune('1'+i))+"_"), name)
+		sql, err := fs.ReadFile(aiseed.Migrations(), name)
+		require.NoError(t, err)
+		_, err = conn.Conn().PgConn().Exec(ctx, "begin; set local search_path to by_hand; "+string(sql)+"; commit").ReadAll()
+		require.NoError(t, err)
+	}
+	_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "by_hand"})
+	require.NoError(t, err)
+}
+
+func TestS4_KeyringIsCheckedBeforeTheSchemaIsChanged(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key")
+	f.exec(`update aiseed_schema set version = version - 1 where version = $1`, aiseed.SchemaVersion())
+	_, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{Keyring: keyring(t, 2), Migrate: true})
+	require.ErrorIs(t, err, aiseed.ErrKeyring)
+}
+
+func TestS8_MissingTablesAreASchemaError(t *testing.T) {
+	t.Parallel()
+	for _, table := range []string{"ai_provider_keys", "ai_providers", "ai_encryption_keys"} {
+		f := setup(t)
+		f.exec(`drop table ` + table + ` cascade`)
+		_, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{AllowPlaintext: true, Migrate: true})
+		require.ErrorIs(t, err, aiseed.ErrSchema, "to create what was there would hide that it is lost")
+		_, err = aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{AllowPlaintext: true})
+		require.ErrorIs(t, err, aiseed.ErrSchema)
+		require.ErrorContains(t, err, fmt.Sprintf("says that it is at version %d, but tables are missing", aiseed.SchemaVersion()), table)
+	}
+}
+
+func TestL6_MigrationWithoutAnAnswerIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		act  action
+		text string
+	}{"the commit": {cutAfter, "commit\x00"}, "the files": {cutBefore, "create table"}, "the lock": {cutAfter, "pg_advisory_xact_lock"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			_, w := f.open()
+			config := f.pool.Config().Copy()
+			config.ConnConfig.DialFunc = w.dial
+			pool, err := pgxpool.NewWithConfig(context.Background(), config)
+			require.NoError(t, err)
+			defer pool.Close()
+			w.reset(once(tt.act, tt.text))
+			_, err = aiseed.Open(context.Background(), pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "fresh", Migrate: true})
+			require.NoError(t, err)
+		})
+	}
+}
+
+// What the library never writes, an operator cannot write by mistake.
+func TestS8_TablesRefuseWhatMakesNoSense(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	const insert = `insert into ai_providers (id, type, name, settings_key_id) values (gen_random_uuid(), $1, $2, $3)`
+	for _, tt := range []struct {
+		kind, name string
+		keyID      any
+		constraint string
+	}{
+		{"copilot", "a", nil, "ai_providers_type_check"},
+		{"OpenAI", "a", nil, "ai_providers_type_check"},
+		{"openai", "", nil, "ai_providers_name_check"},
+		{"openai", "Team_A", nil, "ai_providers_name_check"},
+		{"openai", "-a", nil, "ai_providers_name_check"},
+		{"openai", "a-", nil, "ai_providers_name_check"},
+		{"openai", "a--b", nil, "ai_providers_name_check"},
+		{"openai", "a\n", nil, "ai_providers_name_check"},
+		{"openai", strings.Repeat("a", 256), nil, "ai_providers_name_check"},
+		{"openai", "a", "key", "ai_providers_settings_key_id_check"},
+	} {
+		_, err := f.pool.Exec(context.Background(), insert, tt.kind, tt.name, tt.keyID)
+		require.ErrorContains(t, err, tt.constraint, "%q %q", tt.kind, tt.name)
+	}
+	for _, name := range []string{"a", "0-a-1", strings.Repeat("a", 255)} {
+		f.exec(insert, "openai", name, nil)
+	}
+}
+
+func TestS8_KeysBelongToAProvider(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	_, err := f.pool.Exec(context.Background(), `insert into ai_provider_keys (id, provider_id, position, api_key) values (gen_random_uuid(), gen_random_uuid(), 0, 'key')`)
+	require.ErrorContains(t, err, "ai_provider_keys_provider_id_fkey")
+	_, err = f.pool.Exec(context.Background(), `insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 0, 'key' from ai_providers`)
+	require.ErrorContains(t, err, "ai_provider_keys_position_key")
+	f.exec(`delete from ai_providers where name = 'openai'`)
+	require.Equal(t, []string{"1"}, f.rows(`select count(*) from ai_provider_keys`))
+	require.Equal(t, []string{"4"}, f.rows(`select count(*) from ai_provider_audits`), "the audits stay")
+}
+
+// The order of names is that of their bytes, whatever the database's collation:
+// it is the order in which the library sorts.
+func TestS8_NamesAreOrderedByTheirBytes(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	require.Equal(t, []string{"C"}, f.rows(`select collname from pg_attribute a join pg_collation c on c.oid = attcollation where attrelid = 'ai_providers'::regclass and attname = 'name'`))
+}
