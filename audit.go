@@ -38,11 +38,27 @@ func (f AuditorFunc) Audit(ctx context.Context, entry AuditEntry) error { return
 // not to audit. The entries stay in the table ai_provider_audits all the same.
 var DiscardAudits Auditor = AuditorFunc(func(context.Context, AuditEntry) error { return nil })
 
+// LeaveAudits leaves every entry where it is, for the next start or
+// [Store.DeliverAudits] to hand to the host's own Auditor: the choice of a tool that
+// writes beside the host.
+var LeaveAudits Auditor = leaveAudits{}
+
+type leaveAudits struct{}
+
+var errLeft = errors.New("aiseed: the entry is left for the next start")
+
+func (leaveAudits) Audit(context.Context, AuditEntry) error { return errLeft }
+
 // An AuditAction is what was done.
 type AuditAction string
 
-// AuditCreate is the insertion of a provider or a key.
-const AuditCreate AuditAction = "create"
+// The actions of an [AuditEntry].
+const (
+	AuditCreate  AuditAction = "create"  // of a provider or a key
+	AuditUpdate  AuditAction = "update"  // of a provider
+	AuditDelete  AuditAction = "delete"  // of a provider, which becomes a tombstone, or of a key
+	AuditRestore AuditAction = "restore" // of a deleted provider
+)
 
 // The resources that an [AuditEntry] can be about.
 const (
@@ -57,7 +73,7 @@ const SystemActor = "system"
 type AuditEntry struct {
 	ID           uuid.UUID // stable over repeated deliveries
 	Time         time.Time // of the transaction that made the change
-	Actor        string    // [SystemActor]
+	Actor        string    // [SystemActor] for a start, or whom the host named
 	Action       AuditAction
 	Resource     string // [ResourceProvider] or [ResourceProviderKey]
 	ResourceID   uuid.UUID
@@ -75,10 +91,20 @@ type auditRow struct {
 	ResourceID   uuid.UUID   `json:"resource_id"`
 	ProviderID   uuid.UUID   `json:"provider_id"`
 	ProviderName string      `json:"provider_name"`
+	Old          any         `json:"old"`
 	New          any         `json:"new"`
 }
 
-func auditCreatedProvider(p Provider, actor string) auditRow {
+func auditOfProvider(actor string, action AuditAction, p Provider, old, new any) auditRow {
+	return auditRow{uuid.New(), actor, action, ResourceProvider, p.ID, p.ID, p.Name, old, new}
+}
+
+func auditOfKey(actor string, action AuditAction, p Provider, key uuid.UUID, old, new any) auditRow {
+	return auditRow{uuid.New(), actor, action, ResourceProviderKey, key, p.ID, p.Name, old, new}
+}
+
+// auditedProvider are the values of a provider, masked.
+func auditedProvider(p Provider) any {
 	type settings struct {
 		Region          string `json:"region"`
 		Model           string `json:"model"`
@@ -97,23 +123,28 @@ func auditCreatedProvider(p Provider, actor string) auditRow {
 	if b := p.Bedrock; b != nil {
 		values.Bedrock = &settings{b.Region, b.Model, b.SmallFastModel, b.AccessKey, b.AccessKeySecret}
 	}
-	return auditRow{uuid.New(), actor, AuditCreate, ResourceProvider, p.ID, p.ID, p.Name, values}
+	return values
 }
 
-func auditCreatedKey(p Provider, key ProviderKey, position int, actor string) auditRow {
-	return auditRow{uuid.New(), actor, AuditCreate, ResourceProviderKey, key.ID, p.ID, p.Name, struct {
+// auditedKey are the values of a key, masked.
+func auditedKey(position int, key Secret) any {
+	return struct {
 		Position int    `json:"position"`
 		APIKey   Secret `json:"api_key"`
-	}{position, key.APIKey}}
+	}{position, key}
+}
+
+func (s *Store) insertAudits(rows ...auditRow) query {
+	return query{sql: s.sql(insertAudits), args: [][]byte{jsonArg(rows)}}
 }
 
 const (
 	insertAudits = `
-insert into {schema}.ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name, new)
-select id, actor, action, resource, resource_id, provider_id, provider_name, new
+insert into {schema}.ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name, old, new)
+select id, actor, action, resource, resource_id, provider_id, provider_name, old, new
   from rows from (json_to_recordset($1::json) as (id uuid, actor text, action text, resource text, resource_id uuid,
-                                                  provider_id uuid, provider_name text, new jsonb))
-       with ordinality as r (id, actor, action, resource, resource_id, provider_id, provider_name, new, position)
+                                                  provider_id uuid, provider_name text, old jsonb, new jsonb))
+       with ordinality as r (id, actor, action, resource, resource_id, provider_id, provider_name, old, new, position)
  order by position`
 
 	selectUndelivered = `

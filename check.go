@@ -116,12 +116,10 @@ func checkSecret(s Secret) (problem string) {
 
 // checkWord is for values that have no space in them.
 func checkWord(value string) (problem string) {
-	switch {
-	case !utf8.ValidString(value):
-		return "not valid UTF-8"
-	case strings.ContainsFunc(value, unicode.IsControl):
-		return "a control character in it"
-	case strings.ContainsFunc(value, unicode.IsSpace):
+	if reason := checkText(value); reason != "" {
+		return reason
+	}
+	if strings.ContainsFunc(value, unicode.IsSpace) {
 		return "a space in it"
 	}
 	return ""
@@ -153,6 +151,17 @@ func checkBaseURL(raw string) (problem string) {
 		return "a URL with user info (user:password@); put the credential into a key variable instead"
 	case strings.Contains(raw, "#"):
 		return "a URL with a fragment (#...); remove it"
+	}
+	return ""
+}
+
+// checkText is for values that people read.
+func checkText(value string) (problem string) {
+	switch {
+	case !utf8.ValidString(value):
+		return "not valid UTF-8"
+	case strings.ContainsFunc(value, unicode.IsControl):
+		return "a control character in it"
 	}
 	return ""
 }

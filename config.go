@@ -1,10 +1,5 @@
 package aiseed
 
-import (
-	"cmp"
-	"strconv"
-)
-
 // DefaultPrefix starts the name of every variable, unless [WithPrefix] gives
 // another.
 const DefaultPrefix = "CODER_AIBRIDGE_"
@@ -17,6 +12,10 @@ type Config struct {
 	LegacyAnthropic AnthropicConfig  // <prefix>ANTHROPIC_*
 	LegacyBedrock   BedrockConfig    // <prefix>BEDROCK_*
 	Providers       []ProviderConfig // <prefix>PROVIDER_<N>_*, in order of N
+
+	// DriftAdopt and DriftKeep settle drifts by the name@digest that a
+	// [DriftError] prints: the environment wins, or the database does.
+	DriftAdopt, DriftKeep []string // <prefix>DRIFT_ADOPT and <prefix>DRIFT_KEEP
 
 	variables variables
 }
@@ -54,35 +53,4 @@ type ProviderConfig struct {
 	BedrockBaseURL, BedrockRegion              string
 	BedrockAccessKeys, BedrockAccessKeySecrets []Secret // as many of each; the first pair is used
 	BedrockModel, BedrockSmallFastModel        string
-}
-
-// variables knows the full name behind each value of a [Config].
-type variables struct {
-	prefix  string            // "" is DefaultPrefix
-	indices []string          // nil is 0, 1, 2, …
-	actual  map[string]string // from the usual name of a secret to the one that was set
-
-	unreadable map[string]bool // the variables of which the value could not be had
-}
-
-func (v variables) legacy(name string) string { return v.lookUp(v.full(name)) }
-
-func (v variables) indexed(i int, name string) string {
-	index := strconv.Itoa(i)
-	if v.indices != nil {
-		index = v.indices[i]
-	}
-	return v.lookUp(v.full(indexedGroup + index + "_" + name))
-}
-
-func (v variables) full(name string) string { return cmp.Or(v.prefix, DefaultPrefix) + name }
-
-func (v variables) lookUp(usual string) string { return cmp.Or(v.actual[usual], usual) }
-
-// secretName is the usual variable for n secrets.
-func secretName(name string, n int) string {
-	if n > 1 {
-		return name + pluralSuffix
-	}
-	return name
 }

@@ -14,81 +14,6 @@ import (
 	"cdr.dev/slog/v3"
 )
 
-// The names of variables: behind the prefix for the legacy ones, behind
-// <prefix>PROVIDER_<N>_ for the indexed ones. A legacy name is its group and the
-// field.
-const (
-	indexedGroup   = "PROVIDER_"
-	openAIGroup    = "OPENAI_"
-	anthropicGroup = "ANTHROPIC_"
-	bedrockGroup   = "BEDROCK_"
-
-	fieldType                   = "TYPE"
-	fieldName                   = "NAME"
-	fieldBaseURL                = "BASE_URL"
-	fieldKey                    = "KEY"
-	fieldBedrockBaseURL         = bedrockGroup + "BASE_URL"
-	fieldBedrockRegion          = bedrockGroup + "REGION"
-	fieldBedrockAccessKey       = bedrockGroup + "ACCESS_KEY"
-	fieldBedrockAccessKeySecret = bedrockGroup + "ACCESS_KEY_SECRET"
-	fieldBedrockModel           = bedrockGroup + "MODEL"
-	fieldBedrockSmallFastModel  = bedrockGroup + "SMALL_FAST_MODEL"
-
-	pluralSuffix   = "S"
-	fileTwinSuffix = "_FILE"
-)
-
-// A field is one row of the table of variables. A secret one also has a twin
-// that names a file; an indexed secret also has a plural that takes a list.
-type field struct {
-	name   string
-	secret bool
-}
-
-var (
-	legacyFields = []field{
-		{openAIGroup + fieldKey, true},
-		{openAIGroup + fieldBaseURL, false},
-		{anthropicGroup + fieldKey, true},
-		{anthropicGroup + fieldBaseURL, false},
-		{fieldBedrockBaseURL, false},
-		{fieldBedrockRegion, false},
-		{fieldBedrockAccessKey, true},
-		{fieldBedrockAccessKeySecret, true},
-		{fieldBedrockModel, false},
-		{fieldBedrockSmallFastModel, false},
-	}
-	indexedFields = []field{
-		{fieldType, false},
-		{fieldName, false},
-		{fieldBaseURL, false},
-		{fieldKey, true},
-		{fieldBedrockBaseURL, false},
-		{fieldBedrockRegion, false},
-		{fieldBedrockAccessKey, true},
-		{fieldBedrockAccessKeySecret, true},
-		{fieldBedrockModel, false},
-		{fieldBedrockSmallFastModel, false},
-	}
-	legacyNames  = variableNames(legacyFields, false)
-	indexedNames = variableNames(indexedFields, true)
-)
-
-func variableNames(fields []field, plurals bool) map[string]bool {
-	names := map[string]bool{}
-	for _, f := range fields {
-		names[f.name] = true
-		if f.secret {
-			names[f.name+fileTwinSuffix] = true
-		}
-		if f.secret && plurals {
-			names[f.name+pluralSuffix] = true
-			names[f.name+pluralSuffix+fileTwinSuffix] = true
-		}
-	}
-	return names
-}
-
 // A ParseOption changes how [ParseEnviron] reads the environment.
 type ParseOption func(*parser)
 
@@ -114,7 +39,7 @@ func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opt
 		logger.Warn(ctx, "unknown environment variable is ignored; check its spelling", slog.F("variable", shortened(p.full(name))))
 	}
 
-	cfg := Config{Providers: p.providers()}
+	cfg := Config{Providers: p.providers(), DriftAdopt: p.list(variableDriftAdopt), DriftKeep: p.list(variableDriftKeep)}
 	p.legacy(&cfg)
 	cfg.variables = p.variables
 	if _, problems := normaliseAll(cfg); len(p.problems)+len(problems) > 0 {
@@ -128,6 +53,7 @@ func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opt
 // prefix.
 type parser struct {
 	variables
+	settings      map[string]string // the variables that are about no provider
 	legacyValues  map[string]string
 	indexedValues map[string]map[string]string // by index, then by field
 	unknown       []string
@@ -137,6 +63,7 @@ type parser struct {
 func (p *parser) collect(environ []string) {
 	prefix := p.full("")
 	seen := map[string]bool{}
+	p.settings = map[string]string{}
 	p.legacyValues = map[string]string{}
 	p.indexedValues = map[string]map[string]string{}
 	for _, entry := range environ {
@@ -158,9 +85,11 @@ func (p *parser) add(name, value string) {
 	indexed, ok := strings.CutPrefix(name, indexedGroup)
 	if !ok {
 		switch {
+		case settingNames[name]:
+			p.settings[name] = value
 		case legacyNames[name]:
 			p.legacyValues[name] = value
-		case strings.HasPrefix(name, openAIGroup), strings.HasPrefix(name, anthropicGroup), strings.HasPrefix(name, bedrockGroup):
+		case strings.HasPrefix(name, driftGroup), strings.HasPrefix(name, openAIGroup), strings.HasPrefix(name, anthropicGroup), strings.HasPrefix(name, bedrockGroup):
 			p.unknown = append(p.unknown, name)
 		}
 		return // anything else under the prefix is the host's own
@@ -225,6 +154,18 @@ func increment(index string) string {
 		digits[i] = '0'
 	}
 	return "1" + string(digits)
+}
+
+// list splits a comma list of words.
+func (p *parser) list(name string) []string {
+	if p.settings[name] == "" {
+		return nil
+	}
+	list := strings.Split(p.settings[name], ",")
+	for i := range list {
+		list[i] = strings.Trim(list[i], " ")
+	}
+	return list
 }
 
 func (p *parser) legacy(cfg *Config) {

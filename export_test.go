@@ -11,13 +11,13 @@ import (
 	"testing"
 
 	"cdr.dev/slog/v3"
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 )
 
 // What the tests of the package and those from outside share.
 
 var (
-	LockKey       = lockKey
 	SchemaVersion = schemaVersion
 	SelectNamed   = selectNamed
 	IndexedNames  = indexedNames
@@ -110,4 +110,12 @@ func Golden(tb testing.TB, name, got string) {
 	want, err := os.ReadFile(path)
 	require.NoError(tb, err, "run with -update to write it")
 	require.Equal(tb, string(want), got)
+}
+
+// SealFor seals a value for a cell of a table that only a test knows.
+func SealFor(tb testing.TB, ring *Keyring, table, column, row, provider, plaintext string) string {
+	tb.Helper()
+	id, err := uuid.Parse(provider)
+	require.NoError(tb, err)
+	return ring.primary().seal(cell{table: table, column: column, row: row, provider: id}, plaintext)
 }

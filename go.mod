@@ -9,6 +9,7 @@ require (
 	github.com/stretchr/testify v1.12.1
 	go.uber.org/goleak v1.3.0
 	golang.org/x/xerrors v0.0.0-20240903120638-7835f813f4da
+	pgregory.net/rapid v1.3.0
 )
 
 require (

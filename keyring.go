@@ -78,11 +78,20 @@ func ParseKeyring(list string) (*Keyring, error) {
 
 // Format prints the ids of the keys, whatever the verb.
 func (k Keyring) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, "keyring("+strings.Join(k.IDs(), ", ")+")")
+}
+
+// IDs returns the ids of the keys, as they stand in the tables and in errors. The
+// first seals. They are public and reveal nothing of the keys.
+func (k *Keyring) IDs() []string {
+	if k == nil {
+		return nil
+	}
 	ids := make([]string, len(k.keys))
 	for i, key := range k.keys {
 		ids[i] = key.id
 	}
-	_, _ = io.WriteString(f, "keyring("+strings.Join(ids, ", ")+")")
+	return ids
 }
 
 func (k *Keyring) primary() sealingKey { return k.keys[0] }

@@ -1,6 +1,7 @@
 package aiseed
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -14,12 +15,15 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// lockKey is the key of the advisory lock that every write holds: the first 8
-// bytes of SHA-256 over "aiseed", a zero byte and the schema, big-endian. For
-// the schema "public" it is -8830732264031859510.
+// LockKey is the key of the transaction-scoped advisory lock that every write to
+// providers and keys holds: the first 8 bytes of SHA-256 over "aiseed", a zero byte and the schema,
+// big-endian. For the schema "public", which "" stands for, it is
+// -8830732264031859510.
 //
 // The lock saves work. What correctness rests on is the unique index on the name
 // of live providers.
+func LockKey(schema string) int64 { return lockKey(cmp.Or(schema, defaultSchema)) }
+
 func lockKey(schema string) int64 {
 	sum := sha256.Sum256([]byte("aiseed\x00" + schema))
 	return int64(binary.BigEndian.Uint64(sum[:8]))
@@ -71,6 +75,15 @@ func (s *Store) tryLocked(ctx context.Context, operation string, reads []query, 
 	writes, err := decide()
 	if err != nil || len(writes) == 0 {
 		return "", err
+	}
+	if s.notifyChannel != "" {
+		writes = append(writes, s.notification())
+	}
+	if anyChecked(writes) {
+		if err := roundTrip(ctx, conn.Conn(), writes...); err != nil {
+			return "", databaseError(ctx, operation, err)
+		}
+		writes = nil
 	}
 	committed, err := commit(ctx, conn.Conn(), writes)
 	switch {
@@ -212,6 +225,9 @@ func release(ctx context.Context, conn *pgxpool.Conn) {
 	conn.Release()
 }
 
+// liveNameConstraint is the index that allows one live row per name.
+const liveNameConstraint = "ai_providers_live_name_key"
+
 const (
 	maxAttempts = 8
 	firstPause  = 10 * time.Millisecond
@@ -257,7 +273,7 @@ func isTransient(err error) bool {
 	case stateSerialization, stateDeadlock:
 		return true
 	case stateUniqueViolated:
-		return db.Constraint == "ai_providers_live_name_key"
+		return db.Constraint == liveNameConstraint
 	}
 	return db.transient
 }

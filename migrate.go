@@ -236,9 +236,11 @@ func (s *Store) checkKeys(stored []storedKey) error {
 	return keyringErrorf("it lacks %s, which stored values are sealed with; append it to the keyring, after the key that seals", strings.Join(missing, ", "))
 }
 
+// maxIdentifierBytes is what Postgres cuts names to.
+const maxIdentifierBytes = 63
+
 // checkSchemaName refuses what Postgres would cut short, expand, or not create.
 func checkSchemaName(schema string) error {
-	const maxIdentifierBytes = 63
 	if len(schema) > maxIdentifierBytes || !utf8.ValidString(schema) || strings.ContainsRune(schema, 0) ||
 		schema == "$user" || strings.HasPrefix(schema, "pg_") {
 		return schemaErrorf("its name is longer than 63 bytes, starts with pg_, is $user, or holds something that is not UTF-8 or a NUL; choose another one")

@@ -22,13 +22,13 @@ func TestS8_MissingAndOlderSchema(t *testing.T) {
 	ctx := context.Background()
 	pool := aiseedtest.NewPool(t)
 	options := aiseed.StoreOptions{AllowPlaintext: true}
-	_, err := pool.Exec(ctx, `update aiseed_schema set version = version - 1`)
+	_, err := pool.Exec(ctx, `delete from aiseed_schema where version = 2`)
 	require.NoError(t, err)
 	_, err = aiseed.Open(ctx, pool, options)
 	require.ErrorIs(t, err, aiseed.ErrSchema)
-	require.ErrorContains(t, err, "are at version 0, and this library needs 1; call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations")
+	require.ErrorContains(t, err, "are at version 1, and this library needs 2; call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations")
 
-	_, err = pool.Exec(ctx, `update aiseed_schema set version = 99`)
+	_, err = pool.Exec(ctx, `insert into aiseed_schema (version) values (99)`)
 	require.NoError(t, err)
 	_, err = aiseed.Open(ctx, pool, options)
 	require.NoError(t, err, "a later schema is fine")
@@ -67,7 +67,7 @@ func TestS8_MigrateIsSafeUnderConcurrentStarts(t *testing.T) {
 	all.Wait()
 	var versions string
 	require.NoError(t, pool.QueryRow(ctx, `select (select string_agg(version::text, ',') from fresh.aiseed_schema) || ';' || (select string_agg(version::text, ',') from "also-fresh".aiseed_schema)`).Scan(&versions))
-	require.Equal(t, "1;1", versions)
+	require.Equal(t, "1,2;1,2", versions)
 }
 
 func TestS8_OpenOnACurrentSchemaTakesNoLock(t *testing.T) {
@@ -130,7 +130,7 @@ func TestS4_KeyringIsCheckedBeforeTheSchemaIsChanged(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.seeded("OPENAI_KEY=key")
-	f.exec(`update aiseed_schema set version = version - 1 where version = $1`, aiseed.SchemaVersion())
+	f.exec(`delete from aiseed_schema where version = $1`, aiseed.SchemaVersion())
 	_, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{Keyring: keyring(t, 2), Migrate: true})
 	require.ErrorIs(t, err, aiseed.ErrKeyring)
 }

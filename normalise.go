@@ -57,7 +57,7 @@ func normalise(cfg Config) ([]desired, error) {
 }
 
 func normaliseAll(cfg Config) ([]desired, []problem) {
-	n := &normaliser{at: map[string]int{}, unreadable: cfg.variables.unreadable}
+	n := &normaliser{at: map[string]int{}, problems: cfg.settlement().check(), unreadable: cfg.variables.unreadable}
 	n.legacyOpenAI(cfg)
 	n.legacyAnthropic(cfg)
 	for i, provider := range cfg.Providers {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"text/tabwriter"
 )
 
 // An Action is what a start does about one desired provider.
@@ -16,14 +15,17 @@ const (
 	ActionUnchanged   Action = "unchanged"   // row and environment agree
 	ActionDiverged    Action = "diverged"    // same shape, another credential or tunable: warn
 	ActionDrifted     Action = "drifted"     // another shape: refuse to start
+	ActionAdopt       Action = "adopt"       // another shape, and the operator chose the environment's: update
+	ActionKeep        Action = "keep"        // another shape, and the operator chose the database's: warn
 	ActionDeleted     Action = "deleted"     // an operator deleted it: warn and leave it so
 	ActionUnsupported Action = "unsupported" // a type the library does not know: warn and skip
 )
 
 // A Plan is what a start would do, one step per desired provider in order of
-// name. It holds no secret.
+// name. It shows no secret, however it is printed or encoded.
 type Plan struct {
-	Steps []Step
+	Steps    []Step
+	Warnings []string // that are about no step, but about stale settings
 }
 
 // A Step is the decision about one provider.
@@ -31,11 +33,13 @@ type Step struct {
 	Action   Action
 	Name     string
 	Type     ProviderType
-	Drift    []FieldDrift // of a drifted step
+	Drift    []FieldDrift // of a drifted, adopt or keep step
+	Moved    Side         // with Drift: who moved since the row was seeded
+	Digest   string       // with Drift: what settles it, as name@digest
 	Warnings []string     // what a start would warn of, for this provider
 
 	want   desired
-	stored Provider
+	stored storedProvider
 }
 
 // Format prints action and name. What else a step knows is not for printing: a
@@ -47,17 +51,19 @@ func (s Step) Format(f fmt.State, _ rune) {
 // storedProvider is a row that has the name of a desired provider.
 type storedProvider struct {
 	Provider
-	deleted bool
+	deleted   bool
+	revision  int64 // counts the changes of what it does
+	positions []int // of its keys
 }
 
 // diff decides, in the order of want. It is a pure function: a plan and a seed
 // both call it.
-func diff(want []desired, stored map[string]storedProvider, fingerprint func(Secret) string) *Plan {
+func diff(want []desired, stored map[string]storedProvider, settle settlement, fingerprint func(Secret) string) *Plan {
 	plan := &Plan{}
 	for _, d := range want {
 		step := Step{Name: d.Name, Type: d.Type, Warnings: slices.Clone(d.warnings), want: d}
 		row, exists := stored[d.Name]
-		step.stored = row.Provider
+		step.stored = row
 		switch {
 		case d.unsupported:
 			step.Action = ActionUnsupported
@@ -67,19 +73,35 @@ func diff(want []desired, stored map[string]storedProvider, fingerprint func(Sec
 			step.Action = ActionDeleted
 			step.warn("an operator deleted it, and it stays deleted: remove its variables from the environment, or restore it in the database")
 		default:
-			step.compare(row.Provider, fingerprint)
+			step.compare(settle, fingerprint)
 		}
 		plan.Steps = append(plan.Steps, step)
 	}
+	plan.Warnings = settle.unused(plan)
 	return plan
 }
 
-func (s *Step) compare(stored Provider, fingerprint func(Secret) string) {
-	s.Drift = shapeDrift(stored, s.want)
-	differences := divergence(stored, s.want.Provider, fingerprint)
+func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
+	if s.Drift = shapeDrift(s.stored.Provider, s.want); s.Drift != nil {
+		s.Digest, s.Moved = driftDigest(s.stored, s.want.Provider), SideUnknown
+		entry := s.Name + "@" + s.Digest
+		switch {
+		case settle.adopts(entry):
+			s.Action = ActionAdopt
+			s.warn("drift settled by " + settle.variables.full(variableDriftAdopt) + ": the database takes the environment's values")
+		case settle.keeps(entry):
+			s.Action = ActionKeep
+			s.warn("drift settled by " + settle.variables.full(variableDriftKeep) + ": the database's values stay in use")
+		default:
+			s.Action = ActionDrifted
+		}
+		if differences := divergence(s.stored.Provider, s.want.Provider, fingerprint); len(differences) > 0 {
+			s.warn("beside the drift, environment and database differ in " + strings.Join(differences, ", "))
+		}
+		return
+	}
+	differences := divergence(s.stored.Provider, s.want.Provider, fingerprint)
 	switch {
-	case len(s.Drift) > 0:
-		s.Action = ActionDrifted
 	case len(differences) > 0:
 		s.Action = ActionDiverged
 		s.warn("environment and database differ in " + strings.Join(differences, ", ") + "; the database's value is the one in use")
@@ -91,17 +113,17 @@ func (s *Step) compare(stored Provider, fingerprint func(Secret) string) {
 func (s *Step) warn(text string) { s.Warnings = append(s.Warnings, text) }
 
 // drift returns a [DriftError] where any provider drifted.
-func (p *Plan) drift() error {
+func (p *Plan) drift(prefix string) error {
 	var drifted []ProviderDrift
 	for _, s := range p.Steps {
 		if s.Action == ActionDrifted {
-			drifted = append(drifted, ProviderDrift{Name: s.Name, ID: s.stored.ID, Fields: s.Drift})
+			drifted = append(drifted, ProviderDrift{Name: s.Name, ID: s.stored.ID, Moved: s.Moved, Digest: s.Digest, Fields: s.Drift})
 		}
 	}
 	if drifted == nil {
 		return nil
 	}
-	return &DriftError{Providers: drifted}
+	return &DriftError{Providers: drifted, prefix: prefix}
 }
 
 // creates returns the providers to insert.
@@ -115,6 +137,9 @@ func (p *Plan) creates() []Provider {
 	return out
 }
 
+// writes reports whether there is anything to write.
+func (p *Plan) writes() bool { return p.count(ActionCreate)+p.count(ActionAdopt) > 0 }
+
 func (p *Plan) count(action Action) (n int) {
 	for _, s := range p.Steps {
 		if s.Action == action {
@@ -122,43 +147,4 @@ func (p *Plan) count(action Action) (n int) {
 		}
 	}
 	return n
-}
-
-// String renders the plan as a table, with what needs words below it.
-func (p *Plan) String() string {
-	if len(p.Steps) == 0 {
-		return "The environment names no AI providers.\n"
-	}
-	var b strings.Builder
-	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "ACTION\tNAME\tTYPE\tBASE URL\tCREDENTIALS")
-	for _, s := range p.Steps {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", s.Action, shortened(s.Name), shortened(string(s.Type)), orNone(MaskURL(s.want.BaseURL)), s.want.credentials())
-	}
-	_ = table.Flush() // into a strings.Builder
-	for _, s := range p.Steps {
-		for _, f := range s.Drift {
-			fmt.Fprintf(&b, "\n%s: %s drifted\n", shortened(s.Name), f.Field)
-			f.write(&b, "  ")
-		}
-		for _, w := range s.Warnings {
-			fmt.Fprintf(&b, "\n%s: %s\n", shortened(s.Name), w)
-		}
-	}
-	return b.String()
-}
-
-// credentials says what a provider authenticates with, masked.
-func (p Provider) credentials() string {
-	var parts []string
-	for _, k := range p.Keys {
-		parts = append(parts, k.APIKey.String())
-	}
-	if p.Bedrock != nil && !p.Bedrock.AccessKey.IsZero() {
-		parts = append(parts, fmt.Sprintf("%s with secret %s", p.Bedrock.AccessKey, p.Bedrock.AccessKeySecret))
-	}
-	if p.Bedrock != nil && p.Bedrock.AccessKey.IsZero() {
-		parts = append(parts, "AWS environment")
-	}
-	return orNone(strings.Join(parts, ", "))
 }

@@ -1,20 +1,102 @@
-package aiseed
+package aiseed_test
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
 	"testing"
 
+	"cdr.dev/slog/v3"
 	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
 )
 
-// A seed decides twice about the same providers: before it has the lock, and
-// under it.
-func TestR1_DecisionsDoNotTouchOneAnother(t *testing.T) {
+// allKinds is a plan with a step of each kind.
+func allKinds(t *testing.T) (*fixture, *aiseed.Plan) {
+	t.Helper()
+	f := setup(t)
+	f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=adopted", "PROVIDER_0_BASE_URL=https://old.example/v1",
+		"PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=deleted", "PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=diverged", "PROVIDER_2_KEY=key-of-the-database-0001",
+		"PROVIDER_3_TYPE=anthropic", "PROVIDER_3_NAME=drifted", "PROVIDER_3_BEDROCK_REGION=us-east-1", "PROVIDER_4_TYPE=openai", "PROVIDER_4_NAME=kept", "PROVIDER_4_BASE_URL=https://old.example/?token=hunter2hunter2",
+		"PROVIDER_5_TYPE=openai", "PROVIDER_5_NAME=unchanged")
+	f.exec(`update ai_providers set deleted = true where name = 'deleted'`)
+	environ := []string{
+		"PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=adopted", "PROVIDER_0_BASE_URL=https://new.example/v1",
+		"PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=deleted", "PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=diverged", "PROVIDER_2_KEY=key-of-the-environment-02",
+		"PROVIDER_3_TYPE=anthropic", "PROVIDER_3_NAME=drifted", "PROVIDER_3_BEDROCK_REGION=eu-central-1", "PROVIDER_4_TYPE=openai", "PROVIDER_4_NAME=kept", "PROVIDER_4_BASE_URL=https://old.example/?token=hunter3hunter3",
+		"PROVIDER_5_TYPE=openai", "PROVIDER_5_NAME=unchanged",
+		"PROVIDER_6_TYPE=anthropic", "PROVIDER_6_NAME=created", "PROVIDER_6_BEDROCK_BASE_URL=https://vpce-0a1b2c3d.bedrock-runtime.eu-central-1.vpce.amazonaws.com", "PROVIDER_6_BEDROCK_ACCESS_KEY=AKIAQ7ZT5N2LEXAMPLE1", "PROVIDER_6_BEDROCK_ACCESS_KEY_SECRET=q1W2e3R4t5Y6u7I8o9P0aSdFgHjKlZxCvBnM",
+		"PROVIDER_7_TYPE=copilot", "PROVIDER_7_NAME=unsupported",
+	}
+	digests := map[string]string{}
+	for _, p := range f.driftOf(f.parse(append([]string{}, environ...)...)).Providers {
+		digests[p.Name] = p.Digest
+	}
+	cfg := f.parse(append(environ, "DRIFT_ADOPT=adopted@"+digests["adopted"]+",stale@0123456789abcdef", "DRIFT_KEEP=kept@"+digests["kept"])...)
+	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.store, cfg, slog.Logger{})
+	require.NoError(t, err)
+	return f, plan
+}
+
+func TestO1_APlanOfEveryKind(t *testing.T) {
 	t.Parallel()
-	want := []desired{{Provider: Provider{Name: "a", Type: TypeOpenAI}, warnings: append(make([]string, 0, 4), "of the environment")}}
-	fingerprint := func(Secret) string { return "f" }
-	deleted := diff(want, map[string]storedProvider{"a": {Provider: want[0].Provider, deleted: true}}, fingerprint)
-	diverged := diff(want, map[string]storedProvider{"a": {Provider: Provider{Name: "a", Type: TypeOpenAI, Keys: []ProviderKey{{APIKey: NewSecret("k")}}}}}, fingerprint)
-	require.Contains(t, deleted.Steps[0].Warnings[1], "an operator deleted it")
-	require.Contains(t, diverged.Steps[0].Warnings[1], "differ in API key 1")
-	require.Equal(t, []string{"of the environment"}, want[0].warnings)
+	_, plan := allKinds(t)
+	settle := func(text string) string {
+		for _, s := range plan.Steps {
+			if s.Digest != "" {
+				text = strings.ReplaceAll(text, s.Digest, "<digest>")
+			}
+			for _, w := range s.Warnings {
+				if s.Action == aiseed.ActionDiverged {
+					for _, word := range strings.FieldsFunc(w, func(r rune) bool { return strings.ContainsRune(" ,()", r) }) {
+						if len(word) == 8 && strings.Trim(word, "0123456789abcdef") == "" {
+							text = strings.ReplaceAll(text, word, "<finger>")
+						}
+					}
+				}
+			}
+		}
+		return text
+	}
+	for _, width := range []int{80, 140} {
+		for _, colour := range []bool{false, true} {
+			table := plan.Table(width, colour)
+			aiseed.Golden(t, fmt.Sprintf("plan.%d.%t.txt", width, colour), settle(table))
+			require.NotContains(t, table, "hunter")
+			if !colour {
+				for _, line := range strings.Split(strings.SplitN(table, "\n\n", 2)[0], "\n") {
+					require.LessOrEqual(t, len([]rune(line)), width, line)
+				}
+			}
+		}
+	}
+	raw, err := json.MarshalIndent(plan, "", "  ")
+	require.NoError(t, err)
+	require.NotContains(t, string(raw), "hunter")
+	aiseed.Golden(t, "plan.json", settle(string(raw))+"\n")
+
+	var kinds []string
+	for _, s := range plan.Steps {
+		kinds = append(kinds, string(s.Action))
+	}
+	require.Equal(t, []string{"adopt", "create", "deleted", "diverged", "drifted", "keep", "unchanged", "unsupported"}, kinds, "in order of name")
+}
+
+func TestO1_AnEmptyPlanAndAnEmptyDatabase(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.wire.reset(nil)
+	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.store, aiseed.Config{}, slog.Logger{})
+	require.NoError(t, err)
+	require.Equal(t, "The environment names no AI providers.\n", plan.String())
+	raw, err := json.Marshal(plan)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"steps":[]}`, string(raw))
+	plan, err = aiseed.PlanAIProvidersFromEnv(context.Background(), f.store, f.parse("OPENAI_KEY=key"), slog.Logger{})
+	require.NoError(t, err)
+	require.Equal(t, aiseed.ActionCreate, plan.Steps[0].Action)
+	_, sent := f.wire.count()
+	require.NotContains(t, sent, "lock", "a plan takes none")
 }

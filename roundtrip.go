@@ -31,6 +31,8 @@ type query struct {
 	sql  string
 	args [][]byte
 	rows func(pgx.Rows) error // nil where the result does not matter
+
+	checked bool // a write that must not be committed before rows accepted it
 }
 
 // roundTrip sends queries at once and waits once, as unnamed statements: that

@@ -3,123 +3,285 @@ package aiseed
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
 
-// SealPlaintext seals every value that was stored before there was a keyring,
-// tombstones included, and returns how many it sealed. Until then [Store.Providers]
-// and a seed refuse to read them. Stop the servers that still run without the
-// keyring first: they cannot read what is sealed.
-//
-// It works in small transactions: after an interruption what was sealed stays
-// sealed, and calling it again does the rest. It returns without an error only
-// when no plaintext is left. Errors match [ErrKeyring] for a store without a
-// keyring, [ErrLockTimeout], [ErrCommitUnknown] or [ErrDatabase].
-func (s *Store) SealPlaintext(ctx context.Context) (sealed int, err error) {
-	if s.vault.keyring == nil {
-		return 0, keyringErrorf("sealing needs one, and the store was opened without; open it with StoreOptions.Keyring")
-	}
-	for {
-		n, err := s.sealSome(ctx)
-		if err != nil || n == 0 {
-			return sealed, err
-		}
-		sealed += n
-	}
+// A Resealing reports what [Store.Rotate], [Store.SealPlaintext] or
+// [Store.Unseal] did, also where it ended with an error: what was done stays done.
+type Resealing struct {
+	Changed int             // values that were written anew
+	Revoked []string        // ids of the keys that no row needs any more
+	Left    []*DecryptError // values that do not open, and stay as they are
 }
 
-// A plainValue is a value to seal. Its row stays locked until it is sealed: the
-// plaintext is not sent again, where it could get into the server's log.
-type plainValue struct {
+// Rotate seals every value anew that is not sealed with the first key of the
+// keyring, tombstones included, and marks the keys that no row needs any more as
+// revoked. Give every server a keyring with both keys before, or it meets values
+// that it cannot open.
+//
+// It works in small transactions while others read and write; after an
+// interruption, calling it again does the rest. A value that does not open is
+// reported, and is no reason to leave the others. Plaintext is not touched.
+//
+// Errors match [ErrKeyring], where a column refers to ai_encryption_keys in a way
+// that is not understood too, [ErrUndecryptable] where values are left,
+// [ErrLockTimeout], [ErrCommitUnknown] or [ErrDatabase].
+func (s *Store) Rotate(ctx context.Context) (Resealing, error) {
+	return s.reseal(ctx, "rotating keys", resealing{
+		from: `{key} is not null and {key} <> $2`,
+		seal: true,
+	})
+}
+
+// SealPlaintext seals every value that was stored before there was a keyring,
+// tombstones included. Until then [Store.Providers] and a seed refuse to read
+// them. Stop the servers that still run without the keyring first: they cannot
+// read what is sealed. It returns without an error only when no plaintext is left.
+// For the rest it is as [Store.Rotate].
+func (s *Store) SealPlaintext(ctx context.Context) (Resealing, error) {
+	return s.reseal(ctx, "sealing plaintext", resealing{
+		from: `{key} is null`,
+		seal: true,
+	})
+}
+
+// Unseal stores every value as plaintext, for a host that goes back to living
+// without a keyring: open the Store with [StoreOptions.AllowPlaintext] and without
+// Keyring from then on. Stop the servers that still have one first: they refuse
+// plaintext. For the rest it is as [Store.Rotate].
+func (s *Store) Unseal(ctx context.Context) (Resealing, error) {
+	return s.reseal(ctx, "unsealing", resealing{from: `{key} is not null`})
+}
+
+// resealing is which values to write anew, and how.
+type resealing struct {
+	from string // a condition; {key} is the key-id column and $2 the sealing key's id
+	seal bool   // with the first key; otherwise as plaintext
+}
+
+// A sealedColumn is a column of sealed values, found by the foreign key that its
+// key-id column has to ai_encryption_keys.
+type sealedColumn struct {
+	table, value, key string
+	provider          string // the column with the provider's id
+	problem           string
+}
+
+// The value's column has the name of its key-id column without the suffix.
+const selectSealedColumns = `
+select t.relname, left(k.attname, -length('_key_id')), k.attname,
+       case when t.relname = 'ai_providers' then 'id' else coalesce(p.attname, '') end,
+       case when cardinality(f.conkey) <> 1 then 'its foreign key has several columns'
+            when k.attname not like '%\_key\_id' then 'its name does not end in _key_id'
+            when v.attname is null then 'there is no column ' || left(k.attname, -length('_key_id')) || ' beside it'
+            when i.attname is null then 'its table has no column id of type uuid'
+            when t.relname <> 'ai_providers' and p.attname is null then 'its table has no column provider_id of type uuid'
+            when t.relnamespace <> s.oid then 'its table is in another schema'
+            when not exists (select from pg_index x where x.indrelid = t.oid and x.indisunique and x.indpred is null
+                                and x.indnkeyatts = 1 and x.indkey[0] = i.attnum) then 'its table has no unique index on id alone'
+            else '' end
+  from pg_namespace s
+  join pg_class e on e.relnamespace = s.oid and e.relname = 'ai_encryption_keys'
+  join pg_constraint f on f.confrelid = e.oid and f.contype = 'f' and f.conparentid = 0
+  join pg_class t on t.oid = f.conrelid
+  join pg_attribute k on k.attrelid = t.oid and k.attnum = f.conkey[1]
+  left join pg_attribute v on v.attrelid = t.oid and not v.attisdropped and v.atttypid = 'text'::regtype and v.attname = left(k.attname, -length('_key_id'))
+  left join pg_attribute i on i.attrelid = t.oid and not i.attisdropped and i.atttypid = 'uuid'::regtype and i.attname = 'id'
+  left join pg_attribute p on p.attrelid = t.oid and not p.attisdropped and p.atttypid = 'uuid'::regtype and p.attname = 'provider_id'
+ where s.nspname = $1
+ order by t.relname, k.attname`
+
+func (s *Store) sealedColumns(ctx context.Context, operation string) ([]sealedColumn, error) {
+	var columns []sealedColumn
+	err := s.query(ctx, operation, query{
+		sql:  selectSealedColumns,
+		args: [][]byte{[]byte(s.schema)},
+		rows: func(rows pgx.Rows) (err error) {
+			columns, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c sealedColumn, err error) {
+				return c, row.Scan(&c.table, &c.value, &c.key, &c.provider, &c.problem)
+			})
+			return err
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range columns {
+		if c.problem != "" {
+			return nil, keyringErrorf("%s.%s refers to ai_encryption_keys, but what it seals is not clear: %s. Nothing was changed", c.table, c.key, c.problem)
+		}
+	}
+	return columns, nil
+}
+
+// A storedValue is one value to write anew. Its row stays locked until it is: what
+// was plaintext is not sent again, where it could get into the server's log.
+type storedValue struct {
 	ID       uuid.UUID `json:"id"`
-	Provider uuid.UUID `json:"-"`
 	Old      string    `json:"-"`
 	New      string    `json:"new"`
-	KeyID    string    `json:"key_id"`
+	NewKey   *string   `json:"new_key"`
+	provider uuid.UUID
+	oldKey   *string
 }
 
 const (
-	selectPlainSettings = `
-select id, id, settings from {schema}.ai_providers
- where settings is not null and settings_key_id is null order by id limit 100 for update`
+	resealBatch = 100
 
-	selectPlainKeys = `
-select id, provider_id, api_key from {schema}.ai_provider_keys
- where api_key_key_id is null order by id limit 100 for update`
+	selectValues = `
+select id, {provider}, {value}, {key} from {schema}.{table}
+ where {value} is not null and {from} and ($1 = '' or id > $1::uuid) order by id limit 100 for update`
 
-	sealSettings = `
-update {schema}.ai_providers t set settings = r.new, settings_key_id = r.key_id
-  from json_to_recordset($1::json) as r (id uuid, new text, key_id text)
+	updateValues = `
+update {schema}.{table} t set {value} = r.new, {key} = r.new_key
+  from json_to_recordset($1::json) as r (id uuid, new text, new_key text)
  where t.id = r.id`
 
-	sealKeys = `
-update {schema}.ai_provider_keys t set api_key = r.new, api_key_key_id = r.key_id
-  from json_to_recordset($1::json) as r (id uuid, new text, key_id text)
- where t.id = r.id`
+	revokeKeys = `
+update {schema}.ai_encryption_keys k set revoked_at = now()
+ where revoked_at is null and id <> $1{unused}
+returning id`
 )
 
-func (s *Store) sealSome(ctx context.Context) (found int, err error) {
-	var settings, keys []plainValue
-	read := func(sql string, into *[]plainValue) query {
-		return query{sql: s.sql(sql), rows: func(rows pgx.Rows) (err error) {
-			*into, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (v plainValue, err error) {
-				return v, row.Scan(&v.ID, &v.Provider, &v.Old)
-			})
-			return err
-		}}
+// seeAll makes it an error that a row security policy hides rows: a value that is
+// not seen would be left behind without its key.
+var seeAll = query{sql: `select set_config('row_security', 'off', true)`}
+
+func (s *Store) reseal(ctx context.Context, operation string, how resealing) (report Resealing, err error) {
+	if s.vault.keyring == nil {
+		return report, keyringErrorf("%s needs one, and the store was opened without; open it with StoreOptions.Keyring", operation)
 	}
-	seal := func(values []plainValue, at func(plainValue) cell) []byte {
-		for i, v := range values {
-			sealed, keyID := s.vault.seal(at(v), NewSecret(v.Old))
-			values[i].New, values[i].KeyID = sealed, *keyID
+	columns, err := s.sealedColumns(ctx, operation)
+	if err != nil {
+		return report, err
+	}
+	// Until a pass finds nothing to do: others write meanwhile.
+	for before := -1; report.Changed > before; {
+		before, report.Left = report.Changed, nil
+		for _, column := range columns {
+			for last, more := "", true; more && err == nil; {
+				last, more, err = s.resealSome(ctx, operation, how, column, last, &report)
+			}
+			if err != nil {
+				return report, err
+			}
 		}
-		return jsonArg(values)
 	}
-	err = retry(ctx, func() error {
-		return s.locked(ctx, "sealing plaintext",
-			[]query{read(selectPlainSettings, &settings), read(selectPlainKeys, &keys)},
-			func() ([]query, error) {
-				found = len(settings) + len(keys)
-				if found == 0 {
-					return nil, nil
-				}
-				for _, v := range keys {
-					// Sealed text whose key id is gone must not be sealed once more.
-					if _, err := s.vault.open(apiKeyCell(v.ID, v.Provider), v.Old, nil); errors.Is(err, ErrUndecryptable) {
-						return nil, err
-					}
-				}
-				for _, v := range settings {
-					if _, err := s.vault.open(settingsCell(v.ID), v.Old, nil); errors.Is(err, ErrUndecryptable) {
-						return nil, err
-					}
-				}
-				return append(s.registerKey(),
-					query{
-						sql:  s.sql(sealSettings),
-						args: [][]byte{seal(settings, func(v plainValue) cell { return settingsCell(v.ID) })},
-						rows: wantRows(len(settings), "ai_providers"),
-					},
-					query{
-						sql:  s.sql(sealKeys),
-						args: [][]byte{seal(keys, func(v plainValue) cell { return apiKeyCell(v.ID, v.Provider) })},
-						rows: wantRows(len(keys), "ai_provider_keys"),
-					},
-				), nil
-			})
-	})
-	return found, err
+	if err := s.revoke(ctx, operation, how, columns, &report); err != nil {
+		return report, err
+	}
+	if len(report.Left) > 0 {
+		return report, report.Left[0]
+	}
+	return report, nil
 }
 
-// wantRows fails where a policy, a rule or a trigger kept rows from being written.
-func wantRows(n int, table string) func(pgx.Rows) error {
-	return func(rows pgx.Rows) error {
-		rows.Close()
-		if got := rows.CommandTag().RowsAffected(); rows.Err() == nil && got != int64(n) {
-			return &rowsError{table: table, want: n, got: int(got)}
-		}
-		return rows.Err()
+// sqlFor fills in the names of a column.
+func (s *Store) sqlFor(text string, c sealedColumn, how resealing) string {
+	name := func(n string) string { return pgx.Identifier{n}.Sanitize() }
+	text = strings.ReplaceAll(text, "{from}", how.from)
+	return s.sql(strings.NewReplacer("{table}", name(c.table), "{value}", name(c.value), "{key}", name(c.key), "{provider}", name(c.provider)).Replace(text))
+}
+
+// resealSome writes the next few values of a column anew, in one transaction.
+func (s *Store) resealSome(ctx context.Context, operation string, how resealing, c sealedColumn, after string, report *Resealing) (last string, more bool, err error) {
+	var values []storedValue
+	var changed int
+	var left []*DecryptError
+	read := query{
+		sql:  s.sqlFor(selectValues, c, how),
+		args: [][]byte{[]byte(after)},
+		rows: func(rows pgx.Rows) (err error) {
+			values, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (v storedValue, err error) {
+				return v, row.Scan(&v.ID, &v.provider, &v.Old, &v.oldKey)
+			})
+			return err
+		},
 	}
+	if strings.Contains(how.from, "$2") {
+		read.args = append(read.args, []byte(s.vault.keyring.primary().id))
+	}
+	err = retry(ctx, func() error {
+		return s.locked(ctx, operation, []query{seeAll, read}, func() ([]query, error) {
+			var rewritten []storedValue
+			left = nil
+			for _, v := range values {
+				if !s.rewrite(c, how, &v, &left) {
+					continue
+				}
+				rewritten = append(rewritten, v)
+			}
+			if changed = len(rewritten); changed == 0 {
+				return nil, nil
+			}
+			update := query{
+				sql:  s.sqlFor(updateValues, c, how),
+				args: [][]byte{jsonArg(rewritten)},
+				rows: wantRows(changed, c.table), checked: true,
+			}
+			writes := []query{{sql: `select set_config('aiseed.resealing', 'on', true)`}, update}
+			if how.seal {
+				writes = append(s.registerKey(), writes...)
+			}
+			return writes, nil
+		})
+	})
+	if err != nil || len(values) == 0 {
+		return after, false, err
+	}
+	report.Changed += changed
+	report.Left = append(report.Left, left...)
+	return values[len(values)-1].ID.String(), len(values) == resealBatch, nil
+}
+
+// rewrite opens a value as it is and seals it as it should be.
+func (s *Store) rewrite(c sealedColumn, how resealing, v *storedValue, left *[]*DecryptError) bool {
+	at := cell{table: c.table, column: c.value, row: v.ID.String(), provider: v.provider}
+	secret, err := s.vault.open(at, v.Old, v.oldKey)
+	var problem *DecryptError
+	switch {
+	case errors.As(err, &problem) && problem.plaintext:
+		secret = NewSecret(v.Old)
+	case err != nil:
+		*left = append(*left, problem)
+		return false
+	}
+	if how.seal {
+		v.New, v.NewKey = s.vault.seal(at, secret)
+	} else {
+		v.New, v.NewKey = secret.Reveal(), nil
+	}
+	return true
+}
+
+// revoke marks the keys that no row needs: all but the one that seals.
+func (s *Store) revoke(ctx context.Context, operation string, how resealing, columns []sealedColumn, report *Resealing) error {
+	sealing := ""
+	if how.seal {
+		sealing = s.vault.keyring.primary().id
+	}
+	var unused strings.Builder
+	for _, c := range columns {
+		unused.WriteString(s.sqlFor("\n   and not exists (select from {schema}.{table} t where t.{key} = k.id)", c, how))
+	}
+	return retry(ctx, func() error {
+		var revoked []string
+		err := s.locked(ctx, operation, []query{seeAll}, func() ([]query, error) {
+			return []query{{
+				sql:  s.sql(strings.ReplaceAll(revokeKeys, "{unused}", unused.String())),
+				args: [][]byte{[]byte(sealing)},
+				rows: func(rows pgx.Rows) (err error) {
+					revoked, err = pgx.CollectRows(rows, pgx.RowTo[string])
+					return err
+				},
+			}}, nil
+		})
+		if err == nil && len(revoked) > 0 {
+			report.Revoked = revoked
+		}
+		return err
+	})
 }

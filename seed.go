@@ -9,8 +9,8 @@
 // # What it promises
 //
 // The database is the single source of truth. The environment can create a
-// provider, and it can refuse to start; it never overwrites, resurrects or
-// deletes one. A start writes everything that it has to write or nothing, in one
+// provider, and it can refuse to start; unless an operator settles a drift by its
+// digest, it never overwrites, resurrects or deletes one. A start writes everything that it has to write or nothing, in one
 // transaction, however many replicas start at once and wherever it is cut off. A
 // start that changes nothing takes one round trip and no lock.
 //
@@ -34,7 +34,8 @@ import (
 // SeedAIProvidersFromEnv reconciles the providers that cfg asks for with those in
 // store. Providers without a row are created, equal ones left alone, deleted ones
 // stay deleted, types that are not supported are skipped. Where a row does
-// something else than cfg asks for, nothing at all is written.
+// something else than cfg asks for, and the operator did not settle that by
+// [Config.DriftAdopt] or [Config.DriftKeep], nothing at all is written.
 //
 // After the commit the audit entries of what was created go to auditor, together
 // with those that an earlier process left behind; that this fails is logged, and
@@ -56,15 +57,15 @@ func SeedAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, audit
 	if err != nil {
 		return err
 	}
-	plan, pending, err := store.reconcile(ctx, want)
+	plan, pending, err := store.reconcile(ctx, want, cfg.settlement())
 	if plan != nil {
-		plan.warn(ctx, logger)
+		plan.warn(ctx, logger, err == nil)
 	}
 	if err != nil {
 		return err
 	}
 	plan.report(ctx, logger)
-	if pending {
+	if _, leave := auditor.(leaveAudits); pending && !leave {
 		deliver(ctx, store, auditor, logger)
 	}
 	return nil
@@ -85,36 +86,63 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 	if err != nil {
 		return nil, err
 	}
-	plan := diff(want, stored.providers, store.vault.fingerprint)
+	plan := diff(want, stored.providers, cfg.settlement(), store.vault.fingerprint)
+	if err := store.explain(ctx, plan); err != nil {
+		return nil, err
+	}
 	logger.Debug(ctx, "planned AI providers", plan.fields()...)
 	return plan, nil
 }
 
 // reconcile makes the database have what is wanted. It returns the plan that was
 // carried out, or that could not be, and whether there are audits to deliver.
-func (s *Store) reconcile(ctx context.Context, want []desired) (plan *Plan, pending bool, err error) {
+func (s *Store) reconcile(ctx context.Context, want []desired, settle settlement) (plan *Plan, pending bool, err error) {
 	err = retry(ctx, func() error {
 		stored, err := s.load(ctx, names(want))
 		if err != nil {
 			return err
 		}
-		plan, pending = diff(want, stored.providers, s.vault.fingerprint), stored.pending
-		if err := plan.drift(); err != nil || len(plan.creates()) == 0 {
-			return err
+		plan, pending = diff(want, stored.providers, settle, s.vault.fingerprint), stored.pending
+		if plan.count(ActionDrifted) > 0 || !plan.writes() {
+			return nil
 		}
 
 		var current state // what is true under the lock
 		return s.locked(ctx, "seeding AI providers", []query{s.loadQuery(names(want), &current)}, func() ([]query, error) {
-			plan, pending = diff(want, current.providers, s.vault.fingerprint), current.pending
-			create := plan.creates()
-			if err := plan.drift(); err != nil || len(create) == 0 {
-				return nil, err
+			plan, pending = diff(want, current.providers, settle, s.vault.fingerprint), current.pending
+			if plan.count(ActionDrifted) > 0 || !plan.writes() {
+				return nil, nil
 			}
 			pending = true
-			return s.insertProviders(create, SystemActor)
+			return s.carryOut(plan)
 		})
 	})
+	if err == nil && plan.count(ActionDrifted) > 0 {
+		// That it cannot be explained is no reason not to tell of it.
+		_ = retry(ctx, func() error { return s.explain(ctx, plan) })
+		err = plan.drift(settle.variables.full(""))
+	}
 	return plan, pending, err
+}
+
+// carryOut returns the statements that do what a plan says, in its order.
+func (s *Store) carryOut(plan *Plan) ([]query, error) {
+	c := &changes{store: s, actor: SystemActor}
+	for _, step := range plan.Steps {
+		var err error
+		switch step.Action {
+		case ActionCreate:
+			err = c.create(step.want.Provider)
+		case ActionAdopt:
+			p, keys := adopted(step.stored.Provider, step.want.Provider)
+			err = c.update(step.stored, p)
+			c.addKeys(p, keys, 0)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return c.queries(), nil
 }
 
 // names lists the names to look up: those of supported types.
@@ -136,11 +164,19 @@ func deliver(ctx context.Context, store *Store, auditor Auditor, logger slog.Log
 	}
 }
 
-func (p *Plan) warn(ctx context.Context, logger slog.Logger) {
+// warn logs what an operator should look at. What a start would have written is no
+// news where it failed.
+func (p *Plan) warn(ctx context.Context, logger slog.Logger, done bool) {
 	for _, s := range p.Steps {
+		if s.Action == ActionAdopt && !done {
+			continue
+		}
 		for _, w := range s.Warnings {
 			logger.Warn(ctx, "AI provider: "+w, slog.F("provider", shortened(s.Name)))
 		}
+	}
+	for _, w := range p.Warnings {
+		logger.Warn(ctx, "AI providers: "+w)
 	}
 }
 
@@ -155,7 +191,7 @@ func (p *Plan) report(ctx context.Context, logger slog.Logger) {
 // fields counts the steps of each kind.
 func (p *Plan) fields() []slog.Field {
 	var fields []slog.Field
-	for _, a := range []Action{ActionCreate, ActionUnchanged, ActionDiverged, ActionDrifted, ActionDeleted, ActionUnsupported} {
+	for _, a := range []Action{ActionCreate, ActionUnchanged, ActionDiverged, ActionDrifted, ActionAdopt, ActionKeep, ActionDeleted, ActionUnsupported} {
 		fields = append(fields, slog.F(string(a), p.count(a)))
 	}
 	return fields

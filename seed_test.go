@@ -101,6 +101,7 @@ func TestR3_DriftWritesNothingAndExplainsAll(t *testing.T) {
 	text := err.Error()
 	for _, p := range drift.Providers {
 		text = strings.ReplaceAll(text, p.ID.String(), "<id of "+p.Name+">")
+		text = strings.ReplaceAll(text, "@"+p.Digest, "@<digest>")
 	}
 	aiseed.Golden(t, "drift.error.txt", text+"\n")
 	require.NotContains(t, text, "hunter")
@@ -111,7 +112,13 @@ func TestR3_DriftWritesNothingAndExplainsAll(t *testing.T) {
 	require.Equal(t, []aiseed.Action{aiseed.ActionDrifted, aiseed.ActionCreate, aiseed.ActionDrifted, aiseed.ActionDrifted},
 		[]aiseed.Action{plan.Steps[0].Action, plan.Steps[1].Action, plan.Steps[2].Action, plan.Steps[3].Action})
 	require.Equal(t, drift.Providers[0].Fields, plan.Steps[0].Drift)
-	aiseed.Golden(t, "drift.plan.txt", plan.String())
+	table := plan.String()
+	for _, step := range plan.Steps {
+		if step.Digest != "" {
+			table = strings.ReplaceAll(table, step.Digest, "<digest>")
+		}
+	}
+	aiseed.Golden(t, "drift.plan.txt", table)
 	require.NotContains(t, plan.String(), "hunter")
 }
 
@@ -295,7 +302,7 @@ func TestR8_LogSaysWhatWasDone(t *testing.T) {
 	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=rotated", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=gone", "PROVIDER_1_TYPE=x",
 		"PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=new", "PROVIDER_2_KEYS=key,another", "PROVIDER_2_BASE_URL=https://h/?token=hunter2hunter2")
 	require.Contains(t, f.logs.String(), "INFO created AI provider provider=new type=openai base_url=https://h/?token=**** keys=2\n"+
-		"INFO AI providers of the environment are in the database create=1 unchanged=1 diverged=1 drifted=0 deleted=1 unsupported=1")
+		"INFO AI providers of the environment are in the database create=1 unchanged=1 diverged=1 drifted=0 adopt=0 keep=0 deleted=1 unsupported=1")
 }
 
 func TestR8_SecondRunIsOneReadWithoutALock(t *testing.T) {

@@ -3,9 +3,9 @@ package aiseed
 import (
 	"context"
 	"encoding/json"
-	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -60,6 +60,9 @@ type StoreOptions struct {
 	LockTimeout time.Duration
 	// AuditTimeout bounds one delivery of audits. 0 is 10 seconds; at most 24 hours.
 	AuditTimeout time.Duration
+	// NotifyChannel is told of every committed write, for [Store.Watch] and for
+	// listeners of the host's own. "" is no channel.
+	NotifyChannel string
 }
 
 const (
@@ -79,6 +82,8 @@ type Store struct {
 	schema       string
 	lockTimeout  time.Duration
 	auditTimeout time.Duration
+
+	notifyChannel string // "" for none
 }
 
 // Open makes a Store on a pool, after checking that the schema is there and that
@@ -104,6 +109,8 @@ func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, e
 		schema:       opts.Schema,
 		lockTimeout:  opts.LockTimeout,
 		auditTimeout: opts.AuditTimeout,
+
+		notifyChannel: opts.NotifyChannel,
 	}
 	if s.schema == "" {
 		s.schema = defaultSchema
@@ -116,6 +123,9 @@ func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, e
 	}
 	if err := checkSchemaName(s.schema); err != nil {
 		return nil, err
+	}
+	if len(s.notifyChannel) > maxIdentifierBytes || strings.ContainsRune(s.notifyChannel, 0) || !utf8.ValidString(s.notifyChannel) {
+		return nil, xerrors.New("aiseed: StoreOptions: NotifyChannel is longer than 63 bytes, or holds a NUL or something that is not UTF-8")
 	}
 	if err := s.checkSchema(ctx, opts.Migrate); err != nil {
 		return nil, err
@@ -132,7 +142,7 @@ func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
 	err := s.query(ctx, "reading the providers", query{
 		sql: s.sql(selectEnabled),
 		rows: func(rows pgx.Rows) (err error) {
-			stored, _, err = s.scanProviders(rows)
+			stored, _, err = s.scanProviders(rows, true)
 			return err
 		},
 	})
@@ -150,9 +160,9 @@ func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
 // key. pending tells whether there are undelivered audits; it comes with every
 // row so that one statement tells a start everything.
 const providerColumns = `
-       p.id, p.type, p.name, p.display_name, p.enabled, p.deleted, p.base_url,
+       p.id, p.type, p.name, p.display_name, p.enabled, p.deleted, p.base_url, p.revision,
        p.settings, p.settings_key_id, p.created_at, p.updated_at,
-       k.id, k.api_key, k.api_key_key_id, k.created_at, k.updated_at`
+       k.id, k.position, k.api_key, k.api_key_key_id, k.created_at, k.updated_at`
 
 // The keys of a provider are a subquery with an order of its own, which keeps the
 // planner to one index look-up per provider, whatever else the table holds and
@@ -193,7 +203,7 @@ func (s *Store) loadQuery(names []string, st *state) query {
 		sql:  s.sql(selectNamed),
 		args: [][]byte{jsonArg(names)},
 		rows: func(rows pgx.Rows) error {
-			stored, pending, err := s.scanProviders(rows)
+			stored, pending, err := s.scanProviders(rows, true)
 			*st = state{providers: map[string]storedProvider{}, pending: pending}
 			for _, p := range stored {
 				st.providers[p.Name] = p
@@ -208,7 +218,9 @@ func (s *Store) load(ctx context.Context, names []string) (st state, err error) 
 	return st, err
 }
 
-func (s *Store) scanProviders(rows pgx.Rows) (stored []storedProvider, pending bool, err error) {
+// scanProviders reads rows of providerColumns. Secrets are opened only if asked
+// for, and those of a tombstone never.
+func (s *Store) scanProviders(rows pgx.Rows, secrets bool) (stored []storedProvider, pending bool, err error) {
 	for rows.Next() {
 		var (
 			id, keyID              *uuid.UUID // null where there is no provider, or no key
@@ -217,12 +229,14 @@ func (s *Store) scanProviders(rows pgx.Rows) (stored []storedProvider, pending b
 			enabled, deleted       *bool
 			settings, settingsKey  *string
 			created, updated       *time.Time
+			revision               *int64
+			position               *int
 			apiKey, apiKeyKey      *string
 			keyCreated, keyUpdated *time.Time
 		)
-		if err := rows.Scan(&pending, &id, &kind, &name, &displayName, &enabled, &deleted, &baseURL,
+		if err := rows.Scan(&pending, &id, &kind, &name, &displayName, &enabled, &deleted, &baseURL, &revision,
 			&settings, &settingsKey, &created, &updated,
-			&keyID, &apiKey, &apiKeyKey, &keyCreated, &keyUpdated); err != nil {
+			&keyID, &position, &apiKey, &apiKeyKey, &keyCreated, &keyUpdated); err != nil {
 			return nil, false, err
 		}
 		if id == nil {
@@ -236,21 +250,24 @@ func (s *Store) scanProviders(rows pgx.Rows) (stored []storedProvider, pending b
 			if displayName != nil {
 				p.DisplayName = *displayName
 			}
-			if settings != nil && !*deleted {
+			if settings != nil && secrets && !*deleted {
 				if p.Bedrock, err = s.openSettings(p.ID, *settings, settingsKey); err != nil {
 					return nil, false, err
 				}
 			}
-			stored = append(stored, storedProvider{Provider: p, deleted: *deleted})
+			stored = append(stored, storedProvider{Provider: p, deleted: *deleted, revision: *revision})
 		}
 		if keyID == nil {
 			continue
 		}
 		p := &stored[len(stored)-1]
-		secret, err := s.vault.open(apiKeyCell(*keyID, p.ID), *apiKey, apiKeyKey)
-		if err != nil {
-			return nil, false, err
+		var secret Secret
+		if secrets {
+			if secret, err = s.vault.open(apiKeyCell(*keyID, p.ID), *apiKey, apiKeyKey); err != nil {
+				return nil, false, err
+			}
 		}
+		p.positions = append(p.positions, *position)
 		p.Keys = append(p.Keys, ProviderKey{ID: *keyID, APIKey: secret, CreatedAt: *keyCreated, UpdatedAt: *keyUpdated})
 	}
 	return stored, pending, rows.Err()
@@ -318,83 +335,6 @@ func (s *Store) openSettings(provider uuid.UUID, stored string, keyID *string) (
 		Region: b.Region, Model: b.Model, SmallFastModel: b.SmallFastModel,
 		AccessKey: NewSecret(b.AccessKey), AccessKeySecret: NewSecret(b.AccessKeySecret),
 	}, nil
-}
-
-// insertProviders returns the statements that insert providers, their keys and
-// the audits of both. The ids are chosen here, because the seal binds to them.
-func (s *Store) insertProviders(providers []Provider, actor string) ([]query, error) {
-	type providerRow struct {
-		ID            uuid.UUID    `json:"id"`
-		Type          ProviderType `json:"type"`
-		Name          string       `json:"name"`
-		DisplayName   string       `json:"display_name"`
-		Enabled       bool         `json:"enabled"`
-		BaseURL       string       `json:"base_url"`
-		Settings      *string      `json:"settings"`
-		SettingsKeyID *string      `json:"settings_key_id"`
-	}
-	type keyRow struct {
-		ID          uuid.UUID `json:"id"`
-		ProviderID  uuid.UUID `json:"provider_id"`
-		Position    int       `json:"position"`
-		APIKey      string    `json:"api_key"`
-		APIKeyKeyID *string   `json:"api_key_key_id"`
-	}
-	var (
-		rows   []providerRow
-		keys   []keyRow
-		audits []auditRow
-	)
-	for _, p := range providers {
-		p.ID = uuid.New()
-		settings, settingsKey, err := s.sealSettings(p.ID, p.Bedrock)
-		if err != nil {
-			return nil, err
-		}
-		rows = append(rows, providerRow{p.ID, p.Type, p.Name, p.DisplayName, p.Enabled, p.BaseURL, settings, settingsKey})
-		audits = append(audits, auditCreatedProvider(p, actor))
-		for i, key := range p.Keys {
-			key.ID = uuid.New()
-			sealed, keyID := s.vault.seal(apiKeyCell(key.ID, p.ID), key.APIKey)
-			keys = append(keys, keyRow{key.ID, p.ID, i, sealed, keyID})
-			audits = append(audits, auditCreatedKey(p, key, i, actor))
-		}
-	}
-	return slices.Concat(s.registerKey(), []query{
-		{sql: s.sql(insertProviders), args: [][]byte{jsonArg(rows)}},
-		{sql: s.sql(insertKeys), args: [][]byte{jsonArg(keys)}},
-		{sql: s.sql(insertAudits), args: [][]byte{jsonArg(audits)}},
-	}), nil
-}
-
-// Every row comes in one JSON parameter, so that the number of statements does
-// not depend on the number of rows, and there is one way to write a null.
-const (
-	insertProviders = `
-insert into {schema}.ai_providers (id, type, name, display_name, enabled, base_url, settings, settings_key_id)
-select id, type, name, display_name, enabled, base_url, settings, settings_key_id
-  from json_to_recordset($1::json) as r (id uuid, type text, name text, display_name text, enabled boolean,
-                                         base_url text, settings text, settings_key_id text)`
-
-	insertKeys = `
-insert into {schema}.ai_provider_keys (id, provider_id, position, api_key, api_key_key_id)
-select id, provider_id, position, api_key, api_key_key_id
-  from json_to_recordset($1::json) as r (id uuid, provider_id uuid, position int, api_key text, api_key_key_id text)`
-)
-
-// registerKey makes the sealing key known to the database. A key that had been
-// revoked is in use again.
-func (s *Store) registerKey() []query {
-	if s.vault.keyring == nil {
-		return nil
-	}
-	key := s.vault.keyring.primary()
-	return []query{{
-		sql: s.sql(`
-insert into {schema}.ai_encryption_keys (id, canary) values ($1, $2)
-    on conflict (id) do update set revoked_at = null where ai_encryption_keys.revoked_at is not null`),
-		args: [][]byte{[]byte(key.id), []byte(key.sealCanary())},
-	}}
 }
 
 func (s *Store) sql(text string) string {

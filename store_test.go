@@ -287,7 +287,7 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 		require.NoError(t, err)
 		defer pool.Close()
 		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
-		databaseError(t, err, "", "opening the store: cannot connect to /nonexistent, port 5432, database \"d\": no such file or directory; check that the server runs there")
+		databaseError(t, err, "", "opening the store: cannot connect to /nonexistent, port 5432, database d: no such file or directory; check that the server runs there")
 	})
 	t.Run("wrong name", func(t *testing.T) {
 		t.Parallel()

@@ -1,0 +1,240 @@
+package aiseed
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// The variables that settle a drift, behind the prefix. Each takes a comma list of
+// name@digest.
+const (
+	variableDriftAdopt = "DRIFT_ADOPT"
+	variableDriftKeep  = "DRIFT_KEEP"
+)
+
+var settlementPattern = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*@[0-9a-f]{16}$`)
+
+// A settlement is what an operator chose about drifts, by name@digest.
+type settlement struct {
+	variables   variables
+	adopt, keep []string
+}
+
+func (cfg Config) settlement() settlement {
+	return settlement{variables: cfg.variables, adopt: cfg.DriftAdopt, keep: cfg.DriftKeep}
+}
+
+// check finds entries that cannot mean anything.
+func (s settlement) check() (problems []problem) {
+	report := func(reason string, names ...string) {
+		for i := range names {
+			names[i] = s.variables.full(names[i])
+		}
+		problems = append(problems, problem{problemsLast, Problem{Variables: names, Reason: reason}})
+	}
+	for _, list := range []struct {
+		name    string
+		entries []string
+	}{{variableDriftAdopt, s.adopt}, {variableDriftKeep, s.keep}} {
+		for i, entry := range list.entries {
+			if !settlementPattern.MatchString(entry) {
+				report(fmt.Sprintf("element %d: not a name@digest; copy the words that the drift error prints", i+1), list.name)
+			}
+		}
+	}
+	for _, entry := range s.adopt {
+		if slices.Contains(s.keep, entry) {
+			report(printable(entry)+" is in both; choose one", variableDriftAdopt, variableDriftKeep)
+		}
+	}
+	return problems
+}
+
+// adopts and keeps report what the operator chose about a drift.
+func (s settlement) adopts(entry string) bool { return slices.Contains(s.adopt, entry) }
+
+func (s settlement) keeps(entry string) bool {
+	return slices.ContainsFunc(s.keep, func(kept string) bool { return keepable(kept) == keepable(entry) })
+}
+
+// unused warns of the entries that no step of a plan was settled by: a choice
+// applies to one difference, and either side has changed since.
+func (s settlement) unused(plan *Plan) (warnings []string) {
+	adopts, keeps := map[string]bool{}, map[string]bool{}
+	for _, step := range plan.Steps {
+		switch entry := step.Name + "@" + step.Digest; step.Action {
+		case ActionAdopt:
+			adopts[entry] = true
+		case ActionKeep:
+			keeps[keepable(entry)] = true
+		}
+	}
+	warn := func(name, entry string) {
+		warnings = append(warnings, fmt.Sprintf("%s: %s applies to no drift that there is now, and has no effect; remove it", s.variables.full(name), entry))
+	}
+	for _, entry := range s.adopt {
+		if !adopts[entry] {
+			warn(variableDriftAdopt, entry)
+		}
+	}
+	for _, entry := range s.keep {
+		if !keeps[keepable(entry)] {
+			warn(variableDriftKeep, entry)
+		}
+	}
+	return warnings
+}
+
+// driftDigest identifies one difference between a row and the environment, in two
+// halves of 8 hex digits. The first is that of the shapes: to keep the database's
+// applies for as long as they stay. The second is that of all that adopting
+// overwrites, the row's revision included: once the row was changed, by adopting or
+// otherwise, it never comes back, not even when the row is again what it once was.
+func driftDigest(stored storedProvider, want Provider) string {
+	half := func(fields ...string) string {
+		sum := sha256.Sum256(appendFields([]byte("aiseed drift v1\n"), fields...))
+		return hex.EncodeToString(sum[:digestHalf/2])
+	}
+	was, is := canonicalHash(stored.Provider), canonicalHash(want)
+	shapes := half(stored.ID.String(), string(was[:]), string(is[:]))
+	p, keys := adopted(stored.Provider, want)
+	settings := settingsOf(p)
+	return shapes + half(shapes, strconv.FormatInt(stored.revision, 10), settings.Model, settings.SmallFastModel,
+		strconv.FormatBool(settings.AccessKey.IsZero()), strconv.Itoa(len(keys)))
+}
+
+// digestHalf is in hex digits.
+const digestHalf = 8
+
+// keepable is what an entry of DRIFT_KEEP is compared by.
+func keepable(entry string) string { return entry[:len(entry)-digestHalf] }
+
+// adopted is the row as the environment wants it: shape and settings, and the keys
+// only where the row has none.
+func adopted(stored, want Provider) (p Provider, keys []ProviderKey) {
+	p = stored
+	p.Type, p.BaseURL, p.Bedrock = want.Type, want.BaseURL, want.Bedrock
+	if len(stored.Keys) == 0 {
+		keys = want.Keys
+	}
+	return p, keys
+}
+
+// A Side is who moved since a row was seeded.
+type Side string
+
+// The sides of a drift.
+const (
+	SideEnvironment Side = "environment"
+	SideDatabase    Side = "database"
+	SideBoth        Side = "both"
+	SideUnknown     Side = "unknown" // the audit of the row's creation is gone
+)
+
+func (s Side) words() string {
+	switch s {
+	case SideEnvironment:
+		return "the environment has"
+	case SideDatabase:
+		return "the database has"
+	}
+	return "both have"
+}
+
+// movedSide compares both sides with the row as its audit says that it was created.
+func movedSide(origin json.RawMessage, stored, want Provider) Side {
+	var seeded struct {
+		Type    ProviderType `json:"type"`
+		BaseURL string       `json:"base_url"`
+		Bedrock *struct {
+			Region string `json:"region"`
+		} `json:"bedrock"`
+	}
+	if json.Unmarshal(origin, &seeded) != nil || seeded.Type == "" {
+		return SideUnknown
+	}
+	first := Provider{Type: seeded.Type, BaseURL: seeded.BaseURL}
+	if seeded.Bedrock != nil {
+		first.Bedrock = &BedrockSettings{Region: seeded.Bedrock.Region}
+	}
+	environment, sure := movedFrom(first, want)
+	database, alsoSure := movedFrom(first, stored)
+	switch {
+	case !sure || !alsoSure:
+		return SideUnknown
+	case environment && database:
+		return SideBoth
+	case environment:
+		return SideEnvironment
+	case database:
+		return SideDatabase
+	}
+	return SideUnknown
+}
+
+// movedFrom compares a side with the audited first, of which the base URL is
+// masked. Where only what is masked could differ, it cannot be sure.
+func movedFrom(first, now Provider) (moved, sure bool) {
+	first.BaseURL = normaliseURL(first.BaseURL)
+	now.BaseURL = MaskURL(normaliseURL(now.BaseURL))
+	moved = canonicalHash(first) != canonicalHash(now)
+	return moved, moved || !strings.Contains(now.BaseURL, maskText)
+}
+
+const selectOrigins = `
+select resource_id, new from {schema}.ai_provider_audits
+ where action = 'create' and resource = 'ai_provider'
+   and resource_id in (select id::uuid from json_array_elements_text($1::json) as drifted (id))`
+
+// explain says of the drifted steps of a plan which side moved. Drifts are rare, so
+// that this costs nothing otherwise.
+func (s *Store) explain(ctx context.Context, plan *Plan) error {
+	var ids []uuid.UUID
+	for _, step := range plan.Steps {
+		if step.Drift != nil {
+			ids = append(ids, step.stored.ID)
+		}
+	}
+	if ids == nil {
+		return nil
+	}
+	origins := map[uuid.UUID]json.RawMessage{}
+	err := s.query(ctx, "reading the audits of drifted providers", query{
+		sql:  s.sql(selectOrigins),
+		args: [][]byte{jsonArg(ids)},
+		rows: func(rows pgx.Rows) error {
+			var id uuid.UUID
+			var raw []byte
+			_, err := pgx.ForEachRow(rows, []any{&id, &raw}, func() error {
+				origins[id] = slices.Clone(raw)
+				return nil
+			})
+			return err
+		},
+	})
+	for i := range plan.Steps {
+		if step := &plan.Steps[i]; step.Drift != nil {
+			step.Moved = movedSide(origins[step.stored.ID], step.stored.Provider, step.want.Provider)
+		}
+	}
+	return err
+}
+
+// words is what to set to settle all drifts of a plan.
+func words(drifts []ProviderDrift) string {
+	var list []string
+	for _, d := range drifts {
+		list = append(list, d.Name+"@"+d.Digest)
+	}
+	return strings.Join(list, ",")
+}

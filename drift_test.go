@@ -1,0 +1,395 @@
+package aiseed_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"cdr.dev/slog/v3"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"example.com/aiseed"
+)
+
+// driftOf seeds and returns the drift that it ends with.
+func (f *fixture) driftOf(cfg aiseed.Config) *aiseed.DriftError {
+	f.t.Helper()
+	err := f.seed(cfg)
+	var drift *aiseed.DriftError
+	require.ErrorAs(f.t, err, &drift)
+	return drift
+}
+
+// wordsFor returns the line that an error tells an operator to set.
+func wordsFor(t *testing.T, err error, variable string) string {
+	t.Helper()
+	for _, line := range strings.Split(err.Error(), "\n") {
+		if line = strings.TrimSpace(line); strings.HasPrefix(line, aiseed.DefaultPrefix+variable+"=") {
+			return strings.TrimPrefix(line, aiseed.DefaultPrefix)
+		}
+	}
+	t.Fatalf("no words for %s in:\n%s", variable, err)
+	return ""
+}
+
+func (f *fixture) shapes() []string {
+	f.t.Helper()
+	return f.rows(`select name, type, '"' || base_url || '"' from ai_providers order by name`)
+}
+
+func TestO3_TheWordsOfTheErrorSettleIt(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key", "OPENAI_BASE_URL=https://old/", "PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=other", "PROVIDER_0_BEDROCK_REGION=old", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=same")
+	environ := []string{
+		"OPENAI_KEY=rotated", "OPENAI_BASE_URL=https://new/", "PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=other", "PROVIDER_0_BEDROCK_REGION=new",
+		"PROVIDER_0_BEDROCK_MODEL=m", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=same",
+	}
+	drift := f.driftOf(f.parse(slices.Clone(environ)...))
+	require.Len(t, drift.Providers, 2)
+
+	t.Run("keep leaves the rows, for as long as both sides stay", func(t *testing.T) {
+		before := f.state()
+		kept := f.parse(append(slices.Clone(environ), wordsFor(t, drift, "DRIFT_KEEP"))...)
+		for range 2 {
+			require.NoError(t, f.seed(kept))
+			require.Equal(t, before, f.state())
+		}
+		require.Contains(t, f.logs.String(), "drift settled by CODER_AIBRIDGE_DRIFT_KEEP: the database's values stay in use provider=openai")
+	})
+	t.Run("adopt takes the environment's shape and settings, and leaves the keys", func(t *testing.T) {
+		keys := f.rows(`select xmin, id, api_key from ai_provider_keys`)
+		audits := len(f.audits.Entries())
+		adopting := f.parse(append(slices.Clone(environ), wordsFor(t, drift, "DRIFT_ADOPT"))...)
+		f.wire.reset(nil)
+		require.NoError(t, f.seed(adopting))
+		n, _ := f.wire.count()
+		require.LessOrEqual(t, n, 6, "one more than a first start: an update is looked at before it is committed")
+		require.Equal(t, []string{`openai openai "https://new/"`, `other anthropic ""`, `same openai ""`}, f.shapes())
+		require.Equal(t, keys, f.rows(`select xmin, id, api_key from ai_provider_keys`))
+		providers, err := f.store.Providers(context.Background())
+		require.NoError(t, err)
+		require.Equal(t, "new", providers[1].Bedrock.Region)
+		require.Equal(t, "m", providers[1].Bedrock.Model)
+
+		entries := f.audits.Entries()[audits:]
+		require.Len(t, entries, 2)
+		require.Equal(t, aiseed.AuditUpdate, entries[0].Action)
+		require.Contains(t, string(entries[0].Old), `"base_url": "https://old/"`)
+		require.Contains(t, string(entries[0].New), `"base_url": "https://new/"`)
+
+		// The same words again do nothing but warn.
+		before := f.state()
+		require.NoError(t, f.seed(adopting))
+		require.Equal(t, before, f.state())
+		require.Contains(t, f.logs.String(), "CODER_AIBRIDGE_DRIFT_ADOPT: openai@"+drift.Providers[0].Digest+" applies to no drift that there is now")
+	})
+}
+
+func TestO3_AdoptGivesKeysToARowThatHasNone(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://old/")
+	environ := []string{"PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://new/", "PROVIDER_0_KEYS=a,b"}
+	drift := f.driftOf(f.parse(slices.Clone(environ)...))
+	require.NoError(t, f.seed(f.parse(append(slices.Clone(environ), wordsFor(t, drift, "DRIFT_ADOPT"))...)))
+	providers, err := f.store.Providers(context.Background())
+	require.NoError(t, err)
+	require.Len(t, providers[0].Keys, 2)
+	require.Equal(t, "b", providers[0].Keys[1].APIKey.Reveal())
+}
+
+func TestO3_AdoptIsAllOrNothingWithWhatIsStillUnsettled(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=a", "PROVIDER_0_BASE_URL=https://old/", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=b", "PROVIDER_1_BASE_URL=https://old/")
+	environ := []string{"PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=a", "PROVIDER_0_BASE_URL=https://new/", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=b", "PROVIDER_1_BASE_URL=https://new/", "ANTHROPIC_KEY=k"}
+	drift := f.driftOf(f.parse(slices.Clone(environ)...))
+	before := f.state()
+	half := f.parse(append(slices.Clone(environ), "DRIFT_ADOPT=a@"+drift.Providers[0].Digest)...)
+	again := f.driftOf(half)
+	require.Len(t, again.Providers, 1)
+	require.Equal(t, "b", again.Providers[0].Name)
+	require.Equal(t, before, f.state())
+	mixed := f.parse(append(slices.Clone(environ), "DRIFT_ADOPT=a@"+drift.Providers[0].Digest, "DRIFT_KEEP=b@"+drift.Providers[1].Digest)...)
+	require.NoError(t, f.seed(mixed))
+	require.Equal(t, []string{`a openai "https://new/"`, `anthropic anthropic "https://api.anthropic.com/"`, `b openai "https://old/"`}, f.shapes())
+}
+
+func TestO3_TheWordsNeverApplyToALaterDifference(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*fixture, []string) []string{
+		"the environment moved on": func(_ *fixture, environ []string) []string {
+			environ[1] = "OPENAI_BASE_URL=https://newer/"
+			return environ
+		},
+		"the database moved on": func(f *fixture, environ []string) []string {
+			f.exec(`update ai_providers set base_url = 'https://other/'`)
+			return environ
+		},
+		"the database went there and back": func(f *fixture, environ []string) []string {
+			f.exec(`update ai_providers set base_url = 'https://new/'`)
+			f.exec(`update ai_providers set base_url = 'https://old/'`)
+			return environ
+		},
+		"the provider was created anew": func(f *fixture, environ []string) []string {
+			f.exec(`update ai_providers set deleted = true`)
+			f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://old/')`)
+			return environ
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.seeded("OPENAI_KEY=key", "OPENAI_BASE_URL=https://old/")
+			environ := []string{"OPENAI_KEY=key", "OPENAI_BASE_URL=https://new/"}
+			drift := f.driftOf(f.parse(slices.Clone(environ)...))
+			words := wordsFor(t, drift, "DRIFT_ADOPT")
+			environ = change(f, environ)
+			before := f.state()
+			f.driftOf(f.parse(append(environ, words)...))
+			require.Equal(t, before, f.state())
+			require.Contains(t, strings.Join(f.logs.Warnings(), "\n"), "applies to no drift that there is now, and has no effect; remove it")
+		})
+	}
+}
+
+func TestO3_RotationAndRenamingAreNoChange(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.keyring = keyring(t, 1)
+	f.store, _ = f.open()
+	f.seeded("BEDROCK_REGION=old")
+	drift := f.driftOf(f.parse("BEDROCK_REGION=new"))
+	f.keyring = keyring(t, 2, 1)
+	f.store, _ = f.open()
+	_, err := f.store.Rotate(context.Background())
+	require.NoError(t, err)
+	f.exec(`update ai_providers set enabled = false, display_name = 'x'`)
+	require.NoError(t, f.seed(f.parse("BEDROCK_REGION=new", wordsFor(t, drift, "DRIFT_KEEP"))), "what was kept stays kept")
+}
+
+func TestO3_Typos(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		line, want string
+	}{
+		"no digest":             {"DRIFT_ADOPT=openai", "CODER_AIBRIDGE_DRIFT_ADOPT: element 1: not a name@digest; copy the words that the drift error prints"},
+		"a short digest":        {"DRIFT_KEEP=openai@0123456789abcdef,x@0123", "CODER_AIBRIDGE_DRIFT_KEEP: element 2: not a name@digest"},
+		"upper-case digits":     {"DRIFT_ADOPT=openai@0123456789ABCDEF", "not a name@digest"},
+		"a bad name":            {"DRIFT_ADOPT=Open@0123456789abcdef", "not a name@digest"},
+		"an empty element":      {"DRIFT_ADOPT=openai@0123456789abcdef,", "element 2: not a name@digest"},
+		"the choice made twice": {"DRIFT_KEEP=openai@0123456789abcdef", "CODER_AIBRIDGE_DRIFT_ADOPT, CODER_AIBRIDGE_DRIFT_KEEP: openai@0123456789abcdef is in both; choose one"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			environ := []string{"CODER_AIBRIDGE_OPENAI_KEY=key", "CODER_AIBRIDGE_" + tt.line}
+			if strings.Contains(tt.want, "both") {
+				environ = append(environ, "CODER_AIBRIDGE_DRIFT_ADOPT=openai@0123456789abcdef")
+			}
+			_, err := aiseed.ParseEnviron(context.Background(), environ, slog.Logger{})
+			require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
+			require.ErrorContains(t, err, tt.want)
+		})
+	}
+	t.Run("an unknown name is a warning, as is a variable of another name", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t)
+		f.seeded("OPENAI_KEY=key", "DRIFT_ADOPT=opneai@0123456789abcdef", "DRIFT_ADPOT=x")
+		warnings := strings.Join(f.logs.Warnings(), "\n")
+		require.Contains(t, warnings, "opneai@0123456789abcdef applies to no drift")
+		require.Contains(t, warnings, "variable=CODER_AIBRIDGE_DRIFT_ADPOT")
+	})
+}
+
+func TestO2_WhoMovedSinceTheRowWasSeeded(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		environ, sql string
+		want         aiseed.Side
+	}{
+		"environment":                     {"https://new/", "", aiseed.SideEnvironment},
+		"database":                        {"https://old/", `update ai_providers set base_url = 'https://new/'`, aiseed.SideDatabase},
+		"both":                            {"https://new/", `update ai_providers set base_url = 'https://newer/'`, aiseed.SideBoth},
+		"unknown without the audit":       {"https://new/", `delete from ai_provider_audits`, aiseed.SideUnknown},
+		"a row that was no seed's":        {"https://new/", `update ai_providers set id = gen_random_uuid() where not exists (select from ai_provider_keys)`, aiseed.SideUnknown},
+		"environment, told by its query":  {"https://old/?a=1", "", aiseed.SideEnvironment},
+		"equal but for spelling is equal": {"https://new/", `update ai_providers set base_url = 'HTTPS://OLD'`, aiseed.SideEnvironment},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://old/")
+			if tt.sql != "" {
+				f.exec(tt.sql)
+			}
+			cfg := f.parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL="+tt.environ)
+			plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.store, cfg, slog.Logger{})
+			require.NoError(t, err)
+			require.Equal(t, tt.want, plan.Steps[0].Moved)
+			drift := f.driftOf(cfg)
+			require.Equal(t, tt.want, drift.Providers[0].Moved)
+			require.Equal(t, plan.Steps[0].Digest, drift.Providers[0].Digest)
+		})
+	}
+}
+
+// world is a random environment over few names and values, so that they collide.
+type world struct {
+	*fixture
+	values []string
+}
+
+func (w *world) environ(t *rapid.T, settings []string) []string {
+	environ := slices.Clone(settings)
+	for i := range rapid.IntRange(0, 3).Draw(t, "providers") {
+		p := fmt.Sprintf("PROVIDER_%d_", i)
+		environ = append(environ, p+"TYPE="+rapid.SampledFrom([]string{"openai", "anthropic", "copilot"}).Draw(t, "type"),
+			p+"NAME="+string(rune('a'+i)), p+"BASE_URL=https://"+rapid.SampledFrom(w.values).Draw(t, "url")+"/",
+			p+"KEY="+rapid.SampledFrom(w.values).Draw(t, "key"))
+	}
+	return environ
+}
+
+// tamper is what an operator does in SQL.
+func (w *world) tamper(t *rapid.T) {
+	name := string(rune('a' + rapid.IntRange(0, 2).Draw(t, "name")))
+	switch rapid.IntRange(0, 3).Draw(t, "tamper") {
+	case 0:
+		w.exec(`update ai_providers set deleted = true where name = $1`, name)
+	case 1:
+		w.exec(`update ai_providers set base_url = 'https://' || $2 || '/' where name = $1 and not deleted`, name, rapid.SampledFrom(w.values).Draw(t, "url"))
+	case 2:
+		w.exec(`update ai_providers set enabled = not enabled where name = $1`, name)
+	case 3:
+		w.exec(`delete from ai_provider_keys k using ai_providers p where p.id = k.provider_id and p.name = $1`, name)
+	}
+}
+
+// O1: over random states, settled drifts among them, a plan says what the start
+// then does.
+func TestO1_APlanIsWhatTheStartDoes(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	ctx := context.Background()
+	var adopted atomic.Int64
+	defer func() { require.NotZero(t, adopted.Load(), "no history came so far") }()
+	rapid.Check(t, func(rt *rapid.T) {
+		// Or after a while every name has a tombstone, and nothing happens any more.
+		f.exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits`)
+		w := &world{fixture: f, values: []string{"x", "y"}}
+		var environ, settings []string
+		for range rapid.IntRange(1, 6).Draw(rt, "steps") {
+			if settings == nil || rapid.Bool().Draw(rt, "move on") {
+				w.tamper(rt)
+				environ = w.environ(rt, nil)
+			}
+			cfg := f.parse(append(slices.Clone(environ), settings...)...)
+			before := f.state()
+			rows := f.liveRows()
+			plan, err := aiseed.PlanAIProvidersFromEnv(ctx, f.store, cfg, slog.Logger{})
+			require.NoError(rt, err)
+			require.Equal(rt, before, f.state(), "a plan writes nothing")
+			f.logs = &aiseed.LogRecorder{}
+			err = f.seed(cfg)
+
+			var wantDrifted, drifted, words []string
+			writes := 0
+			for _, s := range plan.Steps {
+				switch s.Action {
+				case aiseed.ActionDrifted:
+					wantDrifted = append(wantDrifted, s.Name)
+					words = append(words, s.Name+"@"+s.Digest)
+				case aiseed.ActionCreate, aiseed.ActionAdopt:
+					writes++
+				}
+				if s.Action != aiseed.ActionAdopt {
+					for _, warning := range s.Warnings {
+						require.Contains(rt, f.logs.String(), warning)
+					}
+				}
+			}
+			var drift *aiseed.DriftError
+			if errors.As(err, &drift) {
+				for _, p := range drift.Providers {
+					drifted = append(drifted, p.Name)
+				}
+			} else {
+				require.NoError(rt, err)
+			}
+			require.Equal(rt, wantDrifted, drifted)
+			settings = nil
+			if len(drifted) > 0 || writes == 0 {
+				require.Equal(rt, before, f.state())
+				if len(words) > 0 {
+					settings = []string{rapid.SampledFrom([]string{"DRIFT_ADOPT=", "DRIFT_KEEP="}).Draw(rt, "settle") + strings.Join(words, ",")}
+				}
+				continue
+			}
+			after := f.liveRows()
+			for _, s := range plan.Steps {
+				was, is := rows[s.Name], after[s.Name]
+				switch s.Action {
+				case aiseed.ActionCreate:
+					require.Empty(rt, was)
+					require.NotEmpty(rt, is)
+				case aiseed.ActionAdopt:
+					require.NotEqual(rt, was, is)
+					adopted.Add(1)
+				default:
+					require.Equal(rt, was, is, string(s.Action))
+				}
+			}
+		}
+	})
+}
+
+// liveRows are the live providers by name, as text.
+func (f *fixture) liveRows() map[string]string {
+	f.t.Helper()
+	out := map[string]string{}
+	for _, row := range f.rows(`select name, to_jsonb(p)::text from ai_providers p where not deleted`) {
+		name, text, _ := strings.Cut(row, " ")
+		out[name] = text
+	}
+	return out
+}
+
+// O3: no sequence of starts with stale settings ever changes a row.
+func TestO3_StaleSettingsNeverChangeARow(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	rapid.Check(t, func(rt *rapid.T) {
+		// Or after a while every name has a tombstone, and nothing happens any more.
+		f.exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits`)
+		w := &world{fixture: f, values: []string{"x", "y"}}
+		var stale []string // words that were printed, and whose difference is over
+		for range rapid.IntRange(1, 5).Draw(rt, "steps") {
+			environ := w.environ(rt, nil)
+			var drift *aiseed.DriftError
+			if errors.As(f.seed(f.parse(slices.Clone(environ)...)), &drift) {
+				for _, p := range drift.Providers {
+					stale = append(stale, p.Name+"@"+p.Digest)
+				}
+				// One side changes: the row, through a change and back.
+				f.exec(`update ai_providers set base_url = base_url || 'z' where not deleted`)
+				f.exec(`update ai_providers set base_url = left(base_url, -1) where not deleted`)
+			}
+			w.tamper(rt)
+			if len(stale) == 0 {
+				continue
+			}
+			before := f.rows(`select id, type, base_url, settings, revision from ai_providers order by id`)
+			_ = f.seed(f.parse(append(w.environ(rt, nil), "DRIFT_ADOPT="+strings.Join(stale, ","))...))
+			after := f.rows(`select id, type, base_url, settings, revision from ai_providers order by id`)
+			for _, row := range before {
+				require.Contains(rt, after, row)
+			}
+		}
+	})
+}

@@ -1,0 +1,410 @@
+package aiseed
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/xerrors"
+)
+
+// NewProvider is a provider to create. Name and Type are required.
+type NewProvider struct {
+	Type        ProviderType
+	Name        string
+	DisplayName string           // "" is the name
+	Disabled    bool             // false is enabled
+	BaseURL     string           // "" leaves it to the runtime
+	Bedrock     *BedrockSettings // for type anthropic, without Keys; "" models are the environment's defaults
+	Keys        []Secret         // bearer keys, at most 5
+}
+
+// ProviderUpdate is what to change of a provider; nil leaves a field as it is. A
+// Bedrock field on a provider without Bedrock settings gives it some.
+type ProviderUpdate struct {
+	DisplayName, BaseURL          *string
+	Region, Model, SmallFastModel *string
+	AccessKey, AccessKeySecret    *Secret // both or neither
+}
+
+// CreateProvider creates a provider, as the first of the operations for a host's
+// own API. A tombstone of the same name is no hindrance, and stays.
+//
+// Each operation is one transaction under the lock of the seed, is sealed,
+// checked like a value of the environment, and audited with the actor, which is
+// whatever the host calls the one who asked. The entries wait for
+// [Store.DeliverAudits] or the next start.
+//
+// The errors of all of them match [ErrInvalidConfig], where the variables of a
+// [Problem] are the names of fields, [ErrNotFound], [ErrNameTaken],
+// [ErrUndecryptable], [ErrPlaintext], [ErrLockTimeout], [ErrCommitUnknown] or
+// [ErrDatabase].
+func (s *Store) CreateProvider(ctx context.Context, actor string, n NewProvider) (Provider, error) {
+	p := Provider{Type: n.Type, Name: n.Name, DisplayName: n.DisplayName, Enabled: !n.Disabled, BaseURL: n.BaseURL}
+	if p.DisplayName == "" {
+		p.DisplayName = p.Name
+	}
+	p.Bedrock = n.Bedrock
+	for _, key := range n.Keys {
+		p.Keys = append(p.Keys, ProviderKey{APIKey: key})
+	}
+	if err := checkProvider(Provider{}, p); err != nil {
+		return Provider{}, err
+	}
+	if n.Bedrock != nil {
+		settings := n.Bedrock.withDefaults()
+		p.Bedrock = &settings
+	}
+	var id uuid.UUID
+	err := s.operate(ctx, actor, "creating a provider", s.namedQuery(p.Name), func(found *storedProvider) ([]query, error) {
+		if found != nil && !found.deleted {
+			return nil, nameTaken(p.Name)
+		}
+		id = uuid.New()
+		p.ID = id
+		c := &changes{store: s, actor: actor}
+		if err := c.create(p); err != nil {
+			return nil, err
+		}
+		return c.queries(), nil
+	})
+	if err != nil {
+		return Provider{}, err
+	}
+	return s.provider(ctx, id)
+}
+
+// UpdateProvider changes a live provider, enabled or not.
+func (s *Store) UpdateProvider(ctx context.Context, actor string, id uuid.UUID, u ProviderUpdate) (Provider, error) {
+	err := s.operate(ctx, actor, "updating a provider", s.idQuery(id, true), func(found *storedProvider) ([]query, error) {
+		if err := wantLive(found, id); err != nil {
+			return nil, err
+		}
+		p := u.apply(found.Provider)
+		if err := checkProvider(found.Provider, p); err != nil {
+			return nil, err
+		}
+		c := &changes{store: s, actor: actor}
+		if err := c.update(*found, p); err != nil {
+			return nil, err
+		}
+		return c.queries(), nil
+	})
+	if err != nil {
+		return Provider{}, err
+	}
+	return s.provider(ctx, id)
+}
+
+// SetProviderEnabled enables or disables a live provider. A disabled one is not
+// among [Store.Providers]. That its secrets do not open is no hindrance.
+func (s *Store) SetProviderEnabled(ctx context.Context, actor string, id uuid.UUID, enabled bool) error {
+	return s.operate(ctx, actor, "enabling or disabling a provider", s.idQuery(id, false), func(found *storedProvider) ([]query, error) {
+		if err := wantLive(found, id); err != nil || found.Enabled == enabled {
+			return nil, err
+		}
+		return s.flip(actor, AuditUpdate, found.Provider, "enabled", enabled), nil
+	})
+}
+
+// DeleteProvider turns a live provider into a tombstone: no start brings it back.
+// That its secrets do not open is no hindrance.
+func (s *Store) DeleteProvider(ctx context.Context, actor string, id uuid.UUID) error {
+	return s.operate(ctx, actor, "deleting a provider", s.idQuery(id, false), func(found *storedProvider) ([]query, error) {
+		if err := wantLive(found, id); err != nil {
+			return nil, err
+		}
+		return s.flip(actor, AuditDelete, found.Provider, "deleted", true), nil
+	})
+}
+
+// RestoreProvider makes a tombstone live again, with the keys that it had. It
+// fails with [ErrNameTaken] where there is a live provider of its name by now.
+func (s *Store) RestoreProvider(ctx context.Context, actor string, id uuid.UUID) (Provider, error) {
+	err := s.operate(ctx, actor, "restoring a provider", s.idQuery(id, false), func(found *storedProvider) ([]query, error) {
+		if found == nil || !found.deleted {
+			return nil, notFound("there is no deleted provider with id %s", id)
+		}
+		return s.flip(actor, AuditRestore, found.Provider, "deleted", false), nil
+	})
+	if err != nil {
+		return Provider{}, err
+	}
+	return s.provider(ctx, id)
+}
+
+// AddProviderKey adds a bearer key to a live provider, after those that it has.
+func (s *Store) AddProviderKey(ctx context.Context, actor string, id uuid.UUID, key Secret) (ProviderKey, error) {
+	var added uuid.UUID
+	err := s.operate(ctx, actor, "adding a key", s.idQuery(id, true), func(found *storedProvider) ([]query, error) {
+		if err := wantLive(found, id); err != nil {
+			return nil, err
+		}
+		p := found.Provider
+		p.Keys = append(slices.Clone(p.Keys), ProviderKey{ID: uuid.New(), APIKey: key})
+		if err := checkProvider(found.Provider, p); err != nil {
+			return nil, err
+		}
+		added = p.Keys[len(p.Keys)-1].ID
+		position := 0
+		if n := len(found.positions); n > 0 {
+			position = found.positions[n-1] + 1
+		}
+		c := &changes{store: s, actor: actor}
+		c.addKeys(p, p.Keys[len(p.Keys)-1:], position)
+		return c.queries(), nil
+	})
+	if err != nil {
+		return ProviderKey{}, err
+	}
+	p, err := s.provider(ctx, id)
+	if err != nil {
+		return ProviderKey{}, err
+	}
+	i := slices.IndexFunc(p.Keys, func(k ProviderKey) bool { return k.ID == added })
+	if i < 0 {
+		return ProviderKey{}, notFound("the key was added, and removed by someone else since")
+	}
+	return p.Keys[i], nil
+}
+
+// RemoveProviderKey removes a bearer key of a live provider, for good. That it does
+// not open is no hindrance.
+func (s *Store) RemoveProviderKey(ctx context.Context, actor string, id, key uuid.UUID) error {
+	return s.operate(ctx, actor, "removing a key", s.idQuery(id, false), func(found *storedProvider) ([]query, error) {
+		if err := wantLive(found, id); err != nil {
+			return nil, err
+		}
+		i := slices.IndexFunc(found.Keys, func(k ProviderKey) bool { return k.ID == key })
+		if i < 0 {
+			return nil, notFound("provider %s has no key with id %s", found.Name, key)
+		}
+		return []query{
+			{
+				sql: s.sql(`delete from {schema}.ai_provider_keys where id = $1`), args: [][]byte{[]byte(key.String())},
+				rows: wantRows(1, "ai_provider_keys"), checked: true,
+			},
+			s.insertAudits(auditOfKey(actor, AuditDelete, found.Provider, key, map[string]int{"position": found.positions[i]}, nil)),
+		}, nil
+	})
+}
+
+var (
+	// ErrNotFound: there is no such provider or key, or it is a tombstone.
+	ErrNotFound = errors.New("aiseed: not found")
+	// ErrNameTaken: there is a live provider of the name.
+	ErrNameTaken = errors.New("aiseed: the name is taken")
+)
+
+func notFound(format string, args ...any) error {
+	return &classError{class: ErrNotFound, text: xerrors.Errorf(format, args...).Error()}
+}
+
+func nameTaken(name string) error {
+	return &classError{class: ErrNameTaken, text: strings.TrimSpace("there is a live provider "+printable(name)) + " already; choose another name, or update that one"}
+}
+
+func wantLive(found *storedProvider, id uuid.UUID) error {
+	switch {
+	case found == nil:
+		return notFound("there is no provider with id %s", id)
+	case found.deleted:
+		return notFound("provider %s with id %s is deleted; restore it first", found.Name, id)
+	}
+	return nil
+}
+
+// operate runs one operation. A decision sees what is true under the lock.
+func (s *Store) operate(ctx context.Context, actor, what string, read func(*storedProvider) query, decide func(*storedProvider) ([]query, error)) error {
+	if strings.TrimSpace(actor) == "" || actor == SystemActor || len(actor) > maxNameBytes || checkText(actor) != "" {
+		return xerrors.New("aiseed: " + what + " needs an actor, for the audit: the name or id of whoever asked, not \"system\", at most 255 bytes of UTF-8 without control characters")
+	}
+	var found storedProvider
+	err := retry(ctx, func() error {
+		found = storedProvider{}
+		err := s.locked(ctx, what, []query{read(&found)}, func() ([]query, error) {
+			if found.ID == uuid.Nil {
+				return decide(nil)
+			}
+			return decide(&found)
+		})
+		var db *DatabaseError
+		if errors.As(err, &db) && db.Constraint == liveNameConstraint {
+			return nameTaken(found.Name) // no reason to try again
+		}
+		return err
+	})
+	return err
+}
+
+const selectByID = `
+select false,` + providerColumns + `
+  from {schema}.ai_providers p
+  left join {schema}.ai_provider_keys k on k.provider_id = p.id
+ where p.id = $1
+ order by k.position`
+
+// idQuery reads a provider by its id, with or without opening its secrets.
+func (s *Store) idQuery(id uuid.UUID, secrets bool) func(*storedProvider) query {
+	return func(into *storedProvider) query {
+		return query{sql: s.sql(selectByID), args: [][]byte{[]byte(id.String())}, rows: s.scanFirst(into, secrets)}
+	}
+}
+
+// namedQuery reads the live provider of a name, or else a tombstone.
+func (s *Store) namedQuery(name string) func(*storedProvider) query {
+	return func(into *storedProvider) query {
+		return query{sql: s.sql(selectNamed), args: [][]byte{jsonArg([]string{name})}, rows: s.scanFirst(into, false)}
+	}
+}
+
+func (s *Store) scanFirst(into *storedProvider, secrets bool) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		stored, _, err := s.scanProviders(rows, secrets)
+		if len(stored) > 0 {
+			*into = stored[0]
+		}
+		return err
+	}
+}
+
+// provider reads a live provider, enabled or not.
+func (s *Store) provider(ctx context.Context, id uuid.UUID) (Provider, error) {
+	var found storedProvider
+	err := retry(ctx, func() error {
+		found = storedProvider{}
+		return s.query(ctx, "reading a provider", s.idQuery(id, true)(&found))
+	})
+	if err != nil {
+		return Provider{}, xerrors.Errorf("aiseed: it was done, but the provider cannot be read back: %w", err)
+	}
+	if found.ID == uuid.Nil {
+		return Provider{}, wantLive(nil, id)
+	}
+	return found.Provider, wantLive(&found, id)
+}
+
+// withDefaults gives settings the models that the environment would.
+func (b BedrockSettings) withDefaults() BedrockSettings {
+	if b.Model == "" {
+		b.Model = defaultBedrockModel
+	}
+	if b.SmallFastModel == "" {
+		b.SmallFastModel = defaultBedrockSmallFastModel
+	}
+	return b
+}
+
+func (u ProviderUpdate) apply(p Provider) Provider {
+	set := func(into *string, value *string) {
+		if value != nil {
+			*into = *value
+		}
+	}
+	set(&p.DisplayName, u.DisplayName)
+	set(&p.BaseURL, u.BaseURL)
+	if u.Region == nil && u.Model == nil && u.SmallFastModel == nil && u.AccessKey == nil && u.AccessKeySecret == nil {
+		return p
+	}
+	settings := settingsOf(p)
+	set(&settings.Region, u.Region)
+	set(&settings.Model, u.Model)
+	set(&settings.SmallFastModel, u.SmallFastModel)
+	if u.AccessKey != nil {
+		settings.AccessKey = *u.AccessKey
+	}
+	if u.AccessKeySecret != nil {
+		settings.AccessKeySecret = *u.AccessKeySecret
+	}
+	settings = settings.withDefaults()
+	p.Bedrock = &settings
+	return p
+}
+
+// checkProvider passes a provider through the checks of the environment. That it
+// has bearer keys beside Bedrock settings is no problem where it had before: a drift
+// that was settled leaves the keys alone.
+func checkProvider(old, p Provider) error {
+	c := ProviderConfig{Type: string(p.Type), Name: p.Name, BaseURL: p.BaseURL}
+	for _, k := range p.Keys {
+		c.Keys = append(c.Keys, k.APIKey)
+	}
+	if b := p.Bedrock; b != nil {
+		c.BedrockRegion, c.BedrockModel, c.BedrockSmallFastModel = b.Region, b.Model, b.SmallFastModel
+		c.BedrockAccessKeys, c.BedrockAccessKeySecrets = nonZero(b.AccessKey), nonZero(b.AccessKeySecret)
+	}
+	e := entry{config: c, variable: strings.ToLower}
+	n := &normaliser{at: map[string]int{}}
+	if c.Name == "" && c.Type != "" {
+		n.problem(e, "required", fieldName)
+	}
+	if _, supported := providerTypes[p.Type]; !supported && p.Type != "" {
+		n.problem(e, "not a supported type; want one of "+supportedTypes(), fieldType)
+	} else {
+		n.add(e)
+	}
+	both := func(p Provider) bool { return p.Bedrock != nil && len(p.Keys) > 0 }
+	if both(p) && !both(old) {
+		n.problem(e, "a provider authenticates with bearer keys or with Bedrock settings, not with both", fieldKey, bedrockGroup+"*")
+	}
+	switch reason := checkText(p.DisplayName); {
+	case reason != "":
+		n.problem(e, reason, "DISPLAY_NAME")
+	case len(p.DisplayName) > maxNameBytes:
+		n.problem(e, "longer than 255 bytes", "DISPLAY_NAME")
+	}
+	if b := p.Bedrock; b != nil && b.Region == "" && b.AccessKey.IsZero() && p.BaseURL == "" {
+		n.problem(e, "none is set; Bedrock needs a region, a base URL or an access key", fieldBedrockRegion, fieldBaseURL, fieldBedrockAccessKey)
+	}
+	if len(n.problems) > 0 {
+		return configError(n.problems)
+	}
+	return nil
+}
+
+// ProviderInfo is what [Store.ListProviders] tells of a provider: everything but
+// its secrets.
+type ProviderInfo struct {
+	ID                   uuid.UUID
+	Type                 ProviderType
+	Name, DisplayName    string
+	Enabled, Deleted     bool // Deleted is a tombstone
+	BaseURL              string
+	Keys                 []uuid.UUID // ids of its bearer keys, in order
+	CreatedAt, UpdatedAt time.Time
+}
+
+// ListProviders returns all providers in order of name, disabled ones and
+// tombstones too, without opening a secret: what an operator needs to find the id
+// of one to enable, restore or delete, also where a key is lost.
+func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
+	var stored []storedProvider
+	err := s.query(ctx, "listing the providers", query{sql: s.sql(selectAll), rows: func(rows pgx.Rows) (err error) {
+		stored, _, err = s.scanProviders(rows, false)
+		return err
+	}})
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]ProviderInfo, len(stored))
+	for i, p := range stored {
+		infos[i] = ProviderInfo{
+			ID: p.ID, Type: p.Type, Name: p.Name, DisplayName: p.DisplayName, Enabled: p.Enabled, Deleted: p.deleted,
+			BaseURL: p.BaseURL, CreatedAt: p.CreatedAt, UpdatedAt: p.UpdatedAt,
+		}
+		for _, key := range p.Keys {
+			infos[i].Keys = append(infos[i].Keys, key.ID)
+		}
+	}
+	return infos, nil
+}
+
+const selectAll = `
+select false,` + providerColumns + `
+  from {schema}.ai_providers p
+  left join {schema}.ai_provider_keys k on k.provider_id = p.id
+ order by p.name, p.deleted, p.created_at, p.id, k.position`

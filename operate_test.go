@@ -1,0 +1,342 @@
+package aiseed_test
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+
+	"cdr.dev/slog/v3"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+// created makes a provider through the operations.
+func (f *fixture) created(n aiseed.NewProvider) aiseed.Provider {
+	f.t.Helper()
+	p, err := f.store.CreateProvider(context.Background(), "alice", n)
+	require.NoError(f.t, err)
+	return p
+}
+
+// lastAudit is the last entry: actor, action, resource, old, new.
+func (f *fixture) lastAudit() string {
+	f.t.Helper()
+	return f.rows(`select concat_ws(' ', actor, action, resource, coalesce(old::text, '-'), coalesce(new::text, '-')) from ai_provider_audits order by seq desc limit 1`)[0]
+}
+
+func TestO4_ALifeOfAProvider(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.NewProvider{Type: aiseed.TypeOpenAI, Name: "team", BaseURL: "https://H/v1", Keys: []aiseed.Secret{aiseed.NewSecret("first-key-0123456789-tail")}})
+	require.Equal(t, "team", p.DisplayName)
+	require.True(t, p.Enabled)
+	require.Equal(t, "first-key-0123456789-tail", p.Keys[0].APIKey.Reveal())
+	require.Empty(t, f.rows(`select id from ai_provider_keys where api_key_key_id is null`), "sealed")
+	require.Equal(t, []string{
+		`alice create ai_provider - {"name": "team", "type": "openai", "bedrock": null, "enabled": true, "base_url": "https://H/v1", "display_name": "team"}`,
+		`alice create ai_provider_key - {"api_key": "****tail", "position": 0}`,
+	}, f.rows(`select concat_ws(' ', actor, action, resource, coalesce(old::text, '-'), new::text) from ai_provider_audits order by seq`))
+
+	p, err := f.store.UpdateProvider(ctx, "bob", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("The Team"), BaseURL: ptr("https://new/v1")})
+	require.NoError(t, err)
+	require.Equal(t, "The Team https://new/v1", p.DisplayName+" "+p.BaseURL)
+	require.Equal(t, `bob update ai_provider {"name": "team", "type": "openai", "bedrock": null, "enabled": true, "base_url": "https://H/v1", "display_name": "team"} `+
+		`{"name": "team", "type": "openai", "bedrock": null, "enabled": true, "base_url": "https://new/v1", "display_name": "The Team"}`, f.lastAudit())
+
+	before := f.state()
+	_, err = f.store.UpdateProvider(ctx, "bob", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("The Team")})
+	require.NoError(t, err)
+	require.NoError(t, f.store.SetProviderEnabled(ctx, "bob", p.ID, true))
+	require.Equal(t, before, f.state(), "what changes nothing is not written")
+
+	require.NoError(t, f.store.SetProviderEnabled(ctx, "bob", p.ID, false))
+	require.Equal(t, `bob update ai_provider {"enabled": true} {"enabled": false}`, f.lastAudit())
+	providers, err := f.store.Providers(ctx)
+	require.NoError(t, err)
+	require.Empty(t, providers)
+	require.NoError(t, f.store.SetProviderEnabled(ctx, "bob", p.ID, true))
+
+	key, err := f.store.AddProviderKey(ctx, "carol", p.ID, aiseed.NewSecret("second"))
+	require.NoError(t, err)
+	require.Equal(t, "second", key.APIKey.Reveal())
+	require.Equal(t, `carol create ai_provider_key - {"api_key": "****", "position": 1}`, f.lastAudit())
+	require.NoError(t, f.store.RemoveProviderKey(ctx, "carol", p.ID, p.Keys[0].ID))
+	require.Equal(t, `carol delete ai_provider_key {"position": 0} -`, f.lastAudit())
+	third, err := f.store.AddProviderKey(ctx, "carol", p.ID, aiseed.NewSecret("third"))
+	require.NoError(t, err)
+	providers, err = f.store.Providers(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []uuid.UUID{key.ID, third.ID}, []uuid.UUID{providers[0].Keys[0].ID, providers[0].Keys[1].ID}, "after those that it has")
+
+	require.NoError(t, f.store.DeleteProvider(ctx, "dave", p.ID))
+	require.Equal(t, `dave delete ai_provider {"deleted": false} {"deleted": true}`, f.lastAudit())
+	require.NoError(t, f.seed(f.parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=team", "PROVIDER_0_BASE_URL=https://elsewhere")), "a tombstone sticks")
+	_, err = f.store.UpdateProvider(ctx, "dave", p.ID, aiseed.ProviderUpdate{})
+	require.ErrorIs(t, err, aiseed.ErrNotFound)
+	require.ErrorContains(t, err, "is deleted; restore it first")
+
+	restored, err := f.store.RestoreProvider(ctx, "dave", p.ID)
+	require.NoError(t, err)
+	require.Len(t, restored.Keys, 2)
+	require.Equal(t, `dave restore ai_provider {"deleted": true} {"deleted": false}`, f.lastAudit())
+
+	n, err := f.store.DeliverAudits(ctx, f.audits)
+	require.NoError(t, err)
+	require.Equal(t, 1, n, "the start above delivered the others")
+}
+
+func TestO4_BedrockSettings(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.NewProvider{Type: aiseed.TypeAnthropic, Name: "aws", Disabled: true, Bedrock: &aiseed.BedrockSettings{Region: "us"}})
+	require.False(t, p.Enabled)
+	require.Equal(t, "us global.anthropic.claude-sonnet-4-5-20250929-v1:0", p.Bedrock.Region+" "+p.Bedrock.Model)
+	p, err := f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{Model: ptr("m"), AccessKey: ptr(aiseed.NewSecret("access")), AccessKeySecret: ptr(aiseed.NewSecret("secret"))})
+	require.NoError(t, err)
+	require.Equal(t, "us m access secret", strings.Join([]string{p.Bedrock.Region, p.Bedrock.Model, p.Bedrock.AccessKey.Reveal(), p.Bedrock.AccessKeySecret.Reveal()}, " "))
+	require.NotContains(t, f.lastAudit(), "secret\": \"secret")
+	require.Equal(t, []string{"2"}, f.rows(`select revision from ai_providers`))
+	_, err = f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("x")})
+	require.NoError(t, err)
+	require.Equal(t, []string{"2"}, f.rows(`select revision from ai_providers`), "a display name is no change of what it does")
+}
+
+func TestO4_ChecksAreThoseOfTheEnvironment(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	secrets := func(values ...string) (out []aiseed.Secret) {
+		for _, v := range values {
+			out = append(out, aiseed.NewSecret(v))
+		}
+		return out
+	}
+	for name, tt := range map[string]struct {
+		n    aiseed.NewProvider
+		want []string
+	}{
+		"nothing":            {aiseed.NewProvider{}, []string{"1 problem", "type, name: neither a type nor a name"}},
+		"a bad name":         {aiseed.NewProvider{Type: "openai", Name: "Bad"}, []string{"name (provider Bad): not a valid name"}},
+		"an unknown type":    {aiseed.NewProvider{Type: "copilot", Name: "x"}, []string{"type (provider x): not a supported type; want one of anthropic, openai"}},
+		"a bad base URL":     {aiseed.NewProvider{Type: "openai", Name: "x", BaseURL: "x"}, []string{"base_url (provider x): not an absolute http or https URL"}},
+		"bad keys":           {aiseed.NewProvider{Type: "openai", Name: "x", Keys: secrets("a b", "c", "c")}, []string{"keys (provider x): element 1: a space in it", "element 3: the same as element 2"}},
+		"too many keys":      {aiseed.NewProvider{Type: "openai", Name: "x", Keys: secrets("1", "2", "3", "4", "5", "6")}, []string{"keys (provider x): 6 elements"}},
+		"Bedrock for OpenAI": {aiseed.NewProvider{Type: "openai", Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r"}}, []string{"  1. bedrock_region (provider x): for type anthropic only"}},
+		"both":               {aiseed.NewProvider{Type: "anthropic", Name: "x", Keys: secrets("k"), Bedrock: &aiseed.BedrockSettings{Region: "r"}}, []string{"not with both"}},
+		"half a pair":        {aiseed.NewProvider{Type: "anthropic", Name: "x", Bedrock: &aiseed.BedrockSettings{AccessKey: aiseed.NewSecret("a")}}, []string{"1 access key and 0 secrets"}},
+		"a display name":     {aiseed.NewProvider{Type: "openai", Name: "x", DisplayName: "a\nb"}, []string{"display_name (provider x): a control character in it"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := f.store.CreateProvider(ctx, "a", tt.n)
+			require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
+			for _, want := range tt.want {
+				require.ErrorContains(t, err, want)
+			}
+			require.NotContains(t, err.Error(), aiseed.DefaultPrefix)
+		})
+	}
+	t.Run("an actor is needed", func(t *testing.T) {
+		t.Parallel()
+		for _, actor := range []string{" ", "a\x00b", strings.Repeat("a", 256), "\xff"} {
+			_, err := f.store.CreateProvider(ctx, actor, aiseed.NewProvider{Type: "openai", Name: "x"})
+			require.ErrorContains(t, err, "needs an actor")
+		}
+	})
+	t.Run("a sixth key", func(t *testing.T) {
+		t.Parallel()
+		p := f.created(aiseed.NewProvider{Type: "openai", Name: "five", Keys: secrets("1", "2", "3", "4", "5")})
+		_, err := f.store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("6"))
+		require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
+	})
+}
+
+func TestO4_WhatIsNotThereAndWhatIsTaken(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	_, err := f.store.CreateProvider(ctx, "a", aiseed.NewProvider{Type: "openai", Name: "x"})
+	require.ErrorIs(t, err, aiseed.ErrNameTaken)
+	require.ErrorContains(t, err, "there is a live provider x already; choose another name, or update that one")
+
+	nobody := uuid.New()
+	for name, err := range map[string]error{
+		"update":  second(f.store.UpdateProvider(ctx, "a", nobody, aiseed.ProviderUpdate{})),
+		"enable":  f.store.SetProviderEnabled(ctx, "a", nobody, true),
+		"delete":  f.store.DeleteProvider(ctx, "a", nobody),
+		"restore": second(f.store.RestoreProvider(ctx, "a", nobody)),
+		"live":    second(f.store.RestoreProvider(ctx, "a", p.ID)),
+		"add":     second(f.store.AddProviderKey(ctx, "a", nobody, aiseed.NewSecret("k"))),
+		"remove":  f.store.RemoveProviderKey(ctx, "a", p.ID, nobody),
+	} {
+		require.ErrorIs(t, err, aiseed.ErrNotFound, name)
+	}
+
+	require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
+	f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	_, err = f.store.RestoreProvider(ctx, "a", p.ID)
+	require.ErrorIs(t, err, aiseed.ErrNameTaken)
+	require.Len(t, f.rows(`select id from ai_providers where not deleted`), 1)
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// The way out of a lost key: what does not open can still be taken out of use.
+func TestO4_WhatDoesNotOpenCanBeDisabledAndDeleted(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
+	f.exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
+	_, err := f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("y")})
+	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+	require.NoError(t, f.store.SetProviderEnabled(ctx, "a", p.ID, false))
+	require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
+	_, err = f.store.RestoreProvider(ctx, "a", p.ID)
+	require.ErrorIs(t, err, aiseed.ErrUndecryptable, "restored, but not readable")
+	require.NoError(t, f.store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID))
+	_, err = f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("y")})
+	require.NoError(t, err)
+}
+
+// A start and an edit at once end in one consistent state.
+func TestO4_ConcurrentStartsAndEdits(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	cfg := f.parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=x", "PROVIDER_0_BASE_URL=https://env", "PROVIDER_0_KEY=k")
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, cfg, aiseed.DiscardAudits, slog.Logger{})
+			if err != nil { // the edit was first
+				assert.ErrorIs(t, err, aiseed.ErrDrift)
+			}
+		})
+		all.Go(func() {
+			_, err := f.store.CreateProvider(ctx, "a", aiseed.NewProvider{Type: "openai", Name: "x", BaseURL: "https://api"})
+			if err != nil {
+				assert.ErrorIs(t, err, aiseed.ErrNameTaken)
+			}
+		})
+	}
+	all.Wait()
+	rows := f.rows(`select base_url, (select count(*) from ai_provider_keys where provider_id = p.id) from ai_providers p`)
+	require.Len(t, rows, 1)
+	require.Contains(t, []string{"https://env 1", "https://api 0"}, rows[0])
+	require.Equal(t, f.rows(`select count(*) from ai_provider_audits`), f.rows(`select (select count(*) from ai_providers) + (select count(*) from ai_provider_keys)`))
+}
+
+func TestO4_LostConnectionsAreAsInASeed(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, act := range map[string]action{"before": cutBefore, "after": cutAfter} {
+		f := setup(t)
+		f.wire.reset(once(act, "insert into"))
+		p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+		require.Len(t, f.rows(`select id from ai_providers`), 1, name)
+		f.wire.reset(once(act, "set deleted"))
+		require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
+		require.Len(t, f.rows(`select id from ai_provider_audits`), 2)
+	}
+}
+
+// A settled drift can leave bearer keys beside Bedrock settings; that is no hindrance
+// later.
+func TestO4_ProviderWithBothCanStillBeChanged(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	f.seeded("ANTHROPIC_KEY=key")
+	drift := f.driftOf(f.parse("BEDROCK_REGION=r"))
+	require.NoError(t, f.seed(f.parse("BEDROCK_REGION=r", wordsFor(t, drift, "DRIFT_ADOPT"))))
+	providers, err := f.store.Providers(ctx)
+	require.NoError(t, err)
+	require.NotNil(t, providers[0].Bedrock)
+	require.Len(t, providers[0].Keys, 1, "adopting leaves the keys")
+	_, err = f.store.UpdateProvider(ctx, "a", providers[0].ID, aiseed.ProviderUpdate{DisplayName: ptr("x")})
+	require.NoError(t, err)
+}
+
+func TestO4_AllProvidersAreListedWithoutTheirSecrets(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	gone := f.created(aiseed.NewProvider{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
+	require.NoError(t, f.store.DeleteProvider(ctx, "a", gone.ID))
+	live := f.created(aiseed.NewProvider{Type: "openai", Name: "x", Disabled: true})
+	f.exec(`update ai_provider_keys set api_key = 'damaged'`)
+	infos, err := f.store.ListProviders(ctx)
+	require.NoError(t, err)
+	require.Len(t, infos, 2)
+	require.Equal(t, live.ID, infos[0].ID)
+	require.False(t, infos[0].Enabled || infos[0].Deleted)
+	require.Equal(t, gone.ID, infos[1].ID)
+	require.True(t, infos[1].Deleted)
+	require.Equal(t, []uuid.UUID{gone.Keys[0].ID}, infos[1].Keys)
+}
+
+func TestO4_ANameThatIsTakenIsSaidAtOnce(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
+	f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	f.wire.reset(nil)
+	_, err := f.store.RestoreProvider(ctx, "a", p.ID)
+	require.ErrorIs(t, err, aiseed.ErrNameTaken)
+	require.ErrorContains(t, err, "there is a live provider x already")
+	n, _ := f.wire.count()
+	require.LessOrEqual(t, n, 3)
+}
+
+func TestO4_WhatWasDoneAndCannotBeReadBackSaysSo(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	f.wire.reset(once(cutBefore, "where p.id = $1"))
+	p, err := f.store.CreateProvider(ctx, "a", aiseed.NewProvider{Type: "openai", Name: "x"})
+	require.NoError(t, err, "one lost connection is no reason")
+	require.Equal(t, "x", p.Name)
+	f.wire.reset(func(sent []byte) action {
+		if strings.Contains(string(sent), "where p.id = $1") && !strings.Contains(string(sent), "lock") {
+			return cutBefore
+		}
+		return pass
+	})
+	_, err = f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("y")})
+	require.ErrorContains(t, err, "it was done, but the provider cannot be read back")
+	require.ErrorIs(t, err, aiseed.ErrDatabase)
+	require.Equal(t, []string{"y"}, f.rows(`select display_name from ai_providers`))
+}
+
+func TestO4_UpdatesAreChecked(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	bare := f.created(aiseed.NewProvider{Type: "anthropic", Name: "y"})
+	before := f.state()
+	for want, err := range map[string]error{
+		"base_url (provider x): not an absolute http or https URL": second(f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: ptr("x")})),
+		"for type anthropic only":                                  second(f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{Region: ptr("r")})),
+		"Bedrock needs a region, a base URL or an access key":      second(f.store.UpdateProvider(ctx, "a", bare.ID, aiseed.ProviderUpdate{Model: ptr("m")})),
+		"display_name (provider x): longer than 255 bytes":         second(f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr(strings.Repeat("d", 256))})),
+		"empty": second(f.store.AddProviderKey(ctx, "a", p.ID, aiseed.Secret{})),
+	} {
+		require.ErrorIs(t, err, aiseed.ErrInvalidConfig, want)
+		require.ErrorContains(t, err, want)
+	}
+	require.ErrorContains(t, f.store.DeleteProvider(ctx, "system", p.ID), "needs an actor")
+	require.Equal(t, before, f.state())
+}

@@ -1,0 +1,343 @@
+package aiseed_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+)
+
+// seedMany seeds providers with keys and settings, more than one transaction of
+// a rotation takes, and a tombstone.
+func (f *fixture) seedMany(n int) aiseed.Config {
+	f.t.Helper()
+	lines := []string{"BEDROCK_REGION=r", "BEDROCK_ACCESS_KEY=access", "BEDROCK_ACCESS_KEY_SECRET=secret"}
+	for i := range n {
+		lines = append(lines, fmt.Sprintf("PROVIDER_%d_TYPE=openai", i), fmt.Sprintf("PROVIDER_%d_NAME=p%03d", i, i), fmt.Sprintf("PROVIDER_%d_KEYS=secret-a-%d,secret-b-%d", i, i, i))
+	}
+	cfg := f.seeded(lines...)
+	f.exec(`update ai_providers set deleted = true where name = 'p001'`)
+	return cfg
+}
+
+func (f *fixture) keyIDs() []string {
+	f.t.Helper()
+	return f.rows(`select distinct key_id from (select api_key_key_id from ai_provider_keys union all select settings_key_id from ai_providers where settings is not null) k (key_id) order by 1`)
+}
+
+func TestO5_RotationIsCompleteAndRevokesTheOldKey(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	f.keyring = keyring(t, 1)
+	f.store, _ = f.open()
+	cfg := f.seedMany(120)
+	plain, err := f.store.Providers(ctx)
+	require.NoError(t, err)
+	old := f.keyIDs()
+
+	f.keyring = keyring(t, 2, 1)
+	f.store, _ = f.open()
+	report, err := f.store.Rotate(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 241, report.Changed)
+	require.Equal(t, old, report.Revoked)
+	require.Empty(t, report.Left)
+	require.NotEqual(t, old, f.keyIDs())
+	require.Equal(t, []string{old[0]}, f.rows(`select id from ai_encryption_keys where revoked_at is not null`))
+
+	f.keyring = keyring(t, 2)
+	f.store, _ = f.open()
+	rotated, err := f.store.Providers(ctx)
+	require.NoError(t, err)
+	require.Equal(t, plain, rotated, "and nothing else changed")
+	require.NoError(t, f.seed(cfg))
+	before := f.state()
+	report, err = f.store.Rotate(ctx)
+	require.NoError(t, err)
+	require.Equal(t, aiseed.Resealing{}, report)
+	require.Equal(t, before, f.state(), "a second time there is nothing to do")
+}
+
+// Cut at each round trip, and run again: every value opens at every moment, with
+// the keyring that the servers have.
+func TestO5_RotationThatIsCutConverges(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	f.keyring = keyring(t, 1)
+	f.store, _ = f.open()
+	f.seedMany(60)
+	server := keyring(t, 1, 2) // what the servers that run have
+	old, current := byte(1), byte(2)
+	for n := 1; ; n++ {
+		f.keyring = keyring(t, current, old)
+		rotating, w := f.open(lockTimeout(time.Second))
+		sent := 0
+		cutContext, cancel := context.WithCancel(ctx)
+		w.reset(func([]byte) action {
+			if sent++; sent == n {
+				cancel() // and so it is not retried: the process is gone
+				return cutUnheard
+			}
+			return pass
+		})
+		_, err := rotating.Rotate(cutContext)
+		cancel()
+
+		f.keyring = server
+		reading, _ := f.open()
+		providers, readErr := reading.Providers(ctx)
+		require.NoError(t, readErr, "after a cut at %d", n)
+		require.Len(t, providers, 60)
+
+		f.keyring = keyring(t, current, old)
+		again, _ := f.open()
+		_, againErr := again.Rotate(ctx)
+		require.NoError(t, againErr)
+		require.Len(t, f.keyIDs(), 1)
+		if err == nil {
+			require.Greater(t, n, 5)
+			return
+		}
+		old, current = current, old // and now the other way
+	}
+}
+
+func TestO5_ReadersAndWritersGoOnMeanwhile(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	f := setup(t)
+	f.keyring = keyring(t, 1)
+	f.store, _ = f.open()
+	f.seedMany(150)
+	f.keyring = keyring(t, 1, 2)
+	server, _ := f.open()
+	f.keyring = keyring(t, 2, 1)
+	rotating, _ := f.open()
+
+	var all sync.WaitGroup
+	reads := 0
+	all.Go(func() {
+		for ctx.Err() == nil {
+			providers, err := server.Providers(context.Background())
+			assert.NoError(t, err)
+			assert.GreaterOrEqual(t, len(providers), 150)
+			reads++
+		}
+	})
+	for i := range 10 { // servers that still seal with the old key
+		cfg := f.parse("PROVIDER_0_TYPE=openai", fmt.Sprintf("PROVIDER_0_NAME=new-%d", i), "PROVIDER_0_KEY=key")
+		all.Go(func() {
+			assert.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), server, cfg, aiseed.DiscardAudits, f.logs.Logger()))
+		})
+	}
+	_, err := rotating.Rotate(context.Background())
+	require.NoError(t, err)
+	cancel()
+	all.Wait()
+	require.NotZero(t, reads)
+	_, err = rotating.Rotate(context.Background())
+	require.NoError(t, err)
+	require.Len(t, f.keyIDs(), 1)
+	require.Len(t, f.rows(`select id from ai_encryption_keys where revoked_at is null`), 1)
+}
+
+func TestO5_ValuesThatDoNotOpenAreReportedAndLeft(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	f.keyring = keyring(t, 1)
+	f.store, _ = f.open()
+	f.seedMany(3)
+	f.exec(`update ai_provider_keys set api_key = left(api_key, -4) where id = (select id from ai_provider_keys order by id limit 1)`)
+	damaged := f.rows(`select id::text from ai_provider_keys order by id limit 1`)[0]
+	f.keyring = keyring(t, 2, 1)
+	f.store, _ = f.open()
+	report, err := f.store.Rotate(ctx)
+	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+	require.Len(t, report.Left, 1)
+	require.Equal(t, damaged, report.Left[0].RowID.String())
+	require.Equal(t, 6, report.Changed, "the others are done")
+	require.Empty(t, report.Revoked, "a row still needs the key")
+}
+
+func TestO5_ColumnsAreFoundByTheirForeignKey(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	f.keyring = keyring(t, 1)
+	f.store, _ = f.open()
+	f.seedMany(1)
+
+	// A column of a later migration, which the code does not know.
+	f.exec(`create table ai_provider_webhooks (id uuid primary key, provider_id uuid not null references ai_providers (id), token text not null,
+		token_key_id text references ai_encryption_keys (id))`)
+	f.exec(`insert into ai_provider_webhooks (id, provider_id, token, token_key_id)
+		select '11111111-1111-4111-8111-111111111111', id, $1, $2 from ai_providers where name = 'p000'`,
+		aiseed.SealFor(t, f.keyring, "ai_provider_webhooks", "token", "11111111-1111-4111-8111-111111111111", f.rows(`select id::text from ai_providers where name = 'p000'`)[0], "webhook-token"), f.keyIDs()[0])
+	f.keyring = keyring(t, 2, 1)
+	f.store, _ = f.open()
+	report, err := f.store.Rotate(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 4, report.Changed)
+	require.Len(t, report.Revoked, 1)
+	require.Equal(t, f.keyIDs(), f.rows(`select token_key_id from ai_provider_webhooks`))
+
+	// One that it cannot handle is named, and nothing is done.
+	for name, tt := range map[string]struct{ column, problem string }{
+		"another name":       {"sealed_by text references ai_encryption_keys (id)", "its name does not end in _key_id"},
+		"no value beside it": {"secret_key_id text references ai_encryption_keys (id)", "there is no column secret beside it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f.exec(`create table odd (id uuid primary key, provider_id uuid, ` + tt.column + `)`)
+			defer f.exec(`drop table odd`)
+			before := f.state()
+			_, err := f.store.Rotate(ctx)
+			require.ErrorIs(t, err, aiseed.ErrKeyring)
+			require.ErrorContains(t, err, "odd."+strings.Fields(tt.column)[0])
+			require.ErrorContains(t, err, tt.problem)
+			require.Equal(t, before, f.state())
+		})
+	}
+	for name, tt := range map[string]struct{ table, problem string }{
+		"no id":       {"key text primary key, provider_id uuid, secret text", "its table has no column id of type uuid"},
+		"no provider": {"id uuid primary key, secret text", "its table has no column provider_id of type uuid"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f.exec(`create table odd (` + tt.table + `, secret_key_id text references ai_encryption_keys (id))`)
+			defer f.exec(`drop table odd`)
+			_, err := f.store.Rotate(ctx)
+			require.ErrorContains(t, err, tt.problem)
+		})
+	}
+}
+
+func TestO6_SealAndUnsealEndWithNothingLeft(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t, plaintext)
+	cfg := f.seedMany(120)
+	plain, err := f.store.Providers(ctx)
+	require.NoError(t, err)
+	for name, reseal := range map[string]func(context.Context) (aiseed.Resealing, error){"Rotate": f.store.Rotate, "SealPlaintext": f.store.SealPlaintext, "Unseal": f.store.Unseal} {
+		_, err = reseal(ctx)
+		require.ErrorIs(t, err, aiseed.ErrKeyring, name)
+	}
+
+	sealing, _ := f.open()
+	_, err = sealing.Providers(ctx)
+	require.ErrorIs(t, err, aiseed.ErrPlaintext)
+	report, err := sealing.Rotate(ctx)
+	require.NoError(t, err)
+	require.Zero(t, report.Changed, "rotation does not touch plaintext")
+	report, err = sealing.SealPlaintext(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 241, report.Changed)
+	require.NotContains(t, f.state(), "secret-")
+	sealed, err := sealing.Providers(ctx)
+	require.NoError(t, err)
+	require.Equal(t, plain, sealed)
+
+	report, err = sealing.Unseal(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 241, report.Changed)
+	require.Len(t, report.Revoked, 1)
+	require.Equal(t, []string{"0"}, f.rows(`select (select count(*) from ai_provider_keys where api_key_key_id is not null) + (select count(*) from ai_providers where settings_key_id is not null)`))
+	again, _ := f.open(plaintext)
+	unsealed, err := again.Providers(ctx)
+	require.NoError(t, err)
+	require.Equal(t, plain, unsealed)
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, again, cfg, f.audits, f.logs.Logger()))
+}
+
+func TestO6_SealingIsInterruptedAndGoesOn(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t, plaintext)
+	f.seedMany(120)
+	sealing, w := f.open()
+	interrupted, cancel := context.WithCancel(ctx)
+	seen := 0
+	w.reset(func(sent []byte) action {
+		if bytes.Contains(sent, []byte(`set "api_key"`)) {
+			if seen++; seen == 2 {
+				cancel()
+				return cutBefore
+			}
+		}
+		return pass
+	})
+	report, err := sealing.SealPlaintext(interrupted)
+	w.reset(nil)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, 100, report.Changed)
+	rest, err := sealing.SealPlaintext(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 141, rest.Changed)
+}
+
+func TestO5_AmbiguousRowsAndForeignSchemasAreRefused(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	f.seedMany(1)
+	f.exec(`create schema other`)
+	for table, tt := range map[string]struct{ columns, problem string }{
+		"history":     {"id uuid, version int, provider_id uuid, token text, token_key_id text references ai_encryption_keys (id), primary key (id, version)", "its table has no unique index on id alone"},
+		"other.hooks": {"id uuid primary key, provider_id uuid, token text, token_key_id text references ai_encryption_keys (id)", "its table is in another schema"},
+	} {
+		f.exec(`create table ` + table + ` (` + tt.columns + `)`)
+		before := f.state()
+		_, err := f.store.Rotate(ctx)
+		require.ErrorIs(t, err, aiseed.ErrKeyring, table)
+		require.ErrorContains(t, err, tt.problem)
+		require.Equal(t, before, f.state())
+		f.exec(`drop table ` + table)
+	}
+}
+
+func TestO5_RowsThatAPolicyHidesAreAnError(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	f.keyring = keyring(t, 1)
+	f.store, _ = f.open()
+	f.seedMany(2)
+	role := "rls_of_" + f.pool.Config().ConnConfig.Database
+	f.exec(`create role ` + role + ` login`)
+	t.Cleanup(func() { f.exec(`drop owned by ` + role); f.exec(`drop role ` + role) })
+	f.exec(`grant usage on schema public to ` + role + `; grant select, insert, update on all tables in schema public to ` + role)
+	f.exec(`alter table ai_provider_keys enable row level security`)
+	f.exec(`create policy partial on ai_provider_keys using (position = 0)`)
+	f.keyring = keyring(t, 2, 1)
+	store, _ := f.open(func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.User = role })
+	report, err := store.Rotate(ctx)
+	require.ErrorIs(t, err, aiseed.ErrDatabase)
+	require.Empty(t, report.Revoked)
+}
+
+func TestO6_PlaintextBehindTheCursorIsSealedToo(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t, plaintext)
+	f.seedMany(1)
+	sealing, w := f.open()
+	late := once(pass, `"ai_providers"`, func() { // when the keys were looked at
+		f.exec(`insert into ai_provider_keys (id, provider_id, position, api_key) select '00000000-0000-4000-8000-000000000000', id, 9, 'late' from ai_providers limit 1`)
+	})
+	w.reset(late)
+	_, err := sealing.SealPlaintext(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []string{"0"}, f.rows(`select count(*) from ai_provider_keys where api_key_key_id is null`))
+}

@@ -1,0 +1,114 @@
+package aiseed
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/xerrors"
+)
+
+// notification is the statement that tells the watchers of a write, in its
+// transaction: they hear of it when, and only if, it was committed.
+func (s *Store) notification() query {
+	return query{sql: `select pg_notify($1, '')`, args: [][]byte{[]byte(s.notifyChannel)}}
+}
+
+// Watch calls changed with the providers of [Store.Providers]: once at the start,
+// and then whenever a Store with the same [StoreOptions.NotifyChannel], of this
+// process or another, wrote something that changes them. It returns when ctx ends,
+// with ctx's error, or at once where the Store has no channel.
+//
+// It keeps a connection of its own beside the pool's, to the server itself: a
+// transaction-pooling proxy passes no notifications on. When it is lost, Watch
+// connects again, after a pause that grows to a second, and reads the providers
+// anew, so that no change is missed. Where they cannot be read, changed gets the
+// error, once for each kind of trouble, and Watch goes on. changed is called from
+// the goroutine of Watch, one call at a time.
+func (s *Store) Watch(ctx context.Context, changed func(providers []Provider, err error)) error {
+	if s.notifyChannel == "" {
+		return xerrors.New("aiseed: Watch needs a channel; set StoreOptions.NotifyChannel, of every Store that writes")
+	}
+	if changed == nil {
+		return xerrors.New("aiseed: Watch needs a function to call back")
+	}
+	w := watcher{store: s, changed: changed}
+	for attempt := 1; ; attempt++ {
+		began := time.Now()
+		err := w.listen(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		w.tell(nil, err)
+		if time.Since(began) > lastPause {
+			attempt = 1
+		}
+		if err := pause(ctx, attempt); err != nil {
+			return err
+		}
+	}
+}
+
+type watcher struct {
+	store   *Store
+	changed func([]Provider, error)
+	last    []Provider
+	told    bool   // changed was called with last
+	trouble string // that changed was told of
+}
+
+// listen reads the providers at each notification, until that fails.
+func (w *watcher) listen(ctx context.Context) error {
+	const operation = "watching the providers"
+	pooled, err := w.store.acquire(ctx, operation)
+	if err != nil {
+		return err
+	}
+	// The pool would count it as one that is in use for ever.
+	conn := pooled.Hijack()
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		defer cancel()
+		_ = conn.Close(ctx)
+		select { // pgx may be closing it on a goroutine
+		case <-conn.PgConn().CleanupDone():
+		case <-ctx.Done():
+		}
+	}()
+	listen := query{sql: `listen ` + pgx.Identifier{w.store.notifyChannel}.Sanitize()}
+	if err := roundTrip(ctx, conn, listen); err != nil {
+		return databaseError(ctx, operation, err)
+	}
+	for {
+		// Read after listening began, or between could be a change.
+		providers, err := w.store.Providers(ctx)
+		if err != nil {
+			return err // and read again after the pause, notified or not
+		}
+		w.tell(providers, nil)
+		if _, err := conn.WaitForNotification(ctx); err != nil {
+			return databaseError(ctx, operation, lostIfClosed(conn, err))
+		}
+	}
+}
+
+// tell calls back if there is something new to tell.
+func (w *watcher) tell(providers []Provider, err error) {
+	if err != nil {
+		var db *DatabaseError
+		if text := err.Error(); text != w.trouble && !(errors.As(err, &db) && db.transient) {
+			w.trouble = text
+			w.changed(nil, err)
+		}
+		return
+	}
+	recovered := w.trouble != ""
+	w.trouble = ""
+	if w.told && !recovered && reflect.DeepEqual(providers, w.last) {
+		return
+	}
+	w.last, w.told = providers, true
+	w.changed(providers, nil)
+}

@@ -1,0 +1,167 @@
+package aiseed_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+)
+
+func notify(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.NotifyChannel = "Providers changed" }
+
+// watched collects what Watch tells.
+type watched struct {
+	mu    sync.Mutex
+	names [][]string
+	errs  []error
+}
+
+func (w *watched) changed(providers []aiseed.Provider, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		w.errs = append(w.errs, err)
+		return
+	}
+	names := []string{}
+	for _, p := range providers {
+		names = append(names, p.Name)
+	}
+	w.names = append(w.names, names)
+}
+
+func (w *watched) last() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.names) == 0 {
+		return nil
+	}
+	return w.names[len(w.names)-1]
+}
+
+// watch runs Watch until the test ends, and waits for it.
+func (f *fixture) watch(store *aiseed.Store) *watched {
+	f.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &watched{}
+	done := make(chan error, 1)
+	go func() { done <- store.Watch(ctx, w.changed) }()
+	f.t.Cleanup(func() {
+		cancel()
+		require.ErrorIs(f.t, <-done, context.Canceled)
+	})
+	return w
+}
+
+func (f *fixture) eventually(w *watched, want ...string) {
+	f.t.Helper()
+	require.EventuallyWithT(f.t, func(c *assert.CollectT) { require.Equal(c, want, w.last()) }, 20*time.Second, time.Millisecond)
+}
+
+func TestO8_AnotherInstanceIsToldOfChanges(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t, notify)
+	f.seeded("OPENAI_KEY=key")
+	watching, _ := f.open(notify)
+	w := f.watch(watching)
+	f.eventually(w, "openai")
+	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	f.eventually(w, "anthropic", "openai")
+	providers, err := f.store.Providers(ctx)
+	require.NoError(t, err)
+	require.NoError(t, f.store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
+	f.eventually(w, "openai")
+	require.NoError(t, f.store.DeleteProvider(ctx, "a", providers[1].ID))
+	require.EventuallyWithT(t, func(c *assert.CollectT) { require.Empty(c, w.last()) }, 20*time.Second, time.Millisecond)
+	require.Empty(t, w.errs)
+}
+
+func TestO8_ItReconnectsAndMissesNothing(t *testing.T) {
+	t.Parallel()
+	f := setup(t, notify)
+	watching, _ := f.open(notify, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+		c.ConnConfig.RuntimeParams["application_name"] = "watching"
+	})
+	w := f.watch(watching)
+	f.eventually(w)
+	for _, line := range []string{"OPENAI_KEY=key", "ANTHROPIC_KEY=key"} {
+		f.exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'watching'`)
+		f.seeded(line)
+	}
+	f.eventually(w, "anthropic", "openai")
+}
+
+func TestO8_TroubleIsToldAndOver(t *testing.T) {
+	t.Parallel()
+	f := setup(t, notify)
+	f.seeded("OPENAI_KEY=key")
+	watching, _ := f.open(notify)
+	w := f.watch(watching)
+	f.eventually(w, "openai")
+	good := f.rows(`select api_key from ai_provider_keys`)[0]
+	f.exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
+	f.exec(`select pg_notify('Providers changed', '')`)
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		require.Len(c, w.errs, 1)
+		require.ErrorIs(c, w.errs[0], aiseed.ErrUndecryptable)
+	}, 20*time.Second, time.Millisecond)
+	f.exec(`update ai_provider_keys set api_key = $1`, good)
+	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	f.eventually(w, "anthropic", "openai")
+}
+
+func TestO8_OffByDefaultAndInTheTransaction(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	require.ErrorContains(t, f.store.Watch(ctx, nil), "set StoreOptions.NotifyChannel")
+	conn, err := f.pool.Acquire(ctx)
+	require.NoError(t, err)
+	defer conn.Release()
+	_, err = conn.Exec(ctx, `listen "Providers changed"`)
+	require.NoError(t, err)
+	f.seeded("OPENAI_KEY=key")
+	notifying, w := f.open(notify)
+	w.reset(nil)
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.parse("OPENAI_KEY=key"), f.audits, f.logs.Logger()))
+	_, sent := w.count()
+	require.NotContains(t, sent, "pg_notify", "nothing was written")
+	f.failing(1000, "53100")
+	require.Error(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.parse("ANTHROPIC_KEY=key"), f.audits, f.logs.Logger()))
+	f.exec(`drop trigger fail on ai_providers`)
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.parse("ANTHROPIC_KEY=key"), f.audits, f.logs.Logger()))
+	f.exec(`select pg_notify('Providers changed', 'the end')`)
+	var payloads []string
+	for {
+		n, err := conn.Conn().WaitForNotification(ctx)
+		require.NoError(t, err)
+		payloads = append(payloads, n.Payload)
+		if n.Payload != "" {
+			break
+		}
+	}
+	require.Equal(t, []string{"", "the end"}, payloads, "one for the one commit, none for the rollback")
+
+	_, err = aiseed.Open(ctx, f.pool, aiseed.StoreOptions{Keyring: f.keyring, NotifyChannel: string(make([]byte, 64))})
+	require.ErrorContains(t, err, "NotifyChannel is longer than 63 bytes")
+}
+
+func TestO8_AReadThatFailsIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	f := setup(t, notify)
+	watching, wire := f.open(notify)
+	w := f.watch(watching)
+	f.eventually(w)
+	wire.reset(once(cutBefore, "p.enabled and not p.deleted"))
+	f.seeded("OPENAI_KEY=key")
+	f.eventually(w, "openai")
+}

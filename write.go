@@ -1,0 +1,211 @@
+package aiseed
+
+import (
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// Every row comes in one JSON parameter, so that the number of statements does
+// not depend on the number of rows, and there is one way to write a null.
+const (
+	insertProviders = `
+insert into {schema}.ai_providers (id, type, name, display_name, enabled, base_url, settings, settings_key_id)
+select id, type, name, display_name, enabled, base_url, settings, settings_key_id
+  from json_to_recordset($1::json) as r (id uuid, type text, name text, display_name text, enabled boolean,
+                                         base_url text, settings text, settings_key_id text)`
+
+	insertKeys = `
+insert into {schema}.ai_provider_keys (id, provider_id, position, api_key, api_key_key_id)
+select id, provider_id, position, api_key, api_key_key_id
+  from json_to_recordset($1::json) as r (id uuid, provider_id uuid, position int, api_key text, api_key_key_id text)`
+
+	// Only what is to change is written, and only where the row still is what it
+	// was when that was decided: someone may change it in SQL, without the lock.
+	updateProviders = `
+update {schema}.ai_providers t
+   set type = coalesce(r.type, t.type), display_name = coalesce(r.display_name, t.display_name),
+       base_url = coalesce(r.base_url, t.base_url), updated_at = now(),
+       settings = case when r.keep_settings then t.settings else r.settings end,
+       settings_key_id = case when r.keep_settings then t.settings_key_id else r.settings_key_id end
+  from json_to_recordset($1::json) as r (id uuid, revision bigint, type text, display_name text, base_url text,
+                                         settings text, settings_key_id text, keep_settings boolean)
+ where t.id = r.id and t.revision = r.revision`
+)
+
+// A providerRow is a row of ai_providers to insert.
+type providerRow struct {
+	ID            uuid.UUID    `json:"id"`
+	Type          ProviderType `json:"type"`
+	Name          string       `json:"name"`
+	DisplayName   string       `json:"display_name"`
+	Enabled       bool         `json:"enabled"`
+	BaseURL       string       `json:"base_url"`
+	Settings      *string      `json:"settings"`
+	SettingsKeyID *string      `json:"settings_key_id"`
+}
+
+// A providerUpdate is a row of ai_providers to change; nil stays as it is.
+type providerUpdate struct {
+	ID            uuid.UUID     `json:"id"`
+	Revision      int64         `json:"revision"`
+	Type          *ProviderType `json:"type"`
+	DisplayName   *string       `json:"display_name"`
+	BaseURL       *string       `json:"base_url"`
+	KeepSettings  bool          `json:"keep_settings"`
+	Settings      *string       `json:"settings"`
+	SettingsKeyID *string       `json:"settings_key_id"`
+}
+
+// A keyRow is a row of ai_provider_keys to insert.
+type keyRow struct {
+	ID          uuid.UUID `json:"id"`
+	ProviderID  uuid.UUID `json:"provider_id"`
+	Position    int       `json:"position"`
+	APIKey      string    `json:"api_key"`
+	APIKeyKeyID *string   `json:"api_key_key_id"`
+}
+
+// changes collects what one transaction writes, each with its audit entry in
+// order, and seals it.
+type changes struct {
+	store   *Store
+	actor   string
+	inserts []providerRow
+	updates []providerUpdate
+	keys    []keyRow
+	audits  []auditRow
+}
+
+// create adds a provider with its keys. Ids that are not chosen yet are chosen
+// here, before anything is sealed, because the seal binds to them.
+func (c *changes) create(p Provider) error {
+	if p.ID == uuid.Nil {
+		p.ID = uuid.New()
+	}
+	settings, settingsKey, err := c.store.sealSettings(p.ID, p.Bedrock)
+	if err != nil {
+		return err
+	}
+	c.inserts = append(c.inserts, providerRow{p.ID, p.Type, p.Name, p.DisplayName, p.Enabled, p.BaseURL, settings, settingsKey})
+	c.audits = append(c.audits, auditOfProvider(c.actor, AuditCreate, p, nil, auditedProvider(p)))
+	c.addKeys(p, p.Keys, 0)
+	return nil
+}
+
+// addKeys adds keys to a provider from a position on.
+func (c *changes) addKeys(p Provider, added []ProviderKey, position int) {
+	for i, key := range added {
+		if key.ID == uuid.Nil {
+			key.ID = uuid.New()
+		}
+		sealed, keyID := c.store.vault.seal(apiKeyCell(key.ID, p.ID), key.APIKey)
+		c.keys = append(c.keys, keyRow{key.ID, p.ID, position + i, sealed, keyID})
+		c.audits = append(c.audits, auditOfKey(c.actor, AuditCreate, p, key.ID, nil, auditedKey(position+i, key.APIKey)))
+	}
+}
+
+// update changes a provider, without its keys. What changes nothing is left out.
+func (c *changes) update(old storedProvider, p Provider) error {
+	row := providerUpdate{ID: p.ID, Revision: old.revision, KeepSettings: sameSettings(old.Bedrock, p.Bedrock)}
+	changed := !row.KeepSettings
+	if old.Type != p.Type {
+		row.Type, changed = &p.Type, true
+	}
+	if old.DisplayName != p.DisplayName {
+		row.DisplayName, changed = &p.DisplayName, true
+	}
+	if old.BaseURL != p.BaseURL {
+		row.BaseURL, changed = &p.BaseURL, true
+	}
+	if !changed {
+		return nil
+	}
+	if !row.KeepSettings { // to seal the same anew would count as a change
+		var err error
+		if row.Settings, row.SettingsKeyID, err = c.store.sealSettings(p.ID, p.Bedrock); err != nil {
+			return err
+		}
+	}
+	c.updates = append(c.updates, row)
+	c.audits = append(c.audits, auditOfProvider(c.actor, AuditUpdate, p, auditedProvider(old.Provider), auditedProvider(p)))
+	return nil
+}
+
+func sameSettings(a, b *BedrockSettings) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Region == b.Region && a.Model == b.Model && a.SmallFastModel == b.SmallFastModel &&
+		a.AccessKey.Equal(b.AccessKey) && a.AccessKeySecret.Equal(b.AccessKeySecret)
+}
+
+// queries are the statements: none where there is nothing to write.
+func (c *changes) queries() []query {
+	if len(c.audits) == 0 {
+		return nil
+	}
+	out := c.store.registerKey()
+	for _, rows := range []struct {
+		sql   string
+		count int
+		arg   any
+	}{{insertProviders, len(c.inserts), c.inserts}, {insertKeys, len(c.keys), c.keys}} {
+		if rows.count > 0 {
+			out = append(out, query{sql: c.store.sql(rows.sql), args: [][]byte{jsonArg(rows.arg)}})
+		}
+	}
+	if len(c.updates) > 0 {
+		out = append(out, query{
+			sql:  c.store.sql(updateProviders),
+			args: [][]byte{jsonArg(c.updates)},
+			rows: wantRows(len(c.updates), "ai_providers"), checked: true,
+		})
+	}
+	return append(out, c.store.insertAudits(c.audits...))
+}
+
+// flip returns the statements that set a boolean column to a value, and the audit.
+func (s *Store) flip(actor string, action AuditAction, p Provider, column string, value bool) []query {
+	return []query{
+		{
+			sql:  s.sql(`update {schema}.ai_providers set ` + column + ` = $2, updated_at = now() where id = $1 and ` + column + ` <> $2`),
+			args: [][]byte{[]byte(p.ID.String()), jsonArg(value)},
+			rows: wantRows(1, "ai_providers"), checked: true,
+		},
+		s.insertAudits(auditOfProvider(actor, action, p, map[string]bool{column: !value}, map[string]bool{column: value})),
+	}
+}
+
+// wantRows fails where other rows were written than was decided: someone changed
+// them meanwhile, or a row security policy, a rule or a trigger forbids it.
+func wantRows(n int, table string) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		rows.Close()
+		if got := rows.CommandTag().RowsAffected(); rows.Err() == nil && got != int64(n) {
+			return &rowsError{table: table, want: n, got: int(got)}
+		}
+		return rows.Err()
+	}
+}
+
+// anyChecked reports whether a commit has to wait for what a statement says.
+func anyChecked(writes []query) bool {
+	return slices.ContainsFunc(writes, func(q query) bool { return q.checked })
+}
+
+// registerKey makes the sealing key known to the database. A key that had been
+// revoked is in use again.
+func (s *Store) registerKey() []query {
+	if s.vault.keyring == nil {
+		return nil
+	}
+	key := s.vault.keyring.primary()
+	return []query{{
+		sql: s.sql(`
+insert into {schema}.ai_encryption_keys (id, canary) values ($1, $2)
+    on conflict (id) do update set revoked_at = null where ai_encryption_keys.revoked_at is not null`),
+		args: [][]byte{[]byte(key.id), []byte(key.sealCanary())},
+	}}
+}
