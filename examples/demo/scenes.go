@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"cdr.dev/slog/v3"
@@ -29,27 +28,13 @@ var scenes = []struct {
 	{"7. What the runtime reads", (*story).runtime},
 }
 
-var columnGap = regexp.MustCompile(` {2,}`)
-
 func (s *story) plan(ctx context.Context) error {
 	s.say("Before anything is written, an operator can ask what a start would do. This reads the database, writes nothing and takes no lock. Secrets show as their mask: at most their last four characters.")
 	plan, err := aiseed.PlanAIProvidersFromEnv(ctx, s.store, s.cfg, s.logger())
 	if err != nil {
 		return err
 	}
-	if len(plan.Steps) == 0 {
-		s.say("%s", plan)
-		return nil
-	}
-	parts := strings.Split(strings.TrimSpace(plan.String()), "\n\n") // a table, and a part for each remark
-	var rows [][]string
-	for line := range strings.SplitSeq(parts[0], "\n") {
-		rows = append(rows, columnGap.Split(line, -1))
-	}
-	s.table(rows...)
-	for _, remark := range parts[1:] {
-		s.show(caution, strings.Join(wrap(remark, width-2), "\n"))
-	}
+	s.show(plain, strings.TrimRight(plan.Table(width-2, s.colour), "\n"))
 	return nil
 }
 

@@ -49,7 +49,7 @@ func TestBinary(t *testing.T) {
 		url := p.serving()
 		f.hold(`lock table ai_providers`)
 		request := make(chan error, 1)
-		go func() { _, _, err := get(url + "/providers"); request <- err }()
+		go func() { _, _, err := call("GET", url+"/api/providers", ""); request <- err }()
 		f.waitForWaiter()
 		// The second counts once the first has arrived. It is not SIGINT, which a
 		// shell's background jobs ignore.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -26,7 +27,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is for what has to happen soon, on a machine that does much else. It is
-// less than the 30 seconds for which the library waits for a lock.
+// more than any time limit of the host.
 const patience = 20 * time.Second
 
 // What the environment of every test asks for: three providers with three keys
@@ -54,7 +55,7 @@ var (
 
 const listed = `[
 	{"name": "aws", "type": "anthropic", "keys": []},
-	{"name": "corp", "type": "anthropic", "base_url": "https://llm.corp.example/anthropic", "keys": ["****sEdC", "****qSwA"]},
+	{"name": "corp", "type": "anthropic", "base_url": "https://llm.corp.example/anthropic?token=****", "keys": ["****sEdC", "****qSwA"]},
 	{"name": "openai", "type": "openai", "base_url": "https://api.openai.com/v1/", "keys": ["****fJs2"]}
 ]`
 
@@ -76,9 +77,13 @@ func setup(t *testing.T) *fixture {
 	f.environ = append(slices.Clone(providerVariables),
 		databaseVariable+"="+pool.Config().ConnString(),
 		keysVariable+"="+f.newKey(),
-		addressVariable+"=127.0.0.1:0")
+		addressVariable+"=127.0.0.1:0",
+		tokenVariable+"="+token)
+	f.secrets = append(f.secrets, token)
 	return f
 }
+
+const token = "tOkEn-5Gq8Wz2Rk7Xv4"
 
 // newKey is what `openssl rand -base64 32` would give.
 func (f *fixture) newKey() string {
@@ -224,14 +229,53 @@ func (f *fixture) get(url string) (status int, body string) {
 }
 
 func get(url string) (status int, body string, err error) {
+	return call("GET", url, "")
+}
+
+// call asks the API, with the token unless headers say otherwise.
+func (f *fixture) call(method, url, body string, headers ...string) (status int, answer string) {
+	f.t.Helper()
+	status, answer, err := call(method, url, body, headers...)
+	require.NoError(f.t, err)
+	f.requireNoSecret(answer)
+	return status, answer
+}
+
+func call(method, url, body string, headers ...string) (status int, answer string, err error) {
+	request, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		return 0, "", err
+	}
+	request.Header.Set("Authorization", "Bearer "+token)
+	for i := 0; i < len(headers); i += 2 {
+		request.Header.Set(headers[i], headers[i+1])
+	}
 	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Get(url)
+	response, err := client.Do(request)
 	if err != nil {
 		return 0, "", err
 	}
 	defer response.Body.Close()
 	raw, err := io.ReadAll(response.Body)
 	return response.StatusCode, string(raw), err
+}
+
+// eventuallyListed waits until the host follows what the database has.
+func (f *fixture) eventuallyListed(url, want string) {
+	f.t.Helper()
+	require.EventuallyWithT(f.t, func(c *assert.CollectT) {
+		_, body, err := get(url + "/providers")
+		assert.NoError(c, err)
+		assert.JSONEq(c, want, body)
+	}, patience, 5*time.Millisecond)
+}
+
+// waitForWatcher returns when every host that serves waits for changes.
+func (f *fixture) waitForWatcher() {
+	f.t.Helper()
+	require.Eventually(f.t, func() bool {
+		return len(f.rows(`select pid from pg_stat_activity where datname = current_database() and application_name = 'hostserver' and query like 'listen %' and state = 'idle'`)) > 0
+	}, patience, time.Millisecond, "nobody watches")
 }
 
 func (f *fixture) requireListed(url string) {

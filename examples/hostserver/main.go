@@ -9,8 +9,14 @@
 //	go run ./examples/hostserver &
 //	curl http://127.0.0.1:8080/providers
 //
-// HOSTSERVER_ADDRESS moves it elsewhere. It asks nobody who they are, so leave it
-// on the loopback interface.
+// HOSTSERVER_ADDRESS moves it elsewhere. It speaks plain HTTP and shows /providers
+// to everybody, so leave it on the loopback interface.
+//
+// With HOSTSERVER_TOKEN set operators can change providers, and every instance
+// follows without a restart:
+//
+//	curl -H "Authorization: Bearer $HOSTSERVER_TOKEN" -H "X-Actor: $USER" \
+//	  http://127.0.0.1:8080/api/providers -d '{"type": "openai", "name": "second", "keys": ["sk-..."]}'
 //
 // Exit codes: 0 after a signal while serving, once the requests under way are
 // answered; 130 after a signal during start-up; 1 after an error, which is
@@ -40,8 +46,10 @@ const (
 	databaseVariable = "DATABASE_URL"
 	keysVariable     = "CODER_EXTERNAL_TOKEN_ENCRYPTION_KEYS"
 	addressVariable  = "HOSTSERVER_ADDRESS"
+	tokenVariable    = "HOSTSERVER_TOKEN"
 
 	defaultAddress = "127.0.0.1:8080"
+	notifyChannel  = "hostserver_providers"
 )
 
 func main() {
@@ -87,11 +95,14 @@ func run(ctx context.Context, environ []string, stderr io.Writer, tune ...func(*
 
 	// The store seals from birth: there is no moment, and no order of calls, in
 	// which something could be written that is not sealed.
-	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true})
+	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{
+		Keyring: keyring, Migrate: true, LockTimeout: lockTimeout, NotifyChannel: notifyChannel,
+	})
 	if err != nil {
 		return err
 	}
-	if err := aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, newAuditor(logger), seedLogger); err != nil {
+	auditor := newAuditor(logger)
+	if err := aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, auditor, seedLogger); err != nil {
 		return err
 	}
 
@@ -101,6 +112,8 @@ func run(ctx context.Context, environ []string, stderr io.Writer, tune ...func(*
 		return err
 	}
 	logger.InfoContext(ctx, "AI providers are ready", "count", len(providers))
+	current := &live{}
+	current.set(providers)
 
 	address := lookup(environ, addressVariable)
 	if address == "" {
@@ -111,7 +124,13 @@ func run(ctx context.Context, environ []string, stderr io.Writer, tune ...func(*
 		return xerrors.Errorf("%s: %w", addressVariable, err)
 	}
 	defer listener.Close()
-	return serve(ctx, listener, newHandler(pool, store, logger), logger)
+	handler := newHandler(pool, current)
+	if token := lookup(environ, tokenVariable); token != "" {
+		operators := &api{store: store, auditor: auditor, logger: logger}
+		handler.Handle("/api/", operators.handler(token))
+	}
+	defer current.follow(ctx, store, logger)()
+	return serve(ctx, listener, handler, logger)
 }
 
 // openPool makes the pool. It connects when the pool is first used.
@@ -138,7 +157,7 @@ func openPool(ctx context.Context, url string, tune ...func(*pgxpool.Config)) (*
 func newAuditor(logger *slog.Logger) aiseed.Auditor {
 	return aiseed.AuditorFunc(func(ctx context.Context, e aiseed.AuditEntry) error {
 		logger.InfoContext(ctx, "audit", "id", e.ID, "actor", e.Actor, "action", e.Action,
-			"resource", e.Resource, "provider", e.ProviderName, "new", string(e.New))
+			"resource", e.Resource, "provider", e.ProviderName, "old", string(e.Old), "new", string(e.New))
 		return nil
 	})
 }

@@ -78,30 +78,28 @@ func TestManyHostsStartAtOnce(t *testing.T) {
 	require.Equal(t, everything, f.count())
 }
 
-func TestProvidersAreReadOnEachRequest(t *testing.T) {
+func TestProvidersFollowTheDatabase(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	url := f.start(f.environ).serving()
 	f.requireListed(url)
+	// In SQL, as an operator would: the library tells watchers by itself.
 	f.exec(`update ai_providers set enabled = false where name <> 'aws'`)
-	_, body := f.get(url + "/providers")
-	require.JSONEq(t, `[{"name": "aws", "type": "anthropic", "keys": []}]`, body)
+	f.exec(`notify hostserver_providers`)
+	f.eventuallyListed(url, `[{"name": "aws", "type": "anthropic", "keys": []}]`)
 	f.exec(`update ai_providers set enabled = false`)
-	_, body = f.get(url + "/providers")
-	require.JSONEq(t, `[]`, body)
+	f.exec(`notify hostserver_providers`)
+	f.eventuallyListed(url, `[]`)
 }
 
-func TestCredentialsInABaseURLAreNotListed(t *testing.T) {
+func TestProvidersAreFollowedAfterALostConnection(t *testing.T) {
 	t.Parallel()
-	for raw, want := range map[string]string{
-		"":                                 "",
-		"https://host.example:8443/a%2Fb/": "https://host.example:8443/a%2Fb/",
-		"https://host.example/v1?token=x":  "https://host.example/v1",
-		"https://user:x@host.example/?#x":  "https://host.example/",
-		"https://user:x@host.example:port": "",
-	} {
-		require.Equal(t, want, publicURL(raw), raw)
-	}
+	f := setup(t)
+	url := f.start(f.environ).serving()
+	f.waitForWatcher()
+	f.exec(`update ai_providers set enabled = false where name <> 'aws'`)
+	f.exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'hostserver'`)
+	f.eventuallyListed(url, `[{"name": "aws", "type": "anthropic", "keys": []}]`)
 }
 
 // occupy makes a host fail where it listens before it may.
@@ -198,7 +196,7 @@ func TestDatabaseThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct{ url, want string }{
 		"not set":       {"", "DATABASE_URL is not set; want postgres://user:password@host:port/database"},
-		"unreachable":   {nobodyThere, `cannot connect to 127.0.0.1, port 1, database "app": connection refused`},
+		"unreachable":   {nobodyThere, `cannot connect to 127.0.0.1, port 1, database app: connection refused`},
 		"malformed URL": {"postgres://app:pAsS-Wt7Kz3Mq9Xv%@host/app", "DATABASE_URL cannot be read; want postgres://user:password@host:port/database"},
 		"no URL":        {"app:pAsS-Wt7Kz3Mq9Xv@host", "DATABASE_URL cannot be read; want postgres://user:password@host:port/database"},
 		"bad option":    {nobodyThere + "?pool_max_conns=pAsS-Wt7Kz3Mq9Xv", "DATABASE_URL cannot be read; want postgres://user:password@host:port/database"},
@@ -241,9 +239,7 @@ func TestDatabaseThatGoesAwayAndComesBack(t *testing.T) {
 	status, body := f.get(url + "/healthz")
 	require.Equal(t, http.StatusServiceUnavailable, status)
 	require.Equal(t, "the database does not answer\n", body)
-	status, body = f.get(url + "/providers")
-	require.Equal(t, http.StatusInternalServerError, status)
-	require.JSONEq(t, `{"error": "the providers cannot be read; the server's log says why"}`, body)
+	f.requireListed(url) // as they were
 
 	down.Store(false)
 	require.Eventually(t, func() bool { status, _ := f.get(url + "/healthz"); return status == http.StatusOK }, patience, time.Millisecond)
@@ -255,12 +251,15 @@ func TestS5_ValueThatDoesNotOpenIsAnErrorWithoutIt(t *testing.T) {
 	f := setup(t)
 	h := f.start(f.environ)
 	url := h.serving()
+	f.waitForWatcher()
 	sealed := f.rows(`select api_key from ai_provider_keys where position = 1`)[0]
 	f.exec(`update ai_provider_keys set api_key = $1 where position = 0`, sealed)
-	status, body := f.get(url + "/providers")
+	f.exec(`notify hostserver_providers`)
+	require.Eventually(t, func() bool { return strings.Contains(h.output.String(), "ai_provider_keys.api_key of row ") }, patience, time.Millisecond)
+	f.requireListed(url) // as they were
+	status, body := f.call("GET", url+"/api/providers", "")
 	require.Equal(t, http.StatusInternalServerError, status)
-	require.JSONEq(t, `{"error": "the providers cannot be read; the server's log says why"}`, body)
-	require.Contains(t, h.output.String(), "ai_provider_keys.api_key of row ")
+	require.JSONEq(t, failed, body)
 	require.NotContains(t, h.output.String(), sealed)
 	h.stop()
 

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -15,8 +14,12 @@ import (
 )
 
 const (
+	// Each is shorter than the one below, so that who waits is told why.
+	lockTimeout      = 8 * time.Second
+	operationTimeout = 12 * time.Second
+	writeTimeout     = 15 * time.Second
+
 	pingTimeout     = 2 * time.Second
-	queryTimeout    = 5 * time.Second
 	shutdownTimeout = 10 * time.Second
 )
 
@@ -26,7 +29,7 @@ func serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      15 * time.Second,
+		WriteTimeout:      writeTimeout,
 		IdleTimeout:       time.Minute,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
@@ -49,21 +52,13 @@ func serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 	return err
 }
 
-// newHandler makes the routes.
-func newHandler(pool *pgxpool.Pool, store *aiseed.Store, logger *slog.Logger) http.Handler {
+// newHandler makes the routes that are open to everybody.
+func newHandler(pool *pgxpool.Pool, current *live) *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /providers", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
-		defer cancel()
-		providers, err := store.Providers(ctx)
-		if err != nil {
-			logger.ErrorContext(ctx, "the providers cannot be read", "reason", err.Error())
-			writeJSON(w, http.StatusInternalServerError, map[string]string{"error": "the providers cannot be read; the server's log says why"})
-			return
-		}
-		views := make([]providerView, len(providers))
-		for i, p := range providers {
-			views[i] = newView(p)
+	mux.HandleFunc("GET /providers", func(w http.ResponseWriter, _ *http.Request) {
+		views := []providerView{}
+		for _, p := range current.get() {
+			views = append(views, newView(p))
 		}
 		writeJSON(w, http.StatusOK, views)
 	})
@@ -88,20 +83,11 @@ type providerView struct {
 }
 
 func newView(p aiseed.Provider) providerView {
-	v := providerView{Name: p.Name, Type: p.Type, BaseURL: publicURL(p.BaseURL), Keys: []aiseed.Secret{}}
+	v := providerView{Name: p.Name, Type: p.Type, BaseURL: aiseed.MaskURL(p.BaseURL), Keys: []aiseed.Secret{}}
 	for _, key := range p.Keys {
 		v.Keys = append(v.Keys, key.APIKey)
 	}
 	return v
-}
-
-// publicURL leaves out of a base URL what can be a credential.
-func publicURL(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return ""
-	}
-	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String()
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
