@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"example.com/aiseed"
+)
+
+// SQLSTATEs that decide something. PostgreSQL Appendix A.
+const (
+	undefinedTable        = "42P01"
+	insufficientPrivilege = "42501"
+)
+
+// one reads the one row of a query. Arguments of type int64 are its parameters, the
+// others are what to scan into.
+func (d *doctor) one(ctx context.Context, sql string, args ...any) error {
+	var parameters, into []any
+	for _, arg := range args {
+		if n, ok := arg.(int64); ok {
+			parameters = append(parameters, n)
+			continue
+		}
+		into = append(into, arg)
+	}
+	return d.pool.QueryRow(ctx, d.sql(sql), parameters...).Scan(into...)
+}
+
+func (d *doctor) list(ctx context.Context, sql string) ([]string, error) {
+	rows, err := d.pool.Query(ctx, d.sql(sql))
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+func isNoRows(err error) bool { return errors.Is(err, pgx.ErrNoRows) }
+
+func isState(err error, state string) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == state
+}
+
+// trouble is what kept a check from its answer. Of the server's own message, which
+// can quote a row, nothing is in it.
+func (d *doctor) trouble(ctx context.Context, err error) []finding {
+	var pgErr *pgconn.PgError
+	var database *aiseed.DatabaseError
+	switch {
+	case ctx.Err() != nil:
+		return fail(fmt.Sprintf("no answer within %s", checkTimeout), "Something holds a lock on the tables, or the server is overloaded: look into pg_stat_activity")
+	case isState(err, undefinedTable), errors.As(err, &database) && database.SQLState == undefinedTable:
+		return fail("a table is missing (SQLSTATE 42P01)", "Restore it from a backup")
+	case isState(err, insufficientPrivilege):
+		return fail("the role lacks a privilege on the schema or its tables (SQLSTATE 42501)", "Grant it, or connect as their owner")
+	case errors.As(err, &pgErr):
+		return fail("the server refuses the question with SQLSTATE "+pgErr.Code, "")
+	case strings.HasPrefix(err.Error(), "aiseed: "):
+		return fail(bare(err), strings.TrimSpace(d.hint(err)))
+	}
+	return fail("the connection was lost", "Look at the server, and run this again")
+}
+
+// cannotConnect leaves the words to the library, which knows what of them is
+// safe to show.
+func (d *doctor) cannotConnect(ctx context.Context, err error) []finding {
+	_, openErr := aiseed.Open(ctx, d.pool, aiseed.StoreOptions{AllowPlaintext: true})
+	var database *aiseed.DatabaseError
+	if !errors.As(openErr, &database) {
+		return d.trouble(ctx, err)
+	}
+	if ctx.Err() != nil {
+		return fail(fmt.Sprintf("%s: no answer within %s", d.address(), checkTimeout), "Check host, port and firewall")
+	}
+	text := strings.TrimPrefix(bare(database), database.Operation+": ")
+	if database.SQLState != "" {
+		text = d.address() + ": " + text
+	}
+	return fail(text, "")
+}
+
+// address says where the database is, and who asks.
+func (d *doctor) address() string {
+	c := d.pool.Config().ConnConfig
+	return fmt.Sprintf("%s, port %d, database %q, user %q", c.Host, c.Port, c.Database, c.User)
+}
+
+// problems are the lines of an error about the environment.
+func problems(err error) []string {
+	var config *aiseed.ConfigError
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &config):
+		return []string{bare(err)}
+	}
+	var lines []string
+	for _, p := range config.Problems {
+		lines = append(lines, p.String())
+	}
+	return lines
+}

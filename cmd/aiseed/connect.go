@@ -1,0 +1,141 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"example.com/aiseed"
+)
+
+// lookup is os.Getenv for an environment that is an argument.
+func (a *app) lookup(name string) string {
+	for _, entry := range a.environ {
+		if value, ok := strings.CutPrefix(entry, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// connectTimeout holds where the connection string has none.
+const connectTimeout = 10 * time.Second
+
+// pool makes a pool, which connects when it is first used. The PG* variables are
+// pgx's to read.
+func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
+	dsn, source := cmp.Or(a.database, a.lookup(databaseVariable)), databaseVariable
+	switch {
+	case a.database != "":
+		source = "-database"
+	case dsn == "":
+		source = "the PG* variables"
+	}
+	config, err := pgxpool.ParseConfig(dsn)
+	if err != nil || strings.Contains(config.ConnConfig.Database, "@") {
+		// pgx quotes what it cannot read, and a password can be in it. One with a
+		// slash in it that is not encoded ends up in the name of the database.
+		return nil, fmt.Errorf("the connection string of %s cannot be read; want postgres://user:password@host:port/database with special characters percent-encoded, or host=... user=..., and files that it names have to be readable", source)
+	}
+	// Who waits for our lock is told this name.
+	config.ConnConfig.RuntimeParams["application_name"] = "aiseed"
+	config.ConnConfig.ConnectTimeout = cmp.Or(config.ConnConfig.ConnectTimeout, connectTimeout)
+	// A transaction-pooling proxy keeps no prepared statements.
+	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("the settings of %s make no pool; check its pool_* parameters", source)
+	}
+	return pool, nil
+}
+
+var variablePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// keyring is nil where the environment has none.
+func (a *app) keyring() (*aiseed.Keyring, error) {
+	variable := a.keysVariable
+	if !variablePattern.MatchString(variable) {
+		return nil, &aboutError{"-keys-variable takes the name of a variable, not the keys themselves", aiseed.ErrKeyring}
+	}
+	list, path := a.lookup(variable), a.lookup(variable+"_FILE")
+	switch {
+	case list != "" && path != "":
+		return nil, &aboutError{fmt.Sprintf("%s and %s_FILE are both set; remove one", variable, variable), aiseed.ErrKeyring}
+	case path != "":
+		variable += "_FILE"
+		contents, reason := readFile(path)
+		if reason != "" {
+			return nil, &aboutError{fmt.Sprintf("%s: the file %q %s", variable, path, reason), aiseed.ErrKeyring}
+		}
+		list = contents
+	case list == "":
+		return nil, nil
+	}
+	keyring, err := aiseed.ParseKeyring(list)
+	if err != nil {
+		return nil, &aboutError{variable + ": " + bare(err), err}
+	}
+	return keyring, nil
+}
+
+const maxKeyFile = 64 << 10
+
+func readFile(path string) (contents, reason string) {
+	info, err := os.Stat(path) // first: opening a pipe can block
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", "does not exist"
+	case err == nil && (!info.Mode().IsRegular() || info.Size() > maxKeyFile):
+		return "", "is not a regular file of at most 64 KiB"
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return "", "cannot be read; check its permissions"
+	}
+	return strings.TrimSuffix(string(raw), "\n"), ""
+}
+
+// requiredKeyring is the keyring, or nil where -plaintext accepts that there is
+// none.
+func (a *app) requiredKeyring() (*aiseed.Keyring, error) {
+	keyring, err := a.keyring()
+	if err == nil && keyring == nil && !a.acceptPlaintext {
+		return nil, &aboutError{a.noKeyring(), aiseed.ErrKeyring}
+	}
+	return keyring, err
+}
+
+func (a *app) noKeyring() string {
+	text := fmt.Sprintf("there is no keyring: neither %[1]s nor %[1]s_FILE is set; set it as it is for the server", a.keysVariable)
+	if a.command == "plan" || a.command == "apply" || a.command == "doctor" {
+		text += ", or give -plaintext where the server has none"
+	}
+	return text
+}
+
+// withStore opens a store, and closes what is below it afterwards.
+func (a *app) withStore(ctx context.Context, use func(*aiseed.Store, *aiseed.Keyring) (int, error)) (int, error) {
+	keyring, err := a.requiredKeyring()
+	if err != nil {
+		return exitError, err
+	}
+	pool, err := a.pool(ctx)
+	if err != nil {
+		return exitError, err
+	}
+	defer pool.Close()
+	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, AllowPlaintext: a.acceptPlaintext, Schema: a.schema, Migrate: a.migrate})
+	if err != nil {
+		return exitError, err
+	}
+	return use(store, keyring)
+}

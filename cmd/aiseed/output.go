@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"cdr.dev/slog/v3"
+
+	"example.com/aiseed"
+)
+
+// checkedWriter remembers that something could not be written.
+type checkedWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (c *checkedWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.err = errors.Join(c.err, err)
+	return n, err
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+func (a *app) colour() bool { return !a.noColor && a.lookup("NO_COLOR") == "" }
+
+func (a *app) width() int {
+	if n, err := strconv.Atoi(a.lookup("COLUMNS")); err == nil && n > 0 {
+		return n
+	}
+	return 100
+}
+
+func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }
+
+func (a *app) printJSON(v any) error {
+	encoder := json.NewEncoder(a.stdout)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(v)
+}
+
+// bare is an error's text without the name that this command puts before each.
+func bare(err error) string { return strings.TrimPrefix(err.Error(), "aiseed: ") }
+
+// aboutError is an error with words of this command around it.
+type aboutError struct {
+	text  string
+	cause error
+}
+
+func (e *aboutError) Error() string { return e.text }
+func (e *aboutError) Unwrap() error { return e.cause }
+
+// hint adds to the library's words, which speak to the author of a server, what an
+// operator can do with this command.
+func (a *app) hint(err error) string {
+	switch {
+	case strings.Contains(err.Error(), "aiseed.Migrate"):
+		return "\nWith this command: " + a.sibling("schema -apply")
+	case strings.Contains(err.Error(), "Store.SealPlaintext"):
+		return "\nWith this command: " + a.sibling("seal")
+	case errors.Is(err, aiseed.ErrUndecryptable):
+		return "\nWith the right keyring in place, the value is damaged: restore its row from a backup, or delete its key or provider and make it anew"
+	case errors.Is(err, aiseed.ErrCommitUnknown):
+		return "\nRun the same command again, which finds out and does what is left"
+	}
+	return ""
+}
+
+// sibling is another command with the same flags, as far as it takes them.
+func (a *app) sibling(words string) string {
+	if a.schema != "public" {
+		words += " -schema " + a.schema
+	}
+	if a.keysVariable != defaultKeysVariable && !strings.HasPrefix(words, "schema") {
+		words += " -keys-variable " + a.keysVariable
+	}
+	return "aiseed " + words
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// A recorder is a slog sink that keeps what the library has to say.
+type recorder struct {
+	mu      sync.Mutex
+	entries []slog.SinkEntry
+}
+
+var _ slog.Sink = (*recorder)(nil)
+
+// LogEntry implements [slog.Sink].
+func (r *recorder) LogEntry(_ context.Context, e slog.SinkEntry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.entries = append(r.entries, e)
+}
+
+// Sync implements [slog.Sink].
+func (*recorder) Sync() {}
+
+func (r *recorder) logger() slog.Logger { return slog.Make(r) }
+
+// warnings are the warnings so far, each as one line.
+func (r *recorder) warnings() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	lines := []string{}
+	for _, e := range r.entries {
+		if e.Level == slog.LevelWarn {
+			lines = append(lines, line(e))
+		}
+	}
+	return lines
+}
+
+// line is a warning with what it is about first.
+func line(e slog.SinkEntry) string {
+	text := strings.TrimPrefix(strings.TrimPrefix(e.Message, "AI provider: "), "AI providers: ")
+	for _, f := range e.Fields {
+		switch f.Name {
+		case "provider", "variable":
+			text = fmt.Sprint(f.Value) + ": " + text
+		default:
+			text += fmt.Sprintf(" (%s: %v)", f.Name, f.Value)
+		}
+	}
+	return text
+}
+
+// field is the value of an entry's field, as text.
+func field(e slog.SinkEntry, name string) string {
+	for _, f := range e.Fields {
+		if f.Name == name {
+			return fmt.Sprint(f.Value)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"example.com/aiseed"
+)
+
+// resealed is what rotate, seal or unseal did, for -json.
+type resealed struct {
+	Complete bool        `json:"complete"`
+	Changed  int         `json:"changed"`
+	Revoked  []string    `json:"revoked"`
+	Left     []leftValue `json:"left"`
+	Next     string      `json:"next,omitempty"`
+}
+
+type leftValue struct {
+	Table  string `json:"table"`
+	Column string `json:"column"`
+	Row    string `json:"row"`
+	KeyID  string `json:"key_id"`
+}
+
+// A resealing is one of the three: how to do it, what to call it, what comes next.
+type resealing struct {
+	do   func(*aiseed.Store, context.Context) (aiseed.Resealing, error)
+	done string
+	next func(report aiseed.Resealing, keys int) string
+}
+
+func runRotate(ctx context.Context, a *app) (int, error) {
+	return a.reseal(ctx, resealing{(*aiseed.Store).Rotate, "sealed with the first key", func(r aiseed.Resealing, keys int) string {
+		switch {
+		case keys == 1 && r.Changed+len(r.Revoked) == 0:
+			return "Everything that is sealed is sealed with the one key that there is. To rotate, make a new key with openssl rand -base64 32. Give every server OLD,NEW, so that all can open what it seals; then give every server NEW,OLD, and run this again."
+		case keys == 1:
+			return "The keyring has only this key; nothing else is to be done."
+		case r.Changed+len(r.Revoked) > 0:
+			return "See that every server has the new key first in " + a.keysVariable + ", and run this again, until it changes nothing."
+		}
+		return "Everything that is sealed is sealed with the first key. Where every server has it first too, take the others out of " + a.keysVariable + ", and keep them as long as you keep backups from before."
+	}})
+}
+
+func runSeal(ctx context.Context, a *app) (int, error) {
+	return a.reseal(ctx, resealing{(*aiseed.Store).SealPlaintext, "sealed", func(aiseed.Resealing, int) string {
+		return "Start every server with this keyring. Backups and WAL archives from before still hold the secrets as plaintext."
+	}})
+}
+
+func runUnseal(ctx context.Context, a *app) (int, error) {
+	if !a.yes {
+		return exitError, errors.New("unseal stores every secret as plaintext, and servers with a keyring refuse to read that; stop them first, and give -yes")
+	}
+	return a.reseal(ctx, resealing{(*aiseed.Store).Unseal, "stored as plaintext", func(aiseed.Resealing, int) string {
+		return "Start every server without a keyring, with plaintext accepted. Keep the keys as long as you keep backups from before."
+	}})
+}
+
+func (a *app) reseal(ctx context.Context, how resealing) (int, error) {
+	return a.withStore(ctx, func(store *aiseed.Store, keyring *aiseed.Keyring) (int, error) {
+		report, err := how.do(store, ctx)
+		result := resealed{Complete: err == nil, Changed: report.Changed, Revoked: append([]string{}, report.Revoked...), Left: []leftValue{}}
+		for _, l := range report.Left {
+			result.Left = append(result.Left, leftValue{l.Table, l.Column, l.RowID.String(), l.KeyID})
+		}
+		if result.Complete {
+			result.Next = how.next(report, len(keyring.IDs()))
+		}
+		if a.json {
+			return exitDone, errors.Join(a.printJSON(result), err)
+		}
+		a.printResealed(result, how.done)
+		if err != nil && !errors.Is(err, aiseed.ErrUndecryptable) {
+			a.printf("It ended before all values were looked at; run it again for the rest.\n")
+		}
+		return exitDone, err
+	})
+}
+
+func (a *app) printResealed(r resealed, done string) {
+	changed := count(r.Changed, "value")
+	if r.Changed > 0 {
+		changed += ", now " + done
+	}
+	a.printf("changed  %s\nrevoked  %s\n", changed, count(len(r.Revoked), "key"))
+	for _, id := range r.Revoked {
+		a.printf("         %s, which no row needs any more\n", id)
+	}
+	a.printf("left     %s\n", count(len(r.Left), "value"))
+	for _, l := range r.Left {
+		key := "has no name of a key beside it"
+		if l.KeyID != "" {
+			key = "does not open with key " + l.KeyID
+		}
+		a.printf("         %s.%s of row %s, which %s\n", l.Table, l.Column, l.Row, key)
+	}
+	if r.Next != "" {
+		a.printf("\n%s\n", r.Next)
+	}
+}

@@ -1,0 +1,383 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"example.com/aiseed"
+	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/ephemeral"
+)
+
+var update = flag.Bool("update", false, "rewrite the expected output in testdata")
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// O7. A script is what an operator types and sees, on a database of its own.
+//
+//	NAME=value          sets a variable; ${key1}, ${dsn}, ${dir}, ${words} are filled in
+//	> sql ...           runs SQL on the database
+//	> hold ...          the same, in a transaction that stays open
+//	> release           ends that transaction
+//	> migrate NAME N    applies the first N files of the schema to the schema NAME
+//	> file NAME TEXT    writes ${dir}/NAME
+//	> server            starts a server that asks guest for a password; ${server} is its address
+//	$ aiseed ...        runs the command; what follows is its output, "! " before a line of stderr
+//	$ aiseed ... ^C     the same, and Ctrl-C as soon as it waits for a lock
+//
+// ${words} are the last words that settle a drift, as they were printed.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	paths, err := filepath.Glob("testdata/*.txt")
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	for _, path := range paths {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) {
+			t.Parallel()
+			raw, err := os.ReadFile(path)
+			require.NoError(t, err)
+			got := newScript(t).play(string(raw))
+			if *update {
+				require.NoError(t, os.WriteFile(path, []byte(got), 0o600))
+				return
+			}
+			require.Equal(t, string(raw), got)
+		})
+	}
+}
+
+// passwordOfScripts stands where something secret could be typed by mistake.
+const passwordOfScripts = "b7d92e4f60c1"
+
+type script struct {
+	t        *testing.T
+	pool     *pgxpool.Pool
+	vars     map[string]string
+	environ  []string
+	secrets  []string
+	literals []string // pairs of what is random and its placeholder
+	held     pgx.Tx
+	out      strings.Builder
+}
+
+func newScript(t *testing.T) *script {
+	s := &script{t: t, pool: aiseedtest.NewPool(t), secrets: []string{passwordOfScripts}, vars: map[string]string{"words": "none", "dir": t.TempDir()}}
+	s.vars["dsn"] = s.pool.Config().ConnString()
+	c := s.pool.Config().ConnConfig
+	s.literals = []string{s.vars["dir"], "DIR"}
+	s.place(c)
+	for _, name := range []string{"key1", "key2", "key3"} {
+		sum := sha256.Sum256([]byte("a key of a test: " + name))
+		s.vars[name] = base64.StdEncoding.EncodeToString(sum[:])
+		s.secrets = append(s.secrets, s.vars[name])
+		keyring, err := aiseed.ParseKeyring(s.vars[name])
+		require.NoError(t, err)
+		s.literals = append(s.literals, keyring.IDs()[0], "ID-OF-"+strings.ToUpper(name))
+	}
+	if c.Password != "" {
+		s.secrets = append(s.secrets, c.Password)
+	}
+	t.Cleanup(func() {
+		if s.held != nil {
+			_ = s.held.Rollback(context.Background())
+		}
+	})
+	return s
+}
+
+func (s *script) place(c *pgx.ConnConfig) {
+	s.literals = append(s.literals,
+		fmt.Sprintf("%s, port %d, database %q, user %q", c.Host, c.Port, c.Database, c.User), "HOST, port PORT, database DATABASE, user USER",
+		fmt.Sprintf(`%s, port %d, database \"%s\", user \"%s\"`, c.Host, c.Port, c.Database, c.User), "HOST, port PORT, database DATABASE, user USER",
+		fmt.Sprintf("%s, port %d, database %s", c.Host, c.Port, c.Database), "HOST, port PORT, database DATABASE")
+}
+
+var (
+	assignment = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
+	printed    = regexp.MustCompile(`DRIFT_KEEP=(\S+)`)
+)
+
+func (s *script) play(text string) string {
+	output := false
+	for _, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		if output {
+			output = !strings.HasPrefix(line, "[exit ")
+			continue
+		}
+		s.out.WriteString(line + "\n")
+		switch verb, rest, _ := strings.Cut(line, " "); {
+		case verb == "$":
+			output = true
+			s.command(rest)
+		case verb == ">":
+			s.direct(rest)
+		case assignment.MatchString(line):
+			s.set(os.Expand(line, s.expand))
+		}
+	}
+	return s.out.String()
+}
+
+func (s *script) expand(name string) string {
+	value, ok := s.vars[name]
+	require.True(s.t, ok, "${%s}", name)
+	return value
+}
+
+// set replaces a variable, and notes what of it must never be printed.
+func (s *script) set(entry string) {
+	name, value, _ := strings.Cut(entry, "=")
+	s.environ = slices.DeleteFunc(s.environ, func(e string) bool { return strings.HasPrefix(e, name+"=") })
+	s.environ = append(s.environ, entry)
+	if strings.Contains(name, "KEY") && !strings.HasSuffix(name, "_FILE") {
+		s.secrets = append(s.secrets, strings.Split(value, ",")...)
+	}
+	if _, password, ok := strings.Cut(value, "password="); ok {
+		s.secrets = append(s.secrets, strings.Fields(password)[0])
+	}
+}
+
+func (s *script) direct(line string) {
+	verb, rest, _ := strings.Cut(line, " ")
+	ctx := s.t.Context()
+	var err error
+	switch verb {
+	case "sql":
+		_, err = s.pool.Exec(ctx, rest, pgx.QueryExecModeSimpleProtocol)
+	case "hold":
+		s.held, err = s.pool.Begin(ctx)
+		require.NoError(s.t, err)
+		_, err = s.held.Exec(ctx, rest, pgx.QueryExecModeSimpleProtocol)
+	case "release":
+		err = s.held.Rollback(ctx)
+		s.held = nil
+	case "migrate":
+		name, n, _ := strings.Cut(rest, " ")
+		s.migrate(name, n)
+	case "file":
+		name, content, _ := strings.Cut(rest, " ")
+		err = os.WriteFile(filepath.Join(s.vars["dir"], name), []byte(os.Expand(content, s.expand)+"\n"), 0o600)
+	case "server":
+		s.server()
+	default:
+		s.t.Fatalf("no such line: > %s", line)
+	}
+	require.NoError(s.t, err, line)
+}
+
+func (s *script) migrate(name, n string) {
+	files, err := strconv.Atoi(n)
+	require.NoError(s.t, err)
+	sql := "create schema " + name + "; set local search_path to " + name + ";"
+	for _, file := range migrationFiles()[:files] {
+		raw, err := fs.ReadFile(aiseed.Migrations(), file)
+		require.NoError(s.t, err)
+		sql += string(raw)
+	}
+	_, err = s.pool.Exec(s.t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+	require.NoError(s.t, err)
+}
+
+func (s *script) server() {
+	server, err := ephemeral.Start(s.t.Context())
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { require.NoError(s.t, server.Close()) })
+	conn, err := pgx.Connect(s.t.Context(), server.DSN(""))
+	require.NoError(s.t, err)
+	var rules string
+	require.NoError(s.t, conn.QueryRow(s.t.Context(), "show hba_file").Scan(&rules))
+	_, err = conn.Exec(s.t.Context(), "create role guest login password 'right'; create role crowded login connection limit 0", pgx.QueryExecModeSimpleProtocol)
+	require.NoError(s.t, err)
+	require.NoError(s.t, conn.Close(s.t.Context()))
+	require.NoError(s.t, os.WriteFile(rules, []byte("local all guest scram-sha-256\nlocal all all trust\n"), 0o600))
+	require.NoError(s.t, server.Restart(s.t.Context()))
+	s.vars["server"] = server.DSN("")
+	c, err := pgx.ParseConfig(server.DSN(""))
+	require.NoError(s.t, err)
+	s.literals = append(s.literals, c.Host, "HOST")
+}
+
+func (s *script) command(line string) {
+	line, interrupted := strings.CutSuffix(line, " ^C")
+	args := strings.Fields(os.Expand(line, s.expand))
+	require.Equal(s.t, "aiseed", args[0])
+	var stdout, stderr bytes.Buffer
+	ctx, cancel := context.WithCancel(s.t.Context())
+	defer cancel()
+	exit := make(chan int, 1)
+	go func() { exit <- run(ctx, args[1:], s.environ, &stdout, &stderr) }()
+	if interrupted {
+		s.awaitLock()
+		cancel()
+	}
+	code := <-exit
+
+	all := stdout.String()
+	for _, l := range strings.SplitAfter(stderr.String(), "\n") {
+		if l != "" {
+			all += "! " + l
+		}
+	}
+	s.requireNoSecret(line, all)
+	if found := printed.FindStringSubmatch(all); found != nil {
+		s.vars["words"] = found[1]
+	}
+	fmt.Fprintf(&s.out, "%s[exit %d]\n", s.redact(all), code)
+}
+
+// awaitLock returns when a session of the command waits for a lock.
+func (s *script) awaitLock() {
+	require.Eventually(s.t, func() bool {
+		var waits bool
+		err := s.pool.QueryRow(s.t.Context(), `
+select exists (select from pg_stat_activity
+                where datname = current_database() and application_name = 'aiseed' and wait_event_type = 'Lock')`).Scan(&waits)
+		return err == nil && waits
+	}, 20*time.Second, 5*time.Millisecond)
+}
+
+// S11: not even a part of a secret, beyond the mask.
+func (s *script) requireNoSecret(line, output string) {
+	const part = 8
+	for _, secret := range s.secrets {
+		for i := 0; i+part <= len(secret); i++ {
+			require.NotContains(s.t, output, secret[i:i+part], line)
+		}
+	}
+	require.NotContains(s.t, output, "goroutine ", line)
+}
+
+var random = []struct {
+	pattern *regexp.Regexp
+	with    string
+}{
+	{regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`), "UUID"},
+	{regexp.MustCompile(`@[0-9a-f]{16}\b`), "@DIGEST"},
+	{regexp.MustCompile(`("digest": ")[0-9a-f]{16}`), "${1}DIGEST"},
+	{regexp.MustCompile(`( |\()[0-9a-f]{8}\b`), "${1}FINGERPRINT"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`), "TIME"},
+	{regexp.MustCompile(`\bpid \d+`), "pid PID"},
+	{regexp.MustCompile(`pg_terminate_backend\(\d+\)`), "pg_terminate_backend(PID)"},
+	{regexp.MustCompile(`, from [0-9a-f.:]+,`), ","},
+	{regexp.MustCompile(`PostgreSQL \d+\.\d+`), "PostgreSQL VERSION"},
+	{regexp.MustCompile(`\d+ of \d+ connection slots`), "N of N connection slots"},
+	{regexp.MustCompile(`(version|needs|the) ` + strconv.Itoa(neededVersion()) + `\b`), "$1 LATEST"},
+}
+
+func (s *script) redact(text string) string {
+	text = strings.ReplaceAll(strings.NewReplacer(s.literals...).Replace(text), "\x1b", "ESC")
+	for _, r := range random {
+		text = r.pattern.ReplaceAllString(text, r.with)
+	}
+	return text
+}
+
+func TestServerVersions(t *testing.T) {
+	t.Parallel()
+	for number, state := range map[int]string{96024: stateFail, 130014: stateFail, 140000: stateOK, 180001: stateOK} {
+		found := checkVersion(number)
+		require.Len(t, found, 1)
+		require.Equal(t, state, found[0].State, number)
+	}
+	require.Equal(t, "PostgreSQL 13.14 is too old; 14 or later is needed", checkVersion(130014)[0].Found)
+}
+
+func TestConnectionSlots(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, stateOK, checkSlots("HOST", 86, 97)[0].State)
+	require.Equal(t, warn("HOST; 88 of 97 connection slots are used", "Raise max_connections, make the pools smaller, or put a pooler between"), checkSlots("HOST", 88, 97))
+}
+
+// Not parallel: pgx reads the PG* variables of the process.
+func TestDatabaseOfThePGVariables(t *testing.T) {
+	c := aiseedtest.NewPool(t).Config().ConnConfig
+	for name, value := range map[string]string{"PGHOST": c.Host, "PGPORT": strconv.Itoa(int(c.Port)), "PGUSER": c.User, "PGPASSWORD": c.Password, "PGDATABASE": c.Database} {
+		t.Setenv(name, value)
+	}
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"doctor", "-plaintext"}, nil, &stdout, &stderr)
+	require.Zero(t, code, stdout.String()+stderr.String())
+	require.Contains(t, stdout.String(), c.Database)
+}
+
+// Each command explains itself, and each of its flags.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	for _, c := range commands() {
+		if c.run == nil {
+			continue
+		}
+		var asked, told, stderr bytes.Buffer
+		require.Zero(t, run(t.Context(), []string{c.name, "-h"}, nil, &asked, &stderr))
+		require.Zero(t, run(t.Context(), []string{"help", c.name}, nil, &told, &stderr))
+		require.Empty(t, stderr.String())
+		require.Equal(t, asked.String(), told.String())
+		for _, f := range c.flags {
+			require.Contains(t, asked.String(), "  -"+f)
+		}
+		require.Contains(t, asked.String(), "Exit codes:")
+		require.Contains(t, asked.String(), "Example:\n  ")
+	}
+}
+
+// A full disk behind stdout is no success.
+func TestOutputThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	var stderr bytes.Buffer
+	require.Equal(t, exitError, run(t.Context(), []string{"env"}, nil, fullDisk{}, &stderr))
+	require.Contains(t, stderr.String(), "could not be written")
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, fs.ErrInvalid }
+
+// What schema -print prints is what schema -apply applies.
+func TestPrintedSchemaIsTheSchema(t *testing.T) {
+	t.Parallel()
+	pool := aiseedtest.NewPool(t)
+	environ := []string{"DATABASE_URL=" + pool.Config().ConnString()}
+	var printed, stdout, stderr bytes.Buffer
+	require.Zero(t, run(t.Context(), []string{"schema", "-print"}, nil, &printed, &stderr))
+	for _, name := range migrationFiles() {
+		require.Contains(t, printed.String(), "-- "+name+": ")
+	}
+	_, err := pool.Exec(t.Context(), "create schema by_hand; set local search_path to by_hand;"+printed.String(), pgx.QueryExecModeSimpleProtocol)
+	require.NoError(t, err)
+	require.Zero(t, run(t.Context(), []string{"doctor", "-plaintext", "-schema", "by_hand"}, environ, &stdout, &stderr), stdout.String())
+	require.Empty(t, stderr.String())
+}
+
+// L8: behind a transaction-pooling proxy.
+func TestBehindPgBouncer(t *testing.T) {
+	t.Parallel()
+	server, err := ephemeral.Start(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Close()) })
+	bouncer, err := ephemeral.StartPgBouncer(t.Context(), server, "default_pool_size=2")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, bouncer.Close()) })
+	environ := []string{"DATABASE_URL=" + bouncer.DSN(""), aiseed.DefaultPrefix + "OPENAI_KEY=sk-6f1e9b07c2d84a53b1907e"}
+	for _, args := range []string{"schema -apply", "apply -plaintext", "doctor -plaintext", "plan -plaintext"} {
+		var stdout, stderr bytes.Buffer
+		require.Zero(t, run(t.Context(), strings.Fields(args), environ, &stdout, &stderr), "%s\n%s%s", args, stdout.String(), stderr.String())
+	}
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"cdr.dev/slog/v3"
+
+	"example.com/aiseed"
+)
+
+// runPlan shows what a start would do.
+func runPlan(ctx context.Context, a *app) (int, error) {
+	cfg, err := a.config(ctx)
+	if err != nil {
+		return exitError, err
+	}
+	return a.withStore(ctx, func(store *aiseed.Store, _ *aiseed.Keyring) (int, error) {
+		plan, err := aiseed.PlanAIProvidersFromEnv(ctx, store, cfg, slog.Logger{})
+		if err != nil {
+			return exitError, err
+		}
+		code := exitDone
+		if slices.ContainsFunc(plan.Steps, notNothing) {
+			code = exitChange
+		}
+		if a.json {
+			return code, a.printJSON(plan)
+		}
+		a.printf("%s", plan.Table(a.width(), a.colour()))
+		return code, nil
+	})
+}
+
+// notNothing tells the steps that write, and those that stop a start.
+func notNothing(s aiseed.Step) bool {
+	return s.Action == aiseed.ActionCreate || s.Action == aiseed.ActionAdopt || s.Action == aiseed.ActionDrifted
+}
+
+// config parses the environment, and shows its warnings.
+func (a *app) config(ctx context.Context) (aiseed.Config, error) {
+	said := &recorder{}
+	cfg, err := aiseed.ParseEnviron(ctx, a.environ, said.logger(), aiseed.WithPrefix(a.prefix))
+	for _, w := range said.warnings() {
+		fmt.Fprintln(a.stderr, "warning: "+w)
+	}
+	return cfg, err
+}
+
+// applied is what apply did, for -json.
+type applied struct {
+	Created  []createdProvider `json:"created"`
+	Counts   map[string]int    `json:"counts"` // of all actions, by name
+	Warnings []string          `json:"warnings"`
+	Audits   string            `json:"audits"` // "left" or "discarded"
+}
+
+type createdProvider struct {
+	Name    string `json:"name"`
+	Type    string `json:"type"`
+	BaseURL string `json:"base_url"`
+	Keys    int    `json:"keys"`
+}
+
+// runApply does what a start does.
+func runApply(ctx context.Context, a *app) (int, error) {
+	cfg, err := a.config(ctx)
+	if err != nil {
+		return exitError, err
+	}
+	return a.withStore(ctx, func(store *aiseed.Store, _ *aiseed.Keyring) (int, error) {
+		auditor := aiseed.LeaveAudits
+		if a.discardAudits {
+			auditor = aiseed.DiscardAudits
+		}
+		said := &recorder{}
+		if err := aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, auditor, said.logger()); err != nil {
+			return exitError, err
+		}
+		return exitDone, a.printApplied(said)
+	})
+}
+
+// printApplied tells from the library's log what was done: a plan made before
+// could be about another state of the database.
+func (a *app) printApplied(said *recorder) error {
+	did := applied{Created: []createdProvider{}, Counts: map[string]int{}, Warnings: said.warnings(), Audits: "left"}
+	if a.discardAudits {
+		did.Audits = "discarded"
+	}
+	for _, e := range said.entries {
+		if name := field(e, "provider"); name != "" && e.Level == slog.LevelInfo {
+			keys, _ := strconv.Atoi(field(e, "keys"))
+			did.Created = append(did.Created, createdProvider{name, field(e, "type"), field(e, "base_url"), keys})
+			continue
+		}
+		for _, f := range e.Fields {
+			if n, ok := f.Value.(int); ok && n > 0 && e.Level == slog.LevelInfo {
+				did.Counts[f.Name] = n
+			}
+		}
+	}
+	if a.json {
+		return a.printJSON(did)
+	}
+	for _, p := range did.Created {
+		about := "type " + p.Type
+		if p.BaseURL != "" {
+			about += ", " + p.BaseURL
+		}
+		if p.Keys > 0 {
+			about += ", " + count(p.Keys, "key")
+		}
+		a.printf("created %s (%s)\n", p.Name, about)
+	}
+	for _, w := range did.Warnings {
+		a.printf("warning: %s\n", w)
+	}
+	a.printf("%s\n", summary(did.Counts))
+	switch changed := did.Counts[string(aiseed.ActionCreate)] + did.Counts[string(aiseed.ActionAdopt)]; {
+	case a.discardAudits:
+		a.printf("No audit entry waits for the server any more: all count as delivered.\n")
+	case changed > 0:
+		a.printf("The audit entries wait for the server, which delivers them when it starts next.\n")
+	}
+	return nil
+}
+
+// summary counts providers by action, in words.
+func summary(counts map[string]int) string {
+	text := ""
+	for _, part := range []struct {
+		action aiseed.Action
+		words  string
+	}{
+		{aiseed.ActionCreate, "created"},
+		{aiseed.ActionAdopt, "changed to the environment's values"},
+		{aiseed.ActionUnchanged, "unchanged"},
+		{aiseed.ActionDiverged, "left with another credential or tunable"},
+		{aiseed.ActionKeep, "kept as in the database"},
+		{aiseed.ActionDeleted, "left deleted"},
+		{aiseed.ActionUnsupported, "skipped for its type"},
+	} {
+		if n := counts[string(part.action)]; n > 0 {
+			if text != "" {
+				text += ", "
+			}
+			text += fmt.Sprintf("%d %s", n, part.words)
+		}
+	}
+	if text == "" {
+		return "The environment names no AI providers; nothing to do."
+	}
+	return "AI providers: " + text + "."
+}
