@@ -226,6 +226,18 @@ func printable(s string) string {
 // shortened is printable for what is as long as somebody liked.
 func shortened(s string) string { return printable(cut(s)) }
 
+// label shows a name or a type that an operator gave. What is no name, and long
+// enough to be a key that was pasted into the wrong variable, is masked like one.
+func label(s string) string {
+	if validName(s) {
+		return shortened(s)
+	}
+	if len(s) >= maskMinBytes {
+		return printable(maskSecret(s))
+	}
+	return printable(s)
+}
+
 func cut(s string) string {
 	const limit = 100
 	if len(s) <= limit {

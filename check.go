@@ -37,7 +37,7 @@ func (p *parser) problem(group int, provider, reason string, names ...string) {
 	for i, name := range names {
 		names[i] = p.full(name)
 	}
-	p.problems = append(p.problems, problem{group, Problem{Variables: names, Provider: shortened(provider), Reason: reason}})
+	p.problems = append(p.problems, problem{group, Problem{Variables: names, Provider: label(provider), Reason: reason}})
 }
 
 // configError puts problems into the order of the variables. Those without an

@@ -161,9 +161,12 @@ func connectReason(err error) string {
 		return "the pool gave no connection: it is closed, or a hook of it failed"
 	}
 	c := config.Config
-	where := fmt.Sprintf("%s, port %d", printable(c.Host), c.Port)
 	// In a badly encoded connection string a part of the password can pass for
-	// the name of the database.
+	// the host or the name of the database.
+	where := "the server"
+	if !strings.Contains(c.Host, "@") {
+		where = fmt.Sprintf("%s, port %d", printable(c.Host), c.Port)
+	}
 	if !strings.ContainsAny(c.Database, "@:/") && c.Database != "" {
 		where += ", database " + printable(c.Database)
 	}

@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -273,7 +273,7 @@ func (v valueGroup) secrets(name string) []Secret {
 	if isFile {
 		contents, reason := readSecretFile(value)
 		if reason != "" {
-			v.problem(v.group, v.nameOf(name), fmt.Sprintf("the file %s %s", shortened(value), reason), v.stem+variable)
+			v.problem(v.group, v.nameOf(name), shownPath(value)+" "+reason, v.stem+variable)
 			v.unreadable = withKey(v.unreadable, v.full(v.stem+variable), true)
 			v.actual = withKey(v.actual, v.full(v.stem+name), v.full(v.stem+variable))
 			return []Secret{NewSecret("unreadable")}
@@ -304,6 +304,16 @@ func withKey[V any](m map[string]V, key string, value V) map[string]V {
 	}
 	m[key] = value
 	return m
+}
+
+// shownPath names a file for an error, if it is one: a key that was put into the
+// variable in place of a path is not shown.
+func shownPath(path string) string {
+	folder := filepath.Dir(path)
+	if _, err := os.Stat(folder); err != nil || !filepath.IsAbs(path) || folder == string(filepath.Separator) {
+		return "its value is not the absolute path of a file in a folder that is there: it"
+	}
+	return "the file " + shortened(path)
 }
 
 const maxSecretFileBytes = 64 << 10

@@ -177,8 +177,13 @@ func TestWantedProviders(t *testing.T) {
 			want:     []string{"co copilot https://co unsupported"},
 			warnings: []string{`co: type "copilot" is not supported`},
 		},
+		"S11: a key in place of a type": {
+			environ:  vars("PROVIDER_0_TYPE=sk-proj-8Jx2mQvT4LrN0cWkZyB7uHdE", "PROVIDER_0_NAME=x"),
+			want:     []string{"x sk-proj-8Jx2mQvT4LrN0cWkZyB7uHdE (none) unsupported"},
+			warnings: []string{`x: type "****uHdE" is not supported`},
+		},
 		"N7: nothing else about it stops a start": {
-			environ: vars("PROVIDER_0_TYPE=Open AI", "PROVIDER_0_KEY=a b", "PROVIDER_0_KEYS=,", "PROVIDER_0_KEY_FILE=/nonexistent",
+			environ: vars("PROVIDER_0_TYPE=Open AI", "PROVIDER_0_KEY=a b", "PROVIDER_0_KEYS=,", "PROVIDER_0_KEY_FILE=/tmp/nonexistent",
 				"PROVIDER_0_BASE_URL=nonsense", "PROVIDER_0_BEDROCK_REGION=r", "PROVIDER_1_TYPE=x", "PROVIDER_1_NAME=openai", "OPENAI_KEY=k"),
 			want: []string{
 				"Open AI Open AI nonsense unsupported", "openai openai https://api.openai.com/v1/ key=k", "openai x (none) unsupported",
@@ -292,10 +297,10 @@ func TestConfigProblems(t *testing.T) {
 			[]string{"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_REGION (provider openai): for type anthropic only, and the type is openai"},
 		},
 		"E8: an access key that cannot be read is one problem, and lacks no secret": {
-			vars("BEDROCK_ACCESS_KEY_FILE=/nonexistent", "PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x", "PROVIDER_0_BEDROCK_ACCESS_KEYS=a,b", "PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS_FILE=/nonexistent"),
+			vars("BEDROCK_ACCESS_KEY_FILE=/tmp/nonexistent", "PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x", "PROVIDER_0_BEDROCK_ACCESS_KEYS=a,b", "PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS_FILE=/tmp/nonexistent"),
 			[]string{
-				"CODER_AIBRIDGE_BEDROCK_ACCESS_KEY_FILE (provider anthropic): the file /nonexistent does not exist",
-				"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS_FILE (provider x): the file /nonexistent does not exist",
+				"CODER_AIBRIDGE_BEDROCK_ACCESS_KEY_FILE (provider anthropic): the file /tmp/nonexistent does not exist",
+				"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS_FILE (provider x): the file /tmp/nonexistent does not exist",
 			},
 		},
 		"E8: a variable and its file, of either number": {
@@ -346,6 +351,14 @@ func TestConfigProblems(t *testing.T) {
 		"E9: also a model that nothing uses": {
 			vars("ANTHROPIC_KEY=k", "BEDROCK_MODEL=a b"),
 			[]string{"BEDROCK_MODEL (provider anthropic): a space in it"},
+		},
+		"S11: a key in a variable that is not for it": {
+			vars("OPENAI_KEY_FILE=sk-proj-8Jx2mQvT4LrN0cWkZyB7uHdE", "ANTHROPIC_KEY_FILE=/c2VjcmV0LXNlY3JldC1zZWNyZXQ", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=sk-proj-8Jx2mQvT4LrN0cWkZyB7uHdE"),
+			[]string{
+				"OPENAI_KEY_FILE (provider openai): its value is not the absolute path of a file in a folder that is there: it does not exist",
+				"ANTHROPIC_KEY_FILE (provider anthropic): its value is not the absolute path",
+				"PROVIDER_0_NAME (provider ****uHdE): not a valid name",
+			},
 		},
 		"N5: names, also of types that are skipped": {
 			vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=Team_A", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=-a", "PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=a-",

@@ -184,7 +184,7 @@ type LockHolder struct {
 }
 
 func (e *LockTimeoutError) Error() string {
-	text := fmt.Sprintf("aiseed: waited %s for advisory lock %d, which another process holds while it seeds AI providers; nothing was changed", e.waited, e.Key)
+	text := fmt.Sprintf("aiseed: waited %s for advisory lock %d, which another process holds while it writes AI providers; nothing was changed", e.waited, e.Key)
 	if e.Holder == nil {
 		return text + ". The holder is gone by now: start again"
 	}

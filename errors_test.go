@@ -11,11 +11,11 @@ import (
 func TestL3_TextOfALockTimeout(t *testing.T) {
 	t.Parallel()
 	gone := &LockTimeoutError{Key: 7, waited: 30 * time.Second}
-	require.EqualError(t, gone, "aiseed: waited 30s for advisory lock 7, which another process holds while it seeds AI providers; nothing was changed. The holder is gone by now: start again")
+	require.EqualError(t, gone, "aiseed: waited 30s for advisory lock 7, which another process holds while it writes AI providers; nothing was changed. The holder is gone by now: start again")
 	remote := &LockTimeoutError{Key: 7, waited: time.Second, Holder: &LockHolder{
 		PID: 42, ApplicationName: "coderd\n", ClientAddr: "10.0.0.1", Since: time.Date(2001, 2, 3, 4, 5, 6, 0, time.FixedZone("", 3600)),
 	}}
-	require.EqualError(t, remote, `aiseed: waited 1s for advisory lock 7, which another process holds while it seeds AI providers; nothing was changed. `+
+	require.EqualError(t, remote, `aiseed: waited 1s for advisory lock 7, which another process holds while it writes AI providers; nothing was changed. `+
 		`Holder: pid 42, application "coderd\n", from 10.0.0.1, since 2001-02-03T03:05:06Z. Start again; if it is still there, end it with: select pg_terminate_backend(42)`)
 	hidden := &LockTimeoutError{Key: 7, waited: time.Second, Holder: &LockHolder{PID: 42}}
 	require.ErrorContains(t, hidden, "Holder: pid 42. Start again;")

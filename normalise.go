@@ -210,7 +210,7 @@ func (n *normaliser) problem(e entry, reason string, fields ...string) {
 	for _, f := range fields {
 		names = append(names, e.variable(f))
 	}
-	n.problems = append(n.problems, problem{e.group, Problem{Variables: names, Provider: shortened(e.name()), Reason: reason}})
+	n.problems = append(n.problems, problem{e.group, Problem{Variables: names, Provider: label(e.name()), Reason: reason}})
 }
 
 func (n *normaliser) add(e entry) {
@@ -231,7 +231,7 @@ func (n *normaliser) add(e entry) {
 		n.want = append(n.want, desired{
 			Provider:    Provider{Name: e.name(), Type: ProviderType(c.Type), BaseURL: c.BaseURL},
 			unsupported: true,
-			warnings:    []string{fmt.Sprintf("type %s is not supported, so the provider is skipped; supported are %s", strconv.QuoteToGraphic(cut(c.Type)), supportedTypes())},
+			warnings:    []string{fmt.Sprintf("type %s is not supported, so the provider is skipped; supported are %s", strconv.QuoteToGraphic(label(c.Type)), supportedTypes())},
 		})
 		n.entries = append(n.entries, e)
 		return

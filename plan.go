@@ -45,7 +45,7 @@ type Step struct {
 // Format prints action and name. What else a step knows is not for printing: a
 // base URL can have a credential in it.
 func (s Step) Format(f fmt.State, _ rune) {
-	_, _ = fmt.Fprintf(f, "%s %s", string(s.Action), shortened(s.Name))
+	_, _ = fmt.Fprintf(f, "%s %s", string(s.Action), label(s.Name))
 }
 
 // storedProvider is a row that has the name of a desired provider.
@@ -95,7 +95,11 @@ func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
 		default:
 			s.Action = ActionDrifted
 		}
-		if differences := divergence(s.stored.Provider, s.want.Provider, fingerprint); len(differences) > 0 {
+		left := s.stored.Provider
+		if s.Action == ActionAdopt {
+			left, _ = adopted(left, s.want.Provider) // the rest it settles too
+		}
+		if differences := divergence(left, s.want.Provider, fingerprint); len(differences) > 0 {
 			s.warn("beside the drift, environment and database differ in " + strings.Join(differences, ", "))
 		}
 		return

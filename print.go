@@ -26,7 +26,7 @@ func (p *Plan) Table(width int, colour bool) string {
 	}
 	for _, s := range p.Steps {
 		if len(s.Drift)+len(s.Warnings) > 0 {
-			fmt.Fprintf(&b, "\n%s\n", shortened(s.Name))
+			fmt.Fprintf(&b, "\n%s\n", label(s.Name))
 		}
 		s.writeDrift(&b)
 		for _, w := range s.Warnings {
@@ -67,7 +67,7 @@ var actionColours = map[Action]string{
 func (p *Plan) writeTable(b *strings.Builder, width int, colour bool) {
 	rows := [][]string{{"ACTION", "NAME", "TYPE", "CREDENTIALS", "BASE URL"}}
 	for _, s := range p.Steps {
-		rows = append(rows, []string{string(s.Action), shortened(s.Name), shortened(string(s.Type)), s.want.credentials(), orNone(MaskURL(s.want.BaseURL))})
+		rows = append(rows, []string{string(s.Action), label(s.Name), label(string(s.Type)), s.want.credentials(), orNone(MaskURL(s.want.BaseURL))})
 	}
 	last := len(rows[0]) - 1
 	widths := make([]int, last)
@@ -125,7 +125,7 @@ func (s Step) MarshalJSON() ([]byte, error) {
 		Digest      string       `json:"digest,omitempty"`
 		Drift       []FieldDrift `json:"drift,omitempty"`
 		Warnings    []string     `json:"warnings,omitempty"`
-	}{s.Action, s.Name, s.Type, MaskURL(s.want.BaseURL), s.want.credentials(), s.Moved, s.Digest, s.Drift, s.Warnings})
+	}{s.Action, label(s.Name), ProviderType(label(string(s.Type))), MaskURL(s.want.BaseURL), s.want.credentials(), s.Moved, s.Digest, s.Drift, s.Warnings})
 }
 
 // MarshalJSON encodes a plan, always with a list of steps.

@@ -172,7 +172,7 @@ func (p *Plan) warn(ctx context.Context, logger slog.Logger, done bool) {
 			continue
 		}
 		for _, w := range s.Warnings {
-			logger.Warn(ctx, "AI provider: "+w, slog.F("provider", shortened(s.Name)))
+			logger.Warn(ctx, "AI provider: "+w, slog.F("provider", label(s.Name)))
 		}
 	}
 	for _, w := range p.Warnings {

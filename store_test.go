@@ -289,6 +289,20 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
 		databaseError(t, err, "", "opening the store: cannot connect to /nonexistent, port 5432, database d: no such file or directory; check that the server runs there")
 	})
+	t.Run("a connection string that was badly encoded", func(t *testing.T) {
+		t.Parallel()
+		for _, dsn := range []string{"postgres://u:s3cr3tp@ss@127.0.0.1:1/app", "postgres://u:1/s3cr3tp@127.0.0.1:1/db?host=/nowhere", "host=u:s3cr3tp@127.0.0.1 port=1"} {
+			pool, err := pgxpool.New(ctx, dsn)
+			if err != nil {
+				continue // not ours to report
+			}
+			_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
+			pool.Close()
+			databaseError(t, err, "", "cannot connect to ")
+			require.NotContains(t, err.Error(), "s3cr3t")
+			require.NotContains(t, err.Error(), "ss@")
+		}
+	})
 	t.Run("wrong name", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
@@ -110,7 +111,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	a := &app{environ: environ, stdout: out, stderr: stderr}
 	code, err := a.dispatch(ctx, args, a.flagSet(stdout))
 	if err == nil && out.err != nil {
-		err = errors.New("aiseed: the output could not be written in full")
+		code, err = exitError, errors.New("aiseed: the output could not be written in full")
 	}
 	if err == nil {
 		return code
@@ -154,7 +155,26 @@ func (a *app) dispatch(ctx context.Context, args []string, all *flag.FlagSet) (i
 		return exitError, fmt.Errorf("%s: an argument too many%s; it takes flags only, see aiseed %s -h. %s", c.name, quoted(own.Arg(0)), c.name, commandNames())
 	}
 	a.schema, a.prefix = cmp.Or(a.schema, "public"), cmp.Or(a.prefix, aiseed.DefaultPrefix)
+	if err := a.checkNames(); err != nil {
+		return exitError, err
+	}
 	return c.run(ctx, a)
+}
+
+var prefixPattern = regexp.MustCompile(`^[A-Z][A-Z0-9_]*_$`)
+
+// checkNames refuses what is no name, without showing it: it can be a key that was
+// given to the wrong flag.
+func (a *app) checkNames() error {
+	if !prefixPattern.MatchString(a.prefix) {
+		return errors.New("-prefix takes the start of the names of variables: upper-case letters, digits and underscores, an underscore at the end")
+	}
+	const maxIdentifierBytes = 63
+	key, err := base64.StdEncoding.DecodeString(a.schema)
+	if err == nil && len(key) >= aiseed.KeySize || len(a.schema) > maxIdentifierBytes || strings.HasPrefix(a.schema, "pg_") {
+		return errors.New("-schema takes the name of a schema, of at most 63 bytes and not one of Postgres's own")
+	}
+	return nil
 }
 
 // flagSet has the flags of all commands.

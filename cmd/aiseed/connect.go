@@ -41,9 +41,10 @@ func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
 		source = "the PG* variables"
 	}
 	config, err := pgxpool.ParseConfig(dsn)
-	if err != nil || strings.Contains(config.ConnConfig.Database, "@") {
+	if err != nil || strings.Contains(config.ConnConfig.Database, "@") || strings.Contains(config.ConnConfig.Host, "@") {
 		// pgx quotes what it cannot read, and a password can be in it. One with a
-		// slash in it that is not encoded ends up in the name of the database.
+		// slash or an at sign in it that is not encoded ends up in the name of the
+		// database, or of the host.
 		return nil, fmt.Errorf("the connection string of %s cannot be read; want postgres://user:password@host:port/database with special characters percent-encoded, or host=... user=..., and files that it names have to be readable", source)
 	}
 	// Who waits for our lock is told this name.
@@ -58,7 +59,8 @@ func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
-var variablePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+// Keys have lower-case letters in them, and names of variables have not.
+var variablePattern = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
 
 // keyring is nil where the environment has none.
 func (a *app) keyring() (*aiseed.Keyring, error) {
@@ -74,7 +76,8 @@ func (a *app) keyring() (*aiseed.Keyring, error) {
 		variable += "_FILE"
 		contents, reason := readFile(path)
 		if reason != "" {
-			return nil, &aboutError{fmt.Sprintf("%s: the file %q %s", variable, path, reason), aiseed.ErrKeyring}
+			// Not the path: it can be the keys, in the wrong variable.
+			return nil, &aboutError{fmt.Sprintf("%s: the file that it names %s", variable, reason), aiseed.ErrKeyring}
 		}
 		list = contents
 	case list == "":

@@ -140,6 +140,9 @@ func (d *doctor) environment(ctx context.Context) (findings []finding) {
 	for _, w := range said.warnings() {
 		findings = append(findings, warn(w, "")...)
 	}
+	if !slices.ContainsFunc(d.environ, func(entry string) bool { return strings.HasPrefix(entry, d.prefix) }) {
+		findings = append(findings, warn(fmt.Sprintf("no variable %s* is set; is this the server's environment, and -prefix its prefix?", d.prefix), "")...)
+	}
 	if findings == nil {
 		return ok("nothing is wrong with the variables %s*", d.prefix)
 	}

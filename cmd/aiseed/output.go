@@ -85,13 +85,27 @@ func (a *app) hint(err error) string {
 
 // sibling is another command with the same flags, as far as it takes them.
 func (a *app) sibling(words string) string {
+	if a.database != "" {
+		words += " -database ..." // not what stands there: a password can be in it
+	}
 	if a.schema != "public" {
-		words += " -schema " + a.schema
+		words += " -schema " + shellQuoted(a.schema)
 	}
 	if a.keysVariable != defaultKeysVariable && !strings.HasPrefix(words, "schema") {
 		words += " -keys-variable " + a.keysVariable
 	}
+	if a.prefix != aiseed.DefaultPrefix && (strings.HasPrefix(words, "plan") || strings.HasPrefix(words, "apply")) {
+		words += " -prefix " + a.prefix
+	}
 	return "aiseed " + words
+}
+
+// shellQuoted makes one word of a text for a POSIX shell.
+func shellQuoted(s string) string {
+	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 func count(n int, noun string) string {

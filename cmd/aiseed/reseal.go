@@ -40,7 +40,7 @@ func runRotate(ctx context.Context, a *app) (int, error) {
 		case r.Changed+len(r.Revoked) > 0:
 			return "See that every server has the new key first in " + a.keysVariable + ", and run this again, until it changes nothing."
 		}
-		return "Everything that is sealed is sealed with the first key. Where every server has it first too, take the others out of " + a.keysVariable + ", and keep them as long as you keep backups from before."
+		return "Everything that is sealed is sealed with the first key. Is that the new one? Then, where every server has it first too, take the others out of " + a.keysVariable + ", and keep them as long as you keep backups from before. If not, put the new key first, and run this again."
 	}})
 }
 

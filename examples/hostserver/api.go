@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -311,8 +312,8 @@ func pathID(r *http.Request, name string) (uuid.UUID, error) {
 // read takes from a request who asks, and what; a nil body is one that is not read.
 func read(r *http.Request, body any) (actor string, err error) {
 	actor = cmp.Or(strings.TrimSpace(r.Header.Get("X-Actor")), "api")
-	if len(actor) > maxActorBytes || !utf8.ValidString(actor) {
-		return "", badRequest(fmt.Sprintf("X-Actor is longer than %d bytes, or not UTF-8", maxActorBytes))
+	if len(actor) > maxActorBytes || !utf8.ValidString(actor) || strings.ContainsFunc(actor, unicode.IsControl) || actor == aiseed.SystemActor {
+		return "", badRequest(fmt.Sprintf("X-Actor is longer than %d bytes, not UTF-8, holds a control character, or is %q", maxActorBytes, aiseed.SystemActor))
 	}
 	if body == nil {
 		return actor, nil
