@@ -265,6 +265,8 @@ func TestO4_ProviderWithBothCanStillBeChanged(t *testing.T) {
 	require.Len(t, providers[0].Keys, 1, "adopting leaves the keys")
 	_, err = f.store.UpdateProvider(ctx, "a", providers[0].ID, aiseed.ProviderUpdate{DisplayName: ptr("x")})
 	require.NoError(t, err)
+	_, err = f.store.AddProviderKey(ctx, "a", providers[0].ID, aiseed.NewSecret("another"))
+	require.NoError(t, err)
 }
 
 func TestO4_AllProvidersAreListedWithoutTheirSecrets(t *testing.T) {
@@ -500,4 +502,22 @@ func TestO4_AKeyThatIsKnownIsNotWrittenAgain(t *testing.T) {
 	before := f.rows(`select xmin, ctid, id from ai_encryption_keys`)
 	f.created(aiseed.NewProvider{Type: "openai", Name: "y"})
 	require.Equal(t, before, f.rows(`select xmin, ctid, id from ai_encryption_keys`))
+}
+
+func TestO4_TheKeyThatWasAddedIsReturned(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	other, _ := f.open()
+	var first sync.Once
+	f.wire.reset(func(sent []byte) action {
+		if strings.Contains(string(sent), "where p.id = $1") && !strings.Contains(string(sent), "lock") {
+			first.Do(func() { assert.NoError(t, second(other.AddProviderKey(ctx, "b", p.ID, aiseed.NewSecret("theirs")))) })
+		}
+		return pass
+	})
+	key, err := f.store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("mine"))
+	require.NoError(t, err)
+	require.Equal(t, "mine", key.APIKey.Reveal())
 }
