@@ -257,3 +257,18 @@ func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 	require.NotZero(t, n)
 	require.LessOrEqual(t, n, 11, "the pauses grow")
 }
+
+func TestO8_NothingOfItIsLeft(t *testing.T) { // F7
+	t.Parallel()
+	const listening = `select pid from pg_stat_activity where datname = current_database() and query like 'listen %'`
+	f := setup(t, notify)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	w, done := &watched{}, make(chan error, 1)
+	go func() { done <- f.store.Watch(ctx, w.changed) }()
+	f.eventually(w)
+	require.Len(t, f.rows(listening), 1)
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+	require.Eventually(t, func() bool { return len(f.rows(listening)) == 0 }, 10*time.Second, 5*time.Millisecond)
+}
