@@ -352,3 +352,15 @@ func TestO3_WhatCountsAsAChangeOfTheSettings(t *testing.T) {
 		require.Equal(t, before, f.state())
 	})
 }
+
+func TestE1_TheWordsHaveTheCallersPrefix(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key")
+	cfg, err := aiseed.ParseEnviron(context.Background(), []string{"X_OPENAI_KEY=key", "X_OPENAI_BASE_URL=https://new/"}, f.logs.Logger(), aiseed.WithPrefix("X_"))
+	require.NoError(t, err)
+	err = f.seed(cfg)
+	require.ErrorIs(t, err, aiseed.ErrDrift)
+	require.ErrorContains(t, err, "X_DRIFT_ADOPT=openai@")
+	require.NotContains(t, err.Error(), aiseed.DefaultPrefix)
+}

@@ -243,6 +243,9 @@ func TestO8_WatchKeepsNoConnectionOfThePool(t *testing.T) {
 	f.eventually(w, "openai")
 }
 
+// listening are the backends of watchers.
+const listening = `select pid from pg_stat_activity where datname = current_database() and query like 'listen %'`
+
 func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
@@ -256,11 +259,11 @@ func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 	n := strings.Count(sent, "p.enabled and not p.deleted")
 	require.NotZero(t, n)
 	require.LessOrEqual(t, n, 11, "the pauses grow")
+	require.LessOrEqual(t, len(f.rows(listening)), 1, "each time the connection before is closed")
 }
 
 func TestO8_NothingOfItIsLeft(t *testing.T) { // F7
 	t.Parallel()
-	const listening = `select pid from pg_stat_activity where datname = current_database() and query like 'listen %'`
 	f := setup(t, notify)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
