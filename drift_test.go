@@ -181,6 +181,7 @@ func TestO3_Typos(t *testing.T) {
 	}{
 		"no digest":             {"DRIFT_ADOPT=openai", "CODER_AIBRIDGE_DRIFT_ADOPT: element 1: not a name@digest; copy the words that the drift error prints"},
 		"a short digest":        {"DRIFT_KEEP=openai@0123456789abcdef,x@0123", "CODER_AIBRIDGE_DRIFT_KEEP: element 2: not a name@digest"},
+		"a long digest":         {"DRIFT_KEEP=openai@0123456789abcdef0", "CODER_AIBRIDGE_DRIFT_KEEP: element 1: not a name@digest"},
 		"upper-case digits":     {"DRIFT_ADOPT=openai@0123456789ABCDEF", "not a name@digest"},
 		"a bad name":            {"DRIFT_ADOPT=Open@0123456789abcdef", "not a name@digest"},
 		"an empty element":      {"DRIFT_ADOPT=openai@0123456789abcdef,", "element 2: not a name@digest"},

@@ -611,3 +611,28 @@ func FuzzParseEnviron(f *testing.F) {
 		require.True(t, slices.IsSortedFunc(want, func(a, b desired) int { return strings.Compare(a.Name, b.Name) }))
 	})
 }
+
+func TestO7_VariablesAreThoseThatAreRead(t *testing.T) {
+	t.Parallel()
+	byName := map[string]Variable{}
+	for _, v := range Variables("X_") {
+		require.NotContains(t, byName, v.Name)
+		require.NotEmpty(t, v.Meaning, v.Name)
+		byName[v.Name] = v
+	}
+	require.Len(t, byName, 22)
+	for name, want := range map[string]Variable{
+		"X_OPENAI_KEY":                             {Secret: true},
+		"X_OPENAI_BASE_URL":                        {Default: "https://api.openai.com/v1/"},
+		"X_BEDROCK_ACCESS_KEY":                     {Secret: true, Default: "the AWS environment"},
+		"X_PROVIDER_<N>_KEY":                       {Secret: true, Plural: "X_PROVIDER_<N>_KEYS"},
+		"X_PROVIDER_<N>_BEDROCK_ACCESS_KEY_SECRET": {Secret: true, Default: "the AWS environment", Plural: "X_PROVIDER_<N>_BEDROCK_ACCESS_KEY_SECRETS"},
+		"X_PROVIDER_<N>_BASE_URL":                  {Default: "the runtime's own"},
+		"X_DRIFT_ADOPT":                            {},
+		"X_DRIFT_KEEP":                             {},
+	} {
+		want.Name, want.Meaning = name, byName[name].Meaning
+		require.Equal(t, want, byName[name])
+	}
+	require.Equal(t, Variables(DefaultPrefix), Variables(""))
+}

@@ -265,6 +265,8 @@ func TestO4_ProviderWithBothCanStillBeChanged(t *testing.T) {
 	require.Len(t, providers[0].Keys, 1, "adopting leaves the keys")
 	_, err = f.store.UpdateProvider(ctx, "a", providers[0].ID, aiseed.ProviderUpdate{DisplayName: ptr("x")})
 	require.NoError(t, err)
+	_, err = f.store.AddProviderKey(ctx, "a", providers[0].ID, aiseed.NewSecret("another"))
+	require.NoError(t, err)
 }
 
 func TestO4_AllProvidersAreListedWithoutTheirSecrets(t *testing.T) {
@@ -339,4 +341,183 @@ func TestO4_UpdatesAreChecked(t *testing.T) {
 	}
 	require.ErrorContains(t, f.store.DeleteProvider(ctx, "system", p.ID), "needs an actor")
 	require.Equal(t, before, f.state())
+}
+
+func TestO4_EachSettingIsChangedByItself(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.NewProvider{Type: aiseed.TypeAnthropic, Name: "aws", BaseURL: "https://h/", DisplayName: "AWS", Bedrock: &aiseed.BedrockSettings{
+		Region: "r", Model: "m", SmallFastModel: "s", AccessKey: aiseed.NewSecret("a"), AccessKeySecret: aiseed.NewSecret("k"),
+	}})
+	want := *p.Bedrock
+	for _, change := range []struct {
+		update aiseed.ProviderUpdate
+		apply  func()
+	}{
+		{aiseed.ProviderUpdate{Region: ptr("r2")}, func() { want.Region = "r2" }},
+		{aiseed.ProviderUpdate{Model: ptr("m2")}, func() { want.Model = "m2" }},
+		{aiseed.ProviderUpdate{SmallFastModel: ptr("s2")}, func() { want.SmallFastModel = "s2" }},
+		{aiseed.ProviderUpdate{AccessKey: ptr(aiseed.NewSecret("a2"))}, func() { want.AccessKey = aiseed.NewSecret("a2") }},
+		{aiseed.ProviderUpdate{AccessKeySecret: ptr(aiseed.NewSecret("k2"))}, func() { want.AccessKeySecret = aiseed.NewSecret("k2") }},
+	} {
+		before := f.rows(`select updated_at from ai_providers`)
+		change.apply()
+		p, err := f.store.UpdateProvider(ctx, "a", p.ID, change.update)
+		require.NoError(t, err)
+		require.Equal(t, want, *p.Bedrock)
+		require.Equal(t, "AWS https://h/", p.DisplayName+" "+p.BaseURL, "the rest stays")
+		require.NotEqual(t, before, f.rows(`select updated_at from ai_providers`))
+	}
+	require.Equal(t, []string{"6"}, f.rows(`select revision from ai_providers`))
+
+	// What the host gives stays the host's.
+	settings := aiseed.BedrockSettings{Region: "r"}
+	f.created(aiseed.NewProvider{Type: aiseed.TypeAnthropic, Name: "mine", Bedrock: &settings})
+	require.Equal(t, aiseed.BedrockSettings{Region: "r"}, settings)
+	bare := f.created(aiseed.NewProvider{Type: aiseed.TypeAnthropic, Name: "bare"})
+	bare, err := f.store.UpdateProvider(ctx, "a", bare.ID, aiseed.ProviderUpdate{Region: ptr("r")})
+	require.NoError(t, err)
+	require.Equal(t, "global.anthropic.claude-sonnet-4-5-20250929-v1:0 global.anthropic.claude-haiku-4-5-20251001-v1:0", bare.Bedrock.Model+" "+bare.Bedrock.SmallFastModel)
+}
+
+func TestO4_WhatIsEnoughForBedrock(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	for i, n := range []aiseed.NewProvider{
+		{Bedrock: &aiseed.BedrockSettings{Region: "r"}},
+		{Bedrock: &aiseed.BedrockSettings{AccessKey: aiseed.NewSecret("a"), AccessKeySecret: aiseed.NewSecret("s")}},
+		{BaseURL: "https://h/", Bedrock: &aiseed.BedrockSettings{}},
+	} {
+		n.Type, n.Name = aiseed.TypeAnthropic, "p"+string(rune('0'+i))
+		require.NotNil(t, f.created(n).Bedrock)
+	}
+	for want, n := range map[string]aiseed.NewProvider{
+		"name (provider openai): required": {Type: aiseed.TypeOpenAI},
+		"bedrock_model":                    {Type: aiseed.TypeAnthropic, Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r", Model: "a b"}},
+		"small_fast_model":                 {Type: aiseed.TypeAnthropic, Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r", SmallFastModel: "a b"}},
+	} {
+		_, err := f.store.CreateProvider(context.Background(), "a", n)
+		require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestO4_KeysOfAProviderWithGaps(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("1"), aiseed.NewSecret("2"), aiseed.NewSecret("3")}})
+	require.NoError(t, f.store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID))
+	added, err := f.store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("4"))
+	require.NoError(t, err)
+	require.Equal(t, "4", added.APIKey.Reveal())
+	require.Equal(t, []string{"1", "2", "3"}, f.rows(`select position from ai_provider_keys order by position`))
+	require.NoError(t, f.store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[2].ID))
+	require.Equal(t, `a delete ai_provider_key {"position": 2} -`, f.lastAudit())
+	require.Equal(t, []string{p.Keys[2].ID.String() + " " + p.ID.String()}, f.rows(`select resource_id::text, provider_id::text from ai_provider_audits order by seq desc limit 1`))
+	infos, err := f.store.ListProviders(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []uuid.UUID{p.Keys[1].ID, added.ID}, infos[0].Keys)
+	_, err = f.store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("4"))
+	require.ErrorIs(t, err, aiseed.ErrInvalidConfig, "it has that one")
+}
+
+func TestO4_ATombstoneIsNotFound(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
+	require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
+	before := f.state()
+	for name, err := range map[string]error{
+		"update":  second(f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("y")})),
+		"enable":  f.store.SetProviderEnabled(ctx, "a", p.ID, true),
+		"disable": f.store.SetProviderEnabled(ctx, "a", p.ID, false),
+		"delete":  f.store.DeleteProvider(ctx, "a", p.ID),
+		"add":     second(f.store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("l"))),
+		"remove":  f.store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID),
+	} {
+		require.ErrorIs(t, err, aiseed.ErrNotFound, name)
+		require.ErrorContains(t, err, "is deleted; restore it first", name)
+	}
+	require.Equal(t, before, f.state())
+}
+
+func TestO4_TheListIsInOrderOfName(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	a := f.created(aiseed.NewProvider{Type: "openai", Name: "a", BaseURL: "https://a/", DisplayName: "A"})
+	f.created(aiseed.NewProvider{Type: "anthropic", Name: "b"})
+	require.NoError(t, f.store.DeleteProvider(ctx, "a", a.ID))
+	infos, err := f.store.ListProviders(ctx)
+	require.NoError(t, err)
+	require.Len(t, infos, 2)
+	require.Equal(t, "b", infos[1].Name)
+	require.Equal(t, a.CreatedAt, infos[0].CreatedAt)
+	require.False(t, infos[0].UpdatedAt.Before(infos[0].CreatedAt))
+	infos[0].CreatedAt, infos[0].UpdatedAt = a.CreatedAt, a.UpdatedAt
+	require.Equal(t, aiseed.ProviderInfo{
+		ID: a.ID, Type: "openai", Name: "a", DisplayName: "A", Enabled: true, Deleted: true, BaseURL: "https://a/", CreatedAt: a.CreatedAt, UpdatedAt: a.UpdatedAt,
+	}, infos[0])
+}
+
+func TestO4_UpdatedAtFollows(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	for name, do := range map[string]func() error{
+		"disable": func() error { return f.store.SetProviderEnabled(ctx, "a", p.ID, false) },
+		"update": func() error {
+			return second(f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: ptr("https://h/")}))
+		},
+	} {
+		before := f.rows(`select updated_at from ai_providers`)
+		require.NoError(t, do(), name)
+		require.NotEqual(t, before, f.rows(`select updated_at from ai_providers`), name)
+	}
+	p, err := f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("shown")})
+	require.NoError(t, err)
+	p, err = f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: ptr("https://i/")})
+	require.NoError(t, err)
+	require.Equal(t, "shown https://i/", p.DisplayName+" "+p.BaseURL, "what is not asked for stays")
+}
+
+// Someone disables it in SQL, between our reading under the lock and writing.
+func TestO4_WhatSomeoneElseDidIsNotAudited(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	f.wire.reset(once(pass, "set enabled", func() { f.exec(`update ai_providers set enabled = false`) }))
+	require.NoError(t, f.store.SetProviderEnabled(context.Background(), "a", p.ID, false))
+	require.Len(t, f.rows(`select id from ai_provider_audits`), 1, "that of its creation")
+}
+
+func TestO4_AKeyThatIsKnownIsNotWrittenAgain(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	before := f.rows(`select xmin, ctid, id from ai_encryption_keys`)
+	f.created(aiseed.NewProvider{Type: "openai", Name: "y"})
+	require.Equal(t, before, f.rows(`select xmin, ctid, id from ai_encryption_keys`))
+}
+
+func TestO4_TheKeyThatWasAddedIsReturned(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	other, _ := f.open()
+	var first sync.Once
+	f.wire.reset(func(sent []byte) action {
+		if strings.Contains(string(sent), "where p.id = $1") && !strings.Contains(string(sent), "lock") {
+			first.Do(func() { assert.NoError(t, second(other.AddProviderKey(ctx, "b", p.ID, aiseed.NewSecret("theirs")))) })
+		}
+		return pass
+	})
+	key, err := f.store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("mine"))
+	require.NoError(t, err)
+	require.Equal(t, "mine", key.APIKey.Reveal())
 }

@@ -341,3 +341,79 @@ func TestO6_PlaintextBehindTheCursorIsSealedToo(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"0"}, f.rows(`select count(*) from ai_provider_keys where api_key_key_id is null`))
 }
+
+func TestO5_WhatOnlyLooksLikeASealedColumnIsRefused(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	f.seedMany(1)
+	f.exec(`alter table ai_encryption_keys add unique (id, canary)`)
+	const key = "secret_key_id text references ai_encryption_keys (id)"
+	for name, tt := range map[string]struct{ columns, index, problem string }{
+		"a key of two columns":       {"id uuid primary key, provider_id uuid, secret text, secret_key_id text, canary text, foreign key (secret_key_id, canary) references ai_encryption_keys (id, canary)", "", "its foreign key has several columns"},
+		"other characters than _":    {"id uuid primary key, provider_id uuid, secret text, secretxkeyxid text references ai_encryption_keys (id)", "", "its name does not end in _key_id"},
+		"a value of another type":    {"id uuid primary key, provider_id uuid, secret bytea, " + key, "", "there is no column secret beside it"},
+		"an id of another type":      {"id text primary key, provider_id uuid, secret text, " + key, "", "its table has no column id of type uuid"},
+		"a provider of another type": {"id uuid primary key, provider_id text, secret text, " + key, "", "its table has no column provider_id of type uuid"},
+		"an index of some rows":      {"id uuid, provider_id uuid, secret text, " + key, "create unique index on odd (id) where provider_id is not null", "its table has no unique index on id alone"},
+		"an index of more columns":   {"id uuid, provider_id uuid, secret text, " + key, "create unique index on odd (id, provider_id)", "its table has no unique index on id alone"},
+		"an index that is not one":   {"id uuid, provider_id uuid, secret text, " + key, "create index on odd (id)", "its table has no unique index on id alone"},
+	} {
+		f.exec(`create table odd (` + tt.columns + `)`)
+		if tt.index != "" {
+			f.exec(tt.index)
+		}
+		before := f.state()
+		_, err := f.store.Rotate(ctx)
+		require.ErrorIs(t, err, aiseed.ErrKeyring, name)
+		require.ErrorContains(t, err, tt.problem, name)
+		require.Equal(t, before, f.state(), name)
+		f.exec(`drop table odd`)
+	}
+}
+
+// A key is needed for as long as any column of any table has a value of it.
+func TestO5_AKeyThatOneColumnNeedsIsNotRevoked(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, damage := range map[string]string{
+		"a key":    `update ai_provider_keys set api_key = left(api_key, -4) where position = 0`,
+		"settings": `update ai_providers set settings = left(settings, -4) where settings is not null`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.keyring = keyring(t, 1)
+			f.store, _ = f.open()
+			f.seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
+			f.exec(damage)
+			f.keyring = keyring(t, 2, 1)
+			f.store, _ = f.open()
+			for range 2 {
+				report, err := f.store.Rotate(ctx)
+				require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+				require.Len(t, report.Left, 1, "once, however often it was looked at")
+				require.Empty(t, report.Revoked)
+			}
+			require.Len(t, f.rows(`select id from ai_encryption_keys where revoked_at is null`), 2)
+		})
+	}
+}
+
+func TestO5_LostConnectionsAreAsInASeed(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, at := range map[string]string{"a value": `for update`, "its rewriting": `set "api_key"`, "the revocation": "set revoked_at = now()"} {
+		f := setup(t)
+		f.keyring = keyring(t, 1)
+		f.store, _ = f.open()
+		f.seeded("OPENAI_KEY=key")
+		old := f.keyIDs()
+		f.keyring = keyring(t, 2, 1)
+		rotating, w := f.open()
+		w.reset(once(cutBefore, at))
+		report, err := rotating.Rotate(ctx)
+		require.NoError(t, err, name)
+		require.Equal(t, aiseed.Resealing{Changed: 1, Revoked: old}, report, name)
+	}
+}

@@ -233,3 +233,134 @@ func TestA5_LeaveAuditsLeavesThem(t *testing.T) {
 	require.NoError(t, f.seed(cfg))
 	require.Len(t, f.audits.Entries(), 2)
 }
+
+// What is kept is one row's shape: neither another row of its name nor another
+// shape of the same row.
+func TestO3_KeepBindsToTheRowAndItsShape(t *testing.T) {
+	t.Parallel()
+	for name, sql := range map[string][]string{
+		"the database moved on": {`update ai_providers set base_url = 'https://other/'`},
+		"the provider was created anew": {
+			`update ai_providers set deleted = true`,
+			`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://old/')`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.seeded("OPENAI_KEY=key", "OPENAI_BASE_URL=https://old/")
+			environ := []string{"OPENAI_KEY=key", "OPENAI_BASE_URL=https://new/"}
+			words := wordsFor(t, f.driftOf(f.parse(slices.Clone(environ)...)), "DRIFT_KEEP")
+			for _, statement := range sql {
+				f.exec(statement)
+			}
+			before := f.state()
+			f.driftOf(f.parse(with(environ, words)...))
+			require.Equal(t, before, f.state())
+			require.Contains(t, strings.Join(f.logs.Warnings(), "\n"), "CODER_AIBRIDGE_"+strings.Replace(words, "=", ": ", 1)+" applies to no drift that there is now, and has no effect; remove it")
+		})
+	}
+}
+
+func TestO3_AdoptBindsToTheRow(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://old/")
+	environ := []string{"PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://new/"}
+	words := f.adoptWords(f.parse(slices.Clone(environ)...))
+	f.exec(`update ai_providers set deleted = true`)
+	f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://old/')`)
+	before := f.state()
+	f.driftOf(f.parse(with(environ, words)...)) // all is equal but the id
+	require.Equal(t, before, f.state())
+}
+
+func TestO3_AdoptBindsToTheSmallModel(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("BEDROCK_REGION=old")
+	words := f.adoptWords(f.parse("BEDROCK_REGION=new"))
+	f.driftOf(f.parse("BEDROCK_REGION=new", "BEDROCK_SMALL_FAST_MODEL=m", words))
+}
+
+func TestO2_TheAuditOfTheCreationIsWhatCounts(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	t.Run("not that of a later update", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t)
+		f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://old/")
+		providers, err := f.store.Providers(ctx)
+		require.NoError(t, err)
+		_, err = f.store.UpdateProvider(ctx, "a", providers[0].ID, aiseed.ProviderUpdate{BaseURL: ptr("https://new/")})
+		require.NoError(t, err)
+		drift := f.driftOf(f.parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://old/"))
+		require.Equal(t, aiseed.SideDatabase, drift.Providers[0].Moved)
+	})
+	t.Run("its type too", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t)
+		f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=x")
+		drift := f.driftOf(f.parse("PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x"))
+		require.Equal(t, aiseed.SideEnvironment, drift.Providers[0].Moved)
+	})
+	t.Run("each provider's own", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t)
+		f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=a", "PROVIDER_0_BASE_URL=https://a/", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=b", "PROVIDER_1_BASE_URL=https://b/")
+		f.exec(`update ai_providers set base_url = 'https://moved/' where name = 'b'`)
+		drift := f.driftOf(f.parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=a", "PROVIDER_0_BASE_URL=https://moved/", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=b", "PROVIDER_1_BASE_URL=https://b/"))
+		require.Equal(t, aiseed.SideEnvironment, drift.Providers[0].Moved)
+		require.Equal(t, aiseed.SideDatabase, drift.Providers[1].Moved)
+	})
+}
+
+// To seal the settings with another key is no change; to give a row some is.
+func TestO3_WhatCountsAsAChangeOfTheSettings(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	t.Run("not a rotation", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t)
+		f.keyring = keyring(t, 1)
+		f.store, _ = f.open()
+		f.seeded("BEDROCK_REGION=old")
+		words := f.adoptWords(f.parse("BEDROCK_REGION=new"))
+		f.keyring = keyring(t, 2, 1)
+		f.store, _ = f.open()
+		report, err := f.store.Rotate(ctx)
+		require.NoError(t, err)
+		require.Equal(t, 1, report.Changed)
+		require.NoError(t, f.seed(f.parse("BEDROCK_REGION=new", words)))
+		// It is the statement that says so, not the connection from then on.
+		f.exec(`update ai_providers set settings = 'damaged'`)
+		require.Equal(t, []string{"3"}, f.rows(`select revision from ai_providers`), "one for the adoption, one for this")
+	})
+	t.Run("the first settings of a row", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t)
+		f.seeded("PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x", "PROVIDER_0_BASE_URL=https://old/")
+		environ := []string{"PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x", "PROVIDER_0_BASE_URL=https://new/"}
+		words := f.adoptWords(f.parse(slices.Clone(environ)...))
+		providers, err := f.store.Providers(ctx)
+		require.NoError(t, err)
+		_, err = f.store.UpdateProvider(ctx, "a", providers[0].ID, aiseed.ProviderUpdate{AccessKey: ptr(aiseed.NewSecret("access")), AccessKeySecret: ptr(aiseed.NewSecret("secret"))})
+		require.NoError(t, err)
+		require.Equal(t, []string{"2"}, f.rows(`select revision from ai_providers`))
+		before := f.state()
+		f.driftOf(f.parse(with(environ, words)...))
+		require.Equal(t, before, f.state())
+	})
+}
+
+func TestE1_TheWordsHaveTheCallersPrefix(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key")
+	cfg, err := aiseed.ParseEnviron(context.Background(), []string{"X_OPENAI_KEY=key", "X_OPENAI_BASE_URL=https://new/"}, f.logs.Logger(), aiseed.WithPrefix("X_"))
+	require.NoError(t, err)
+	err = f.seed(cfg)
+	require.ErrorIs(t, err, aiseed.ErrDrift)
+	require.ErrorContains(t, err, "X_DRIFT_ADOPT=openai@")
+	require.NotContains(t, err.Error(), aiseed.DefaultPrefix)
+}

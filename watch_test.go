@@ -2,6 +2,7 @@ package aiseed_test
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -61,7 +62,7 @@ func (f *fixture) watch(store *aiseed.Store) *watched {
 
 func (f *fixture) eventually(w *watched, want ...string) {
 	f.t.Helper()
-	require.EventuallyWithT(f.t, func(c *assert.CollectT) { require.Equal(c, want, w.last()) }, 20*time.Second, time.Millisecond)
+	require.EventuallyWithT(f.t, func(c *assert.CollectT) { require.Equal(c, append([]string{}, want...), w.last()) }, 20*time.Second, time.Millisecond)
 }
 
 func TestO8_AnotherInstanceIsToldOfChanges(t *testing.T) {
@@ -164,4 +165,113 @@ func TestO8_AReadThatFailsIsTriedAgain(t *testing.T) {
 	wire.reset(once(cutBefore, "p.enabled and not p.deleted"))
 	f.seeded("OPENAI_KEY=key")
 	f.eventually(w, "openai")
+}
+
+// counts tells how often Watch told of providers and of trouble.
+func (w *watched) counts() (told, troubles int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.names), len(w.errs)
+}
+
+func TestO8_TheSameIsNotToldTwice(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t, notify)
+	watching, wire := f.open(notify)
+	w := f.watch(watching)
+	f.eventually(w)
+	told, _ := w.counts()
+	require.Equal(t, 1, told, "that there are none, too")
+	reads := func(n int) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			_, sent := wire.count()
+			return strings.Count(sent, "p.enabled and not p.deleted") >= n
+		}, 20*time.Second, time.Millisecond)
+	}
+	wire.reset(nil)
+	f.exec(`select pg_notify('Providers changed', '')`)
+	reads(1)
+	f.exec(`select pg_notify('Providers changed', '')`)
+	reads(2)
+	f.seeded("OPENAI_KEY=key")
+	f.eventually(w, "openai")
+	providers, err := f.store.Providers(ctx)
+	require.NoError(t, err)
+
+	// What is over is told although the providers are what they were.
+	good := f.rows(`select api_key from ai_provider_keys`)[0]
+	f.exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
+	wire.reset(nil)
+	f.exec(`select pg_notify('Providers changed', '')`)
+	reads(4) // again and again, after a pause
+	f.exec(`update ai_provider_keys set api_key = $1`, good)
+	require.Eventually(t, func() bool { told, _ := w.counts(); return told >= 3 }, 20*time.Second, time.Millisecond)
+	told, troubles := w.counts()
+	require.Equal(t, []int{3, 1}, []int{told, troubles}, "each kind of trouble once")
+
+	// And a second time it is trouble again.
+	f.exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
+	f.exec(`select pg_notify('Providers changed', '')`)
+	require.Eventually(t, func() bool { _, troubles := w.counts(); return troubles == 2 }, 20*time.Second, time.Millisecond)
+	require.NoError(t, f.store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
+	require.Eventually(t, func() bool { told, _ := w.counts(); return told == 4 }, 20*time.Second, time.Millisecond)
+}
+
+func TestO8_ALostConnectionIsNoTrouble(t *testing.T) {
+	t.Parallel()
+	f := setup(t, notify)
+	watching, wire := f.open(notify)
+	w := f.watch(watching)
+	f.eventually(w)
+	wire.reset(once(cutBefore, "p.enabled and not p.deleted"))
+	f.seeded("OPENAI_KEY=key")
+	f.eventually(w, "openai")
+	told, troubles := w.counts()
+	require.Equal(t, []int{2, 0}, []int{told, troubles})
+}
+
+func TestO8_WatchKeepsNoConnectionOfThePool(t *testing.T) {
+	t.Parallel()
+	f := setup(t, notify)
+	watching, _ := f.open(notify, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
+	require.ErrorContains(t, watching.Watch(context.Background(), nil), "Watch needs a function to call back")
+	w := f.watch(watching)
+	f.eventually(w)
+	f.seeded("OPENAI_KEY=key")
+	f.eventually(w, "openai")
+}
+
+// listening are the backends of watchers.
+const listening = `select pid from pg_stat_activity where datname = current_database() and query like 'listen %'`
+
+func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
+	t.Parallel()
+	f := setup(t, notify)
+	f.seeded("OPENAI_KEY=key")
+	f.exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
+	watching, wire := f.open(notify)
+	wire.reset(nil)
+	f.watch(watching)
+	time.Sleep(time.Second)
+	_, sent := wire.count()
+	n := strings.Count(sent, "p.enabled and not p.deleted")
+	require.Greater(t, n, 1, "a connection that was closed is not waited for")
+	require.LessOrEqual(t, n, 11, "the pauses grow")
+	require.LessOrEqual(t, len(f.rows(listening)), 1, "each time the connection before is closed")
+}
+
+func TestO8_NothingOfItIsLeft(t *testing.T) { // F7
+	t.Parallel()
+	f := setup(t, notify)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	w, done := &watched{}, make(chan error, 1)
+	go func() { done <- f.store.Watch(ctx, w.changed) }()
+	f.eventually(w)
+	require.Len(t, f.rows(listening), 1)
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+	require.Eventually(t, func() bool { return len(f.rows(listening)) == 0 }, 10*time.Second, 5*time.Millisecond)
 }
