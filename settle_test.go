@@ -207,6 +207,10 @@ func TestR3_DriftIsToldEvenIfItCannotBeExplained(t *testing.T) {
 	})
 	drift := f.driftOf(f.parse("OPENAI_KEY=key", "OPENAI_BASE_URL=https://new/"))
 	require.Equal(t, aiseed.SideUnknown, drift.Providers[0].Moved)
+	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.store, f.parse("OPENAI_KEY=key", "OPENAI_BASE_URL=https://new/"), slog.Logger{})
+	require.NoError(t, err)
+	require.Equal(t, aiseed.SideUnknown, plan.Steps[0].Moved)
+	require.Equal(t, drift.Providers[0].Digest, plan.Steps[0].Digest)
 }
 
 func TestO2_WhatIsMaskedIsNotGuessed(t *testing.T) {
