@@ -3,6 +3,7 @@ package aiseed
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -201,7 +202,7 @@ var (
 )
 
 func notFound(format string, args ...any) error {
-	return &classError{class: ErrNotFound, text: xerrors.Errorf(format, args...).Error()}
+	return &classError{class: ErrNotFound, text: fmt.Sprintf(format, args...)}
 }
 
 func nameTaken(name string) error {
@@ -223,9 +224,8 @@ func (s *Store) operate(ctx context.Context, actor, what string, read func(*stor
 	if strings.TrimSpace(actor) == "" || actor == SystemActor || len(actor) > maxNameBytes || checkText(actor) != "" {
 		return xerrors.New("aiseed: " + what + " needs an actor, for the audit: the name or id of whoever asked, not \"system\", at most 255 bytes of UTF-8 without control characters")
 	}
-	var found storedProvider
-	err := retry(ctx, func() error {
-		found = storedProvider{}
+	return retry(ctx, func() error {
+		var found storedProvider
 		err := s.locked(ctx, what, []query{read(&found)}, func() ([]query, error) {
 			if found.ID == uuid.Nil {
 				return decide(nil)
@@ -238,7 +238,6 @@ func (s *Store) operate(ctx context.Context, actor, what string, read func(*stor
 		}
 		return err
 	})
-	return err
 }
 
 const selectByID = `
