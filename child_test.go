@@ -1,0 +1,183 @@
+package aiseed_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"cdr.dev/slog/v3"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+)
+
+// A start is what a child process is told to do: what a host's main function does.
+type start struct {
+	DSN         string
+	Environ     []string
+	Key         []byte // of the keyring; none is plaintext
+	LockTimeout time.Duration
+	OpenFirst   bool // before it says that it is ready
+}
+
+const childVariable = "AISEED_TEST_CHILD"
+
+func isChild() bool { return os.Getenv(childVariable) != "" }
+
+// child is the main function of a child process. It reads a start from standard
+// input, says "ready", waits for a line, starts, and says how that ended.
+func child() {
+	if err := runChild(bufio.NewReader(os.Stdin)); err != nil {
+		fmt.Println("result", outcome(err), strings.ReplaceAll(err.Error(), "\n", " "))
+		return
+	}
+	fmt.Println("result", told("done"))
+}
+
+func runChild(in *bufio.Reader) error {
+	ctx := context.Background()
+	line, err := in.ReadBytes('\n')
+	if err != nil {
+		return err
+	}
+	var s start
+	if err := json.Unmarshal(line, &s); err != nil {
+		return err
+	}
+	pool, err := pgxpool.New(ctx, s.DSN)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	cfg, err := aiseed.ParseEnviron(ctx, s.Environ, slog.Logger{})
+	if err != nil {
+		return err
+	}
+	options := aiseed.StoreOptions{AllowPlaintext: len(s.Key) == 0, Migrate: true, LockTimeout: s.LockTimeout}
+	if len(s.Key) > 0 {
+		if options.Keyring, err = aiseed.NewKeyring(s.Key); err != nil {
+			return err
+		}
+	}
+	var store *aiseed.Store
+	if s.OpenFirst {
+		if store, err = aiseed.Open(ctx, pool, options); err != nil {
+			return err
+		}
+		pool.Reset()
+	}
+	fmt.Println("ready")
+	if _, err := in.ReadString('\n'); err != nil {
+		return err
+	}
+	if store == nil {
+		if store, err = aiseed.Open(ctx, pool, options); err != nil {
+			return err
+		}
+	}
+	return aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, aiseed.AuditorFunc(func(_ context.Context, e aiseed.AuditEntry) error {
+		_, err := fmt.Println("audit", e.ID)
+		return err
+	}), slog.Logger{})
+}
+
+// told is what a caller is told about the outcome of a start.
+type told string
+
+const (
+	toldDone    told = "done"    // everything that was to be written is committed
+	toldDrift   told = "drift"   // nothing was written
+	toldUnknown told = "unknown" // all or nothing
+	toldFailed  told = "failed"  // nothing was written
+	toldNothing told = ""        // the process did not live to say
+)
+
+func outcome(err error) told {
+	switch {
+	case err == nil:
+		return toldDone
+	case errors.Is(err, aiseed.ErrCommitUnknown):
+		return toldUnknown
+	case errors.Is(err, aiseed.ErrDrift):
+		return toldDrift
+	}
+	return toldFailed
+}
+
+// A process is a child that was launched.
+type process struct {
+	*exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Scanner
+
+	Audits []string // ids of the entries that its auditor accepted
+	Told   told
+	Text   string // of the error
+}
+
+// launch starts a child and returns once it is ready.
+func launch(tb testing.TB, s start) *process {
+	tb.Helper()
+	cmd := exec.Command(os.Args[0])
+	// The race detector waits a second at the end of a process otherwise.
+	cmd.Env = append(os.Environ(), childVariable+"=1", "GORACE=atexit_sleep_ms=0")
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	require.NoError(tb, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(tb, err)
+	require.NoError(tb, cmd.Start())
+	p := &process{Cmd: cmd, in: in, out: bufio.NewScanner(out)}
+	line, err := json.Marshal(s)
+	require.NoError(tb, err)
+	_, err = in.Write(append(line, '\n'))
+	require.NoError(tb, err)
+	p.read(func() bool { return p.out.Text() == "ready" })
+	return p
+}
+
+// release lets a child start.
+func (p *process) release() { _, _ = io.WriteString(p.in, "go\n") }
+
+// wait returns when the child has ended, however it did.
+func (p *process) wait() {
+	p.read(func() bool { return false })
+	_ = p.in.Close()
+	_ = p.Wait()
+}
+
+// read reads what the child says until done.
+func (p *process) read(done func() bool) {
+	for p.out.Scan() {
+		line := p.out.Text()
+		if id, ok := strings.CutPrefix(line, "audit "); ok {
+			p.Audits = append(p.Audits, id)
+		}
+		if result, ok := strings.CutPrefix(line, "result "); ok {
+			word, text, _ := strings.Cut(result, " ")
+			p.Told, p.Text = told(word), text
+		}
+		if done() {
+			return
+		}
+	}
+}
+func TestF2_ChildIsAWholeStart(t *testing.T) {
+	t.Parallel()
+	f := setup(t, plaintext)
+	p := launch(t, start{DSN: f.dsn(), Environ: []string{"CODER_AIBRIDGE_OPENAI_KEY=key"}})
+	p.release()
+	p.wait()
+	require.Equal(t, toldDone, p.Told, p.Text)
+	require.Len(t, p.Audits, 2)
+	require.Len(t, f.rows(`select id from ai_providers`), 1)
+}

@@ -1,0 +1,117 @@
+package aiseed_test
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"text/tabwriter"
+
+	"go.uber.org/goleak"
+)
+
+var (
+	torture  = flag.Bool("torture", false, "run the full numbers of the tests of group F, and print what was run")
+	seedFlag = flag.Uint64("seed", 0, "of what the tests of group F choose by chance; 0 is a new one")
+)
+
+// F7, L7: nothing that a call started outlives it.
+func TestMain(m *testing.M) {
+	if isChild() {
+		child()
+		return
+	}
+	flag.Parse()
+	if *seedFlag == 0 {
+		*seedFlag = rand.Uint64N(1<<32) + 1
+	}
+	if f := flag.Lookup("rapid.seed"); f.Value.String() == f.DefValue {
+		_ = f.Value.Set(fmt.Sprint(*seedFlag))
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if *torture {
+			cases.print(os.Stdout)
+		}
+		os.Exit(code)
+	}))
+}
+
+// chance is a source of random numbers that repeats with -seed; each user names
+// its own, so that they do not depend on each other's order.
+func chance(user string) *rand.Rand {
+	var stream uint64
+	for _, c := range []byte(user) {
+		stream = stream*31 + uint64(c)
+	}
+	return rand.New(rand.NewPCG(*seedFlag, stream))
+}
+
+// full is all with -torture, and otherwise what fits beside the other tests.
+func full(some, all int) int {
+	if *torture {
+		return all
+	}
+	return some
+}
+
+// cases counts what all tests of group F ran.
+var cases tally
+
+type tally struct {
+	mu    sync.Mutex
+	kinds map[string]*kind
+}
+
+type kind struct{ cases, violations int }
+
+// check counts one case of a kind of fault, and reports err as a violation of what
+// the library promises. reproduce is one line that tells the case from all others.
+func (c *tally) check(tb testing.TB, name, reproduce string, err error) {
+	tb.Helper()
+	c.add(name, 1)
+	if err != nil {
+		c.mu.Lock()
+		c.kinds[name].violations++
+		c.mu.Unlock()
+		tb.Errorf("%s: %s (-seed %d): %v", name, reproduce, *seedFlag, err)
+	}
+}
+
+// add counts n cases that were checked in another way, and violated nothing.
+func (c *tally) add(name string, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.kinds == nil {
+		c.kinds = map[string]*kind{}
+	}
+	if c.kinds[name] == nil {
+		c.kinds[name] = &kind{}
+	}
+	c.kinds[name].cases += n
+}
+
+func (c *tally) print(w io.Writer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var names []string
+	for name := range c.kinds {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "kind of fault\tcases\tviolations\tseed")
+	var sum kind
+	for _, name := range names {
+		k := c.kinds[name]
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\n", name, k.cases, k.violations, *seedFlag)
+		sum.cases += k.cases
+		sum.violations += k.violations
+	}
+	fmt.Fprintf(table, "%s\t%d\t%d\t%d\n", strings.ToUpper("all"), sum.cases, sum.violations, *seedFlag)
+	_ = table.Flush()
+}
