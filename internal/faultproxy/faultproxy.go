@@ -1,0 +1,374 @@
+// Package faultproxy stands between a PostgreSQL client and its server, reads
+// every message of the protocol in both directions, and does one fault at the
+// message that it is told.
+//
+// Messages are counted per direction, from 1, over all connections that were opened
+// since [Proxy.Arm]; their start-up messages are among them. A CancelRequest is passed
+// on and not counted: when a client sends it is a matter of chance.
+package faultproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// A Direction is one of the two in which messages go.
+type Direction string
+
+// The directions.
+const (
+	ToServer Direction = "to server"
+	ToClient Direction = "to client"
+)
+
+// Directions are all of them.
+var Directions = []Direction{ToServer, ToClient}
+
+// A Kind is what is done to a message.
+type Kind string
+
+// The kinds of fault. A cut closes both sides of the connection.
+const (
+	None      Kind = "nothing"    // it passes; for what [Proxy.Arm] calls
+	CutBefore Kind = "cut before" // it does not arrive
+	CutInside Kind = "cut inside" // half of it arrives
+	CutAfter  Kind = "cut after"  // it arrives, and nothing after it
+	Hold      Kind = "hold"       // it arrives after [Proxy.Release], like all that follows it
+	DropReply Kind = "drop reply" // it reaches the server, and nothing that the server says from then on reaches the client; then a cut
+)
+
+// Kinds are all kinds of fault.
+var Kinds = []Kind{CutBefore, CutInside, CutAfter, Hold, DropReply}
+
+// A Fault is what a [Proxy] does, and where. The zero Fault does nothing.
+type Fault struct {
+	Direction Direction
+	Message   int // from 1
+	Kind      Kind
+	ForGood   bool // afterwards no new connection gets through either
+}
+
+// String names the fault in a few words.
+func (f Fault) String() string {
+	often := "once"
+	if f.ForGood {
+		often = "for good"
+	}
+	return fmt.Sprintf("message %d %s, %s, %s", f.Message, f.Direction, f.Kind, often)
+}
+
+// A Proxy listens on a Unix socket. Its methods can be called concurrently. There
+// is no useful zero Proxy.
+type Proxy struct {
+	dir      string
+	listener net.Listener
+	dial     func() (net.Conn, error)
+	pumps    sync.WaitGroup
+
+	mu       sync.Mutex
+	conns    map[*conn]bool
+	round    int // of Arm
+	opened   int // connections since Arm
+	fault    Fault
+	then     func()
+	fired    bool
+	released chan struct{}
+	counts   map[Direction]int
+	record   []string
+}
+
+// Start starts a proxy to the server at an address, as net.Dial takes it.
+func Start(network, address string) (*Proxy, error) {
+	dir, err := os.MkdirTemp("", "faultproxy")
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("unix", filepath.Join(dir, ".s.PGSQL.5432"))
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	p := &Proxy{
+		dir:      dir,
+		listener: listener,
+		dial: func() (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(context.Background(), network, address)
+		},
+		conns: map[*conn]bool{},
+	}
+	p.Arm(Fault{}, nil)
+	p.pumps.Go(p.accept)
+	return p, nil
+}
+
+// Host is the host to connect to, a directory. The port is 5432.
+func (p *Proxy) Host() string { return p.dir }
+
+// Arm starts the count and the record anew, and leaves the connections that are
+// there alone from now on. At the message of the fault then is
+// called, where it is not nil, and then the fault is done.
+func (p *Proxy) Arm(f Fault, then func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.round++
+	p.fault, p.then, p.fired = f, then, false
+	p.opened, p.counts, p.record = 0, map[Direction]int{}, nil
+	p.released = make(chan struct{})
+}
+
+// Release lets go what is held, and ends a fault for good.
+func (p *Proxy) Release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fault.ForGood = false
+	select {
+	case <-p.released:
+	default:
+		close(p.released)
+	}
+}
+
+// Fired reports whether the message of the fault came.
+func (p *Proxy) Fired() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fired
+}
+
+// Record tells what happened since Arm, a line for each message.
+func (p *Proxy) Record() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.record, "\n")
+}
+
+// Close cuts every connection and returns when nothing of the proxy is left.
+func (p *Proxy) Close() error {
+	err := p.listener.Close()
+	p.Release()
+	p.mu.Lock()
+	for c := range p.conns {
+		c.cut()
+	}
+	p.mu.Unlock()
+	p.pumps.Wait()
+	return errors.Join(err, os.RemoveAll(p.dir))
+}
+
+func (p *Proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		p.pumps.Go(func() { p.serve(client) })
+	}
+}
+
+// A conn is a client's connection and ours to the server.
+type conn struct {
+	client, server net.Conn
+	number, round  int
+
+	mu       sync.Mutex
+	dropping bool // nothing more reaches the client
+}
+
+func (c *conn) cut() {
+	_ = c.client.Close()
+	_ = c.server.Close()
+}
+
+// serve returns when the connection has ended.
+func (p *Proxy) serve(client net.Conn) {
+	defer client.Close()
+	server, err := p.dial()
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	c := &conn{client: client, server: server}
+	p.mu.Lock()
+	refuse := p.fired && p.fault.ForGood
+	p.opened++
+	c.number, c.round = p.opened, p.round
+	p.conns[c] = true
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		delete(p.conns, c)
+		p.mu.Unlock()
+	}()
+	if refuse {
+		p.note(c, "refused")
+		return
+	}
+
+	backend := pgproto3.NewBackend(client, io.Discard)
+	first, err := startup(client, backend)
+	if err != nil {
+		return
+	}
+	if _, ok := first.(*pgproto3.CancelRequest); ok {
+		p.note(c, "a CancelRequest")
+		raw, _ := first.Encode(nil)
+		_, _ = server.Write(raw)
+		_, _ = io.Copy(io.Discard, server) // the server answers by closing
+		return
+	}
+	var answers sync.WaitGroup
+	answers.Go(func() { p.pumpToClient(c, backend) })
+	p.pumpToServer(c, backend, first)
+	answers.Wait()
+}
+
+// startup returns the first message that is not about encryption, which it refuses.
+func startup(client net.Conn, backend *pgproto3.Backend) (pgproto3.FrontendMessage, error) {
+	for {
+		first, err := backend.ReceiveStartupMessage()
+		if err != nil {
+			return nil, err
+		}
+		switch first.(type) {
+		case *pgproto3.SSLRequest, *pgproto3.GSSEncRequest:
+			if _, err := client.Write([]byte{'N'}); err != nil {
+				return nil, err
+			}
+		default:
+			return first, nil
+		}
+	}
+}
+
+func (p *Proxy) pumpToServer(c *conn, backend *pgproto3.Backend, message pgproto3.FrontendMessage) {
+	var err error
+	for err == nil {
+		if !p.pass(c, ToServer, message) {
+			return
+		}
+		message, err = backend.Receive()
+	}
+	// The client closed. The server is told, after all that came before.
+	if half, ok := c.server.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+}
+
+func (p *Proxy) pumpToClient(c *conn, backend *pgproto3.Backend) {
+	defer c.client.Close()
+	frontend := pgproto3.NewFrontend(c.server, io.Discard)
+	for {
+		message, err := frontend.Receive()
+		if err != nil {
+			return
+		}
+		if _, ok := message.(pgproto3.AuthenticationResponseMessage); ok {
+			_ = backend.SetAuthType(frontend.GetAuthType()) // to know what the client's answer is
+		}
+		if !p.pass(c, ToClient, message) {
+			return
+		}
+	}
+}
+
+type encoder interface {
+	Encode([]byte) ([]byte, error)
+}
+
+// pass hands a message on, or does the fault to it. It reports whether the
+// connection is still there.
+func (p *Proxy) pass(c *conn, direction Direction, message encoder) bool {
+	raw, err := message.Encode(nil)
+	if err != nil {
+		c.cut()
+		return false
+	}
+	name := strings.TrimPrefix(fmt.Sprintf("%T", message), "*pgproto3.")
+	_, last := message.(*pgproto3.ReadyForQuery)
+	to := c.server
+	if direction == ToClient {
+		to = c.client
+	}
+
+	switch kind := p.next(c, direction, name); kind {
+	case None:
+		if direction == ToClient && c.isDropping() {
+			if last {
+				c.cut()
+			}
+			return !last
+		}
+		_, _ = to.Write(raw) // that a side is gone shows where it is read
+		return true
+	case Hold:
+		p.mu.Lock()
+		released := p.released
+		p.mu.Unlock()
+		<-released
+		_, _ = to.Write(raw)
+		return true
+	case DropReply:
+		c.mu.Lock()
+		c.dropping = true
+		c.mu.Unlock()
+		if direction == ToServer {
+			_, _ = to.Write(raw)
+		} else if last {
+			c.cut()
+			return false
+		}
+		return true
+	case CutInside:
+		_, _ = to.Write(raw[:max(1, len(raw)/2)])
+	case CutAfter:
+		_, _ = to.Write(raw)
+	}
+	c.cut()
+	return false
+}
+
+func (c *conn) isDropping() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dropping
+}
+
+// next counts a message and returns what is to be done to it.
+func (p *Proxy) next(c *conn, direction Direction, name string) Kind {
+	p.mu.Lock()
+	if c.round != p.round {
+		p.mu.Unlock()
+		return None
+	}
+	p.counts[direction]++
+	number := p.counts[direction]
+	line := fmt.Sprintf("connection %d %s %d %s", c.number, direction, number, name)
+	hit := !p.fired && p.fault.Kind != "" && direction == p.fault.Direction && number == p.fault.Message
+	kind, then := None, p.then
+	if hit {
+		p.fired = true
+		kind = p.fault.Kind
+		line += ": " + string(kind)
+	}
+	p.record = append(p.record, line)
+	p.mu.Unlock()
+	if hit && then != nil {
+		then()
+	}
+	return kind
+}
+
+func (p *Proxy) note(c *conn, what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.record = append(p.record, fmt.Sprintf("connection %d %s", c.number, what))
+}
