@@ -36,9 +36,9 @@ type rig struct {
 // sweptApplication tells the backends of the swept pool from the others.
 const sweptApplication = "swept"
 
-func newRig(t *testing.T, opts ...option) *rig {
-	t.Helper()
-	r := &rig{fixture: setup(t, opts...), after: map[string]string{}}
+func (f *fixture) rig(opts ...option) *rig {
+	f.t.Helper()
+	t, r := f.t, &rig{fixture: f, after: map[string]string{}}
 	config := r.pool.Config().Copy()
 	var err error
 	r.proxy, err = faultproxy.Start(pgconn.NetworkAddress(config.ConnConfig.Host, config.ConnConfig.Port))
@@ -276,6 +276,8 @@ type disturbance struct {
 	fault  faultproxy.Fault
 	cancel bool // the context, at the message
 	end    bool // the backends, at the message
+
+	restart func() // the server, at the message
 }
 
 func (d disturbance) String() string {
@@ -284,6 +286,8 @@ func (d disturbance) String() string {
 		return fmt.Sprintf("message %d %s, context cancelled", d.fault.Message, d.fault.Direction)
 	case d.end:
 		return fmt.Sprintf("message %d %s, backend terminated", d.fault.Message, d.fault.Direction)
+	case d.restart != nil:
+		return fmt.Sprintf("message %d %s, server restarted", d.fault.Message, d.fault.Direction)
 	}
 	return d.fault.String()
 }
@@ -315,7 +319,7 @@ func TestF1_SweepOverEveryMessage(t *testing.T) {
 				if mode == "plaintext" {
 					opts = append(opts, plaintext)
 				}
-				r := newRig(t, opts...)
+				r := setup(t, opts...).rig(opts...)
 				random := chance(t.Name())
 				swept := 0
 				for _, direction := range faultproxy.Directions {
@@ -365,7 +369,8 @@ func (r *rig) begin(op operation) aiseed.Config {
 		cfg.DriftAdopt = []string{drift.Providers[0].Name + "@" + drift.Providers[0].Digest}
 	}
 	if _, begun := r.after[op.name]; !begun {
-		require.Equal(r.t, op.told, outcome(op.run(context.Background(), r.store, cfg, aiseed.DiscardAudits)))
+		err := op.run(context.Background(), r.store, cfg, aiseed.DiscardAudits)
+		require.Equal(r.t, op.told, outcome(err), "%v", err)
 		r.after[op.name] = r.content()
 		return r.begin(op)
 	}
@@ -388,6 +393,8 @@ func (r *rig) disturb(op operation, d disturbance) (hit bool, err error) {
 		then = cancel
 	case d.end:
 		then = func() { r.terminate(sweptApplication) }
+	case d.restart != nil:
+		then = d.restart
 	case d.fault.ForGood: // until whoever waits gives up
 		store = r.hasty
 		then = func() {
@@ -411,7 +418,7 @@ func (r *rig) disturb(op operation, d disturbance) (hit bool, err error) {
 	if op.constant && r.state() != state {
 		problems = append(problems, errors.New("something was written"))
 	}
-	survives := !op.once && !d.cancel && !d.fault.ForGood && !connecting(record)
+	survives := !op.once && !d.cancel && d.restart == nil && !d.fault.ForGood && !connecting(record)
 	if (survives || !hit) && what != op.told {
 		problems = append(problems, fmt.Errorf("the caller is told %q, not %q", what, op.told))
 	}

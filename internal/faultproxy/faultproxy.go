@@ -81,6 +81,7 @@ type Proxy struct {
 	fault    Fault
 	then     func()
 	fired    bool
+	called   chan struct{} // closed when then has returned
 	released chan struct{}
 	counts   map[Direction]int
 	record   []string
@@ -120,7 +121,7 @@ func (p *Proxy) Arm(f Fault, then func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.round++
-	p.fault, p.then, p.fired = f, then, false
+	p.fault, p.then, p.fired, p.called = f, then, false, make(chan struct{})
 	p.opened, p.counts, p.record = 0, map[Direction]int{}, nil
 	p.released = make(chan struct{})
 }
@@ -137,11 +138,16 @@ func (p *Proxy) Release() {
 	}
 }
 
-// Fired reports whether the message of the fault came.
+// Fired reports whether the message of the fault came, after what [Proxy.Arm] calls
+// there has returned.
 func (p *Proxy) Fired() bool {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.fired
+	fired, called := p.fired, p.called
+	p.mu.Unlock()
+	if fired {
+		<-called
+	}
+	return fired
 }
 
 // Record tells what happened since Arm, a line for each message.
@@ -353,7 +359,7 @@ func (p *Proxy) next(c *conn, direction Direction, name string) Kind {
 	number := p.counts[direction]
 	line := fmt.Sprintf("connection %d %s %d %s", c.number, direction, number, name)
 	hit := !p.fired && p.fault.Kind != "" && direction == p.fault.Direction && number == p.fault.Message
-	kind, then := None, p.then
+	kind, then, called := None, p.then, p.called
 	if hit {
 		p.fired = true
 		kind = p.fault.Kind
@@ -361,8 +367,11 @@ func (p *Proxy) next(c *conn, direction Direction, name string) Kind {
 	}
 	p.record = append(p.record, line)
 	p.mu.Unlock()
-	if hit && then != nil {
-		then()
+	if hit {
+		if then != nil {
+			then()
+		}
+		close(called)
 	}
 	return kind
 }

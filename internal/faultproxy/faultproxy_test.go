@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -100,11 +99,11 @@ func TestFaultsAtTheInsert(t *testing.T) {
 				proxy, proxied, direct := through(t)
 				looking := connect(t, direct)
 				require.NoError(t, looking.Exec(context.Background(), `create table t (i int)`).Close())
-				var called atomic.Bool
-				proxy.Arm(fault, func() { called.Store(true) })
+				called := false
+				proxy.Arm(fault, func() { called = true })
 				require.Error(t, insert(context.Background(), connect(t, proxied)))
 				require.True(t, proxy.Fired())
-				require.True(t, called.Load())
+				require.True(t, called)
 				require.Contains(t, proxy.Record(), fmt.Sprintf(": %s", tt.kind))
 				require.Eventually(t, func() bool {
 					r := looking.ExecParams(context.Background(), `select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'`, nil, nil, nil, nil).Read()

@@ -1,0 +1,198 @@
+package aiseed_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/ephemeral"
+	"example.com/aiseed/internal/faultproxy"
+)
+
+// points calls try for each message of an operation, in both directions, until it
+// reports that the operation did not come that far. Without -torture, and where
+// not all are asked for, it tries few, spread by chance.
+func points(t *testing.T, some int, all bool, try func(direction faultproxy.Direction, message int) bool) {
+	t.Helper()
+	if *torture && all {
+		for _, direction := range faultproxy.Directions {
+			for n := 1; try(direction, n); n++ {
+			}
+		}
+		return
+	}
+	random := chance(t.Name())
+	for tried, limit := 0, 100; tried < some; {
+		n := 1 + random.IntN(limit)
+		if try(faultproxy.Directions[random.IntN(2)], n) {
+			tried++
+		} else {
+			limit = max(n, 2) // it does not come that far
+		}
+	}
+}
+
+// F2: a process that runs a start is killed at every message, whether that arrives
+// or not.
+func TestF2_KilledProcess(t *testing.T) {
+	t.Parallel()
+	key := bytes.Repeat([]byte{7}, aiseed.KeySize)
+	ring, err := aiseed.NewKeyring(key)
+	require.NoError(t, err)
+	sealed := func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Keyring = ring }
+	for _, op := range operations {
+		if op.once {
+			continue // that is no start
+		}
+		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
+			r := setup(t, sealed).rig(sealed)
+			for _, kind := range []faultproxy.Kind{faultproxy.None, faultproxy.CutBefore} {
+				points(t, 5, true, func(direction faultproxy.Direction, n int) bool {
+					fault := faultproxy.Fault{Direction: direction, Message: n, Kind: kind}
+					hit, err := r.kill(op, key, fault)
+					if hit {
+						cases.check(t, "F2 process killed", fmt.Sprintf("%s, %s", t.Name(), fault), err)
+					} else {
+						require.NoError(t, err)
+					}
+					return hit
+				})
+			}
+		})
+	}
+}
+
+// kill runs an operation in a child and kills it at a message.
+func (r *rig) kill(op operation, key []byte, fault faultproxy.Fault) (hit bool, err error) {
+	cfg := r.begin(op)
+	before, after := r.content(), r.after[op.name]
+	marked := r.rows(`select id::text from ai_provider_audits where delivered_at is not null`)
+
+	environ := make([]string, len(op.lines))
+	for i, line := range op.lines {
+		environ[i] = aiseed.DefaultPrefix + line
+	}
+	for _, word := range cfg.DriftAdopt {
+		environ = append(environ, aiseed.DefaultPrefix+"DRIFT_ADOPT="+word)
+	}
+	c := r.pool.Config().ConnConfig
+	dsn := fmt.Sprintf("host=%s port=5432 user='%s' password='%s' dbname='%s'", r.proxy.Host(), c.User, c.Password, c.Database)
+	r.proxy.Arm(faultproxy.Fault{}, nil)
+	p := launch(r.t, start{DSN: dsn, Environ: environ, Key: key, OpenFirst: true})
+	r.proxy.Arm(fault, func() { _ = p.Process.Kill() }) // it may have ended: the last message is its farewell
+	p.release()
+	p.wait()
+	hit = r.proxy.Fired()
+	record := r.proxy.Record()
+
+	if err := r.check(p.Told, before, after, marked, p.Audits); err != nil {
+		return hit, fmt.Errorf("%w\nwhat happened:\n%s", err, record)
+	}
+	if !hit && p.Told != op.told {
+		return hit, fmt.Errorf("undisturbed it said %q %s", p.Told, p.Text)
+	}
+	audits := &aiseedtest.AuditRecorder{}
+	if err := r.converge(op, cfg, r.content(), after, append(marked, p.Audits...), audits); err != nil {
+		return hit, fmt.Errorf("%w\nwhat happened:\n%s", err, record)
+	}
+	return hit, nil
+}
+
+// owned returns a fixture on a server of its own, which a test can mistreat.
+func owned(t *testing.T, settings ...string) (*fixture, *ephemeral.Server) {
+	t.Helper()
+	server, err := ephemeral.Start(context.Background(), settings...)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, server.Close()) })
+	pool, err := pgxpool.New(context.Background(), server.DSN(""))
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	f := &fixture{t: t, pool: pool, keyring: aiseedtest.NewKeyring(t), audits: &aiseedtest.AuditRecorder{}, logs: &aiseed.LogRecorder{}}
+	f.store, f.wire = f.open(func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Migrate = true })
+	return f, server
+}
+
+// F2: the server crashes at a message, and comes back.
+func TestF2_ServerIsRestarted(t *testing.T) {
+	t.Parallel()
+	// What a server says is committed has to be so after a crash.
+	f, server := owned(t, "synchronous_commit=on")
+	r := f.rig()
+	for _, op := range operations {
+		if op.constant {
+			continue
+		}
+		t.Run(op.name, func(t *testing.T) {
+			r.t = t
+			points(t, 1, op.name == "first start", func(direction faultproxy.Direction, n int) bool {
+				d := disturbance{fault: faultproxy.Fault{Direction: direction, Message: n, Kind: faultproxy.None}, restart: func() {
+					assert.NoError(t, syscall.Kill(server.PID(), syscall.SIGQUIT))
+					assert.NoError(t, server.Restart(context.Background()))
+					r.pool.Reset()
+				}}
+				hit, err := r.disturb(op, d)
+				if hit {
+					cases.check(t, "F2 server restarted", fmt.Sprintf("%s, %s", t.Name(), d), err)
+				} else {
+					require.NoError(t, err)
+				}
+				return hit
+			})
+		})
+	}
+}
+
+// F2: the disk is full for one table after the other, so that the transaction
+// fails at each of its statements. A device that is always full stands in for the table's file.
+func TestF2_DiskIsFull(t *testing.T) {
+	t.Parallel()
+	const full = "/dev/full"
+	if _, err := os.Stat(full); err != nil {
+		t.Skip("needs " + full)
+	}
+	for _, table := range []string{"ai_encryption_keys", "ai_providers", "ai_provider_keys", "ai_provider_audits"} {
+		t.Run(table, func(t *testing.T) {
+			t.Parallel()
+			f, _ := owned(t)
+			r := f.rig()
+			op := operations[0]
+			cfg := r.begin(op)
+			r.empty()
+			r.exec(`truncate ` + table + ` cascade`) // to a file without a page
+			r.exec(`checkpoint`)
+			file := filepath.Join(f.rows(`show data_directory`)[0], f.rows(`select pg_relation_filepath($1::regclass)`, table)[0])
+			require.NoError(t, os.Rename(file, file+".free"))
+			require.NoError(t, os.Symlink(full, file))
+			before := r.content()
+
+			r.swept.Reset()
+			audits := &aiseedtest.AuditRecorder{}
+			err := seedOperation(context.Background(), r.patient, cfg, audits)
+			var db *aiseed.DatabaseError
+			require.ErrorAs(t, err, &db)
+			require.Equal(t, "53100", db.SQLState)
+			require.ErrorContains(t, err, "the server's disk is full")
+			require.Empty(t, audits.Entries())
+			checked := r.check(outcome(err), before, r.after[op.name], nil, nil)
+
+			require.NoError(t, os.Remove(file))
+			require.NoError(t, os.Rename(file+".free", file))
+			// Backends keep a file open.
+			_, _ = f.pool.Exec(context.Background(), `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`)
+			f.pool.Reset()
+			cases.check(t, "F2 disk full", t.Name(), checked)
+			require.NoError(t, r.converge(op, cfg, before, r.after[op.name], nil, audits))
+		})
+	}
+}
