@@ -45,8 +45,18 @@ func auditTimeout(d time.Duration) option {
 func setup(t *testing.T, opts ...option) *fixture {
 	t.Helper()
 	f := &fixture{t: t, pool: aiseedtest.NewPool(t), keyring: aiseedtest.NewKeyring(t), audits: &aiseedtest.AuditRecorder{}, logs: &aiseed.LogRecorder{}}
+	t.Cleanup(f.requireNothingLeft) // before the pool is closed, and after what the test opened
 	f.store, f.wire = f.open(opts...)
 	return f
+}
+
+// requireNothingLeft is F7, after every test on a fixture: no backend but the looking
+// pool's own is there, and so no lock and no transaction.
+func (f *fixture) requireNothingLeft() {
+	require.Eventually(f.t, func() bool {
+		left := f.rows(`select count(*) from pg_stat_activity where datname = current_database() and backend_type = 'client backend'`)
+		return left[0] == fmt.Sprint(f.pool.Stat().TotalConns())
+	}, 10*time.Second, 5*time.Millisecond, "a backend is left")
 }
 
 // open makes another store on the same database, over connections of its own.
