@@ -57,7 +57,7 @@ func (f *fixture) rig(opts ...option) *rig {
 	t.Cleanup(r.swept.Close)
 	r.patient, err = aiseed.Open(context.Background(), r.swept, options)
 	require.NoError(t, err)
-	options.LockTimeout, options.AuditTimeout = 100*time.Millisecond, 100*time.Millisecond
+	options.LockTimeout, options.AuditTimeout = 100*time.Millisecond, 2*time.Second
 	r.hasty, err = aiseed.Open(context.Background(), r.swept, options)
 	require.NoError(t, err)
 	return r
