@@ -3,7 +3,7 @@ tool := go tool -modfile=tools/go.mod
 
 .PHONY: help
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## Show what the library does, on a database that is gone afterwards
@@ -13,6 +13,11 @@ demo: ## Show what the library does, on a database that is gone afterwards
 .PHONY: test
 test: deps ## Run all tests, on private PostgreSQL servers
 	go test -race -shuffle=on -count=1 -timeout=5m ./...
+
+# SEED repeats what an earlier run chose by chance.
+.PHONY: torture
+torture: deps ## Run the tests of faults with their full numbers, and print the count
+	go test -race -count=1 -timeout=60m -parallel=8 -run '^TestF' -torture -seed=$(or $(SEED),0) .
 
 .PHONY: lint
 lint: ## Check format, vet, staticcheck and that the go.mod files are tidy

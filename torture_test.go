@@ -6,18 +6,24 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"text/tabwriter"
+	"time"
 
+	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 )
 
 var (
 	torture  = flag.Bool("torture", false, "run the full numbers of the tests of group F, and print what was run")
 	seedFlag = flag.Uint64("seed", 0, "of what the tests of group F choose by chance; 0 is a new one")
+	fuzzTime = flag.Duration("fuzz-time", 30*time.Second, "for each fuzz target, with -torture")
 )
 
 // F7, L7: nothing that a call started outlives it.
@@ -39,6 +45,32 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(code)
 	}))
+}
+
+// F6: each fuzz target runs for a while, in a process of its own. What it finds goes
+// to testdata, where every run of the tests tries it again.
+func TestF6_FuzzTargets(t *testing.T) {
+	if !*torture {
+		t.Skip("only with -torture; go test runs the corpus of each target by itself")
+	}
+	list, err := exec.Command("go", "test", "-list", "^Fuzz", ".").Output()
+	require.NoError(t, err)
+	targets := regexp.MustCompile(`(?m)^Fuzz\w+$`).FindAllString(string(list), -1)
+	require.NotEmpty(t, targets)
+	executions := regexp.MustCompile(`execs: (\d+)`)
+	for _, target := range targets {
+		out, err := exec.Command("go", "test", "-run", "^$", "-fuzz", "^"+target+"$", "-fuzztime", fuzzTime.String(), ".").CombinedOutput()
+		var problem error
+		if err != nil {
+			problem = fmt.Errorf("%w\n%s", err, out)
+		}
+		all := executions.FindAllStringSubmatch(string(out), -1)
+		require.NotEmpty(t, all, "%s", out)
+		n, err := strconv.Atoi(all[len(all)-1][1])
+		require.NoError(t, err)
+		cases.add("F6 "+target, n-1)
+		cases.check(t, "F6 "+target, "go test -run '^"+target+"$' .", problem)
+	}
 }
 
 // chance is a source of random numbers that repeats with -seed; each user names
