@@ -90,11 +90,17 @@ func (f *fixture) accepted(ids []string) error {
 // opened.
 func (f *fixture) contents() string {
 	f.t.Helper()
-	var out []string
-	out = append(out, f.rows(`select 'row', name, type, base_url, display_name, enabled, deleted, revision, settings is not null,
-		(select count(*) from ai_provider_keys where provider_id = p.id) from ai_providers p order by name, deleted, base_url`)...)
-	store, _ := f.open()
-	providers, err := store.Providers(context.Background())
+	out := f.rows(`
+select 'row', to_jsonb(p) - '{id,settings,settings_key_id,created_at,updated_at}'::text[] || jsonb_build_object('settings', settings is not null,
+       'keys', (select count(*) from ai_provider_keys where provider_id = p.id))::text from ai_providers p
+union all
+select 'audit', to_jsonb(a) - '{id,seq,created_at,resource_id,provider_id,delivered_at}'::text[] || jsonb_build_object('of_a_row',
+       exists (select from ai_providers where id = resource_id) or exists (select from ai_provider_keys k where k.id = resource_id and k.provider_id = a.provider_id))::text
+  from ai_provider_audits a
+union all
+select 'sealed with', count(*)::text from ai_encryption_keys
+ order by 1, 2`)
+	providers, err := f.store.Providers(context.Background())
 	require.NoError(f.t, err)
 	for _, p := range providers {
 		line := "secrets " + p.Name
@@ -106,10 +112,7 @@ func (f *fixture) contents() string {
 		}
 		out = append(out, line)
 	}
-	out = append(out, f.rows(`select 'audit', actor, action, resource, provider_name, old::text, new::text,
-		exists (select from ai_providers where id = resource_id) or exists (select from ai_provider_keys k where k.id = resource_id and k.provider_id = a.provider_id)
-		from ai_provider_audits a order by provider_name, action, resource, new::text`)...)
-	return strings.Join(append(out, f.rows(`select 'sealed with', count(*) from ai_encryption_keys`)...), "\n")
+	return strings.Join(out, "\n")
 }
 
 func TestF3_CrowdStartsAtOnce(t *testing.T) {
@@ -191,6 +194,7 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 					environ, contents = own, contentsOfOwn
 				}
 				processes.run(t, func(i int) start { return start{DSN: dsn, Environ: environ(i), Key: rawKey} })
+				f.store, f.wire = f.open()
 				cases.check(t, v.kind, "TestF3_CrowdStartsAtOnce/"+name, processes.check(f, contents))
 				if !v.bouncer { // whose own connections stay
 					f.requireIdle()
