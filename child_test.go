@@ -182,6 +182,7 @@ func (p *process) read(done func() bool) {
 		}
 	}
 }
+
 func TestF2_ChildIsAWholeStart(t *testing.T) {
 	t.Parallel()
 	f := setup(t, plaintext)

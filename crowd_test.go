@@ -35,6 +35,11 @@ func (c crowd) run(tb testing.TB, starts func(i int) start) {
 		}
 		p.prepare(tb, starts(i))
 	}
+	c.start()
+}
+
+// start releases all at once, and returns when they have said how it ended.
+func (c crowd) start() {
 	for _, p := range c {
 		p.release()
 	}
