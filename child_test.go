@@ -34,13 +34,17 @@ const childVariable = "AISEED_TEST_CHILD"
 func isChild() bool { return os.Getenv(childVariable) != "" }
 
 // child is the main function of a child process. It reads a start from standard
-// input, says "ready", waits for a line, starts, and says how that ended.
+// input, says "ready", waits for a line, starts, and says how that ended; and so on
+// until a start fails or the input ends.
 func child() {
-	if err := runChild(bufio.NewReader(os.Stdin)); err != nil {
-		fmt.Println("result", outcome(err), strings.ReplaceAll(err.Error(), "\n", " "))
-		return
+	in := bufio.NewReader(os.Stdin)
+	for _, err := in.Peek(1); err == nil; _, err = in.Peek(1) {
+		if err := runChild(in); err != nil {
+			fmt.Println("result", outcome(err), strings.ReplaceAll(err.Error(), "\n", " "))
+			return
+		}
+		fmt.Println("result", told("done"))
 	}
-	fmt.Println("result", told("done"))
 }
 
 func runChild(in *bufio.Reader) error {
@@ -137,12 +141,19 @@ func launch(tb testing.TB, s start) *process {
 	require.NoError(tb, err)
 	require.NoError(tb, cmd.Start())
 	p := &process{Cmd: cmd, in: in, out: bufio.NewScanner(out)}
+	p.prepare(tb, s)
+	return p
+}
+
+// prepare tells a child what to do, and returns once it is ready.
+func (p *process) prepare(tb testing.TB, s start) {
+	tb.Helper()
 	line, err := json.Marshal(s)
 	require.NoError(tb, err)
-	_, err = in.Write(append(line, '\n'))
+	_, err = p.in.Write(append(line, '\n'))
 	require.NoError(tb, err)
+	p.Audits, p.Told, p.Text = nil, toldNothing, ""
 	p.read(func() bool { return p.out.Text() == "ready" })
-	return p
 }
 
 // release lets a child start.
@@ -150,8 +161,8 @@ func (p *process) release() { _, _ = io.WriteString(p.in, "go\n") }
 
 // wait returns when the child has ended, however it did.
 func (p *process) wait() {
-	p.read(func() bool { return false })
 	_ = p.in.Close()
+	p.read(func() bool { return false })
 	_ = p.Wait()
 }
 
@@ -171,6 +182,7 @@ func (p *process) read(done func() bool) {
 		}
 	}
 }
+
 func TestF2_ChildIsAWholeStart(t *testing.T) {
 	t.Parallel()
 	f := setup(t, plaintext)

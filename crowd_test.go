@@ -1,0 +1,224 @@
+package aiseed_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/ephemeral"
+)
+
+// crowdSize is the number of processes of F3.
+const crowdSize = 64
+
+// A crowd is processes that start at once, over and over: each start has a pool
+// and a store of its own, and only the process is the same.
+type crowd []*process
+
+// run returns when all have done a start.
+func (c crowd) run(tb testing.TB, starts func(i int) start) {
+	tb.Helper()
+	for i, p := range c {
+		if p == nil || p.Told != toldDone {
+			c.end(i)
+			c[i] = launch(tb, starts(i))
+			continue
+		}
+		p.prepare(tb, starts(i))
+	}
+	c.start()
+}
+
+// start releases all at once, and returns when they have said how it ended.
+func (c crowd) start() {
+	for _, p := range c {
+		p.release()
+	}
+	for _, p := range c {
+		p.read(func() bool { return p.Told != toldNothing })
+	}
+}
+
+func (c crowd) end(i int) {
+	if c[i] != nil {
+		c[i].wait()
+	}
+}
+
+// disband ends all processes.
+func (c crowd) disband() {
+	for i := range c {
+		c.end(i)
+	}
+}
+
+// check is what a crowd promises: no error, the rows and audits that one start
+// after the other would leave, and each entry accepted by one process once.
+func (c crowd) check(f *fixture, contents string) error {
+	var problems []error
+	var accepted []string
+	for i, p := range c {
+		if p.Told != toldDone {
+			problems = append(problems, fmt.Errorf("process %d: %q: %s", i, p.Told, p.Text))
+		}
+		accepted = append(accepted, p.Audits...)
+	}
+	if got := f.contents(); got != contents {
+		problems = append(problems, fmt.Errorf("the tables hold\n%s\nand not\n%s", got, contents))
+	}
+	return errors.Join(append(problems, f.accepted(accepted))...)
+}
+
+// accepted fails where not each entry was accepted once, and marked.
+func (f *fixture) accepted(ids []string) error {
+	f.t.Helper()
+	slices.Sort(ids)
+	if stored := f.rows(`select id::text from ai_provider_audits order by 1`); !slices.Equal(stored, ids) {
+		return fmt.Errorf("audits are %v, and accepted were %v", stored, ids)
+	}
+	if left := f.rows(`select id from ai_provider_audits where delivered_at is null`); len(left) > 0 {
+		return fmt.Errorf("audits %v are accepted, but not marked", left)
+	}
+	return nil
+}
+
+// contents is what the tables mean: everything but ids and times, with the secrets
+// opened.
+func (f *fixture) contents() string {
+	f.t.Helper()
+	out := f.rows(`
+select 'row', to_jsonb(p) - '{id,settings,settings_key_id,created_at,updated_at}'::text[] || jsonb_build_object('settings', settings is not null,
+       'keys', (select count(*) from ai_provider_keys where provider_id = p.id))::text from ai_providers p
+union all
+select 'audit', to_jsonb(a) - '{id,seq,created_at,resource_id,provider_id,delivered_at}'::text[] || jsonb_build_object('of_a_row',
+       exists (select from ai_providers where id = resource_id) or exists (select from ai_provider_keys k where k.id = resource_id and k.provider_id = a.provider_id))::text
+  from ai_provider_audits a
+union all
+select 'sealed with', count(*)::text from ai_encryption_keys
+ order by 1, 2`)
+	providers, err := f.store.Providers(context.Background())
+	require.NoError(f.t, err)
+	for _, p := range providers {
+		line := "secrets " + p.Name
+		if b := p.Bedrock; b != nil {
+			line += fmt.Sprintf(" %s %s %s", b.Region, b.AccessKey.Reveal(), b.AccessKeySecret.Reveal())
+		}
+		for _, key := range p.Keys {
+			line += " " + key.APIKey.Reveal()
+		}
+		out = append(out, line)
+	}
+	return strings.Join(out, "\n")
+}
+
+func TestF3_CrowdStartsAtOnce(t *testing.T) {
+	t.Parallel()
+	processes := make(crowd, crowdSize)
+	t.Cleanup(processes.disband)
+	rawKey := bytes.Repeat([]byte{3}, aiseed.KeySize)
+	gateway := aiseed.Environ(t, "gateway.env")
+	// One of its own each, so that all of them write and deliver.
+	own := func(i int) []string {
+		return with(gateway, fmt.Sprintf("CODER_AIBRIDGE_PROVIDER_7_NAME=own-%d", i), "CODER_AIBRIDGE_PROVIDER_7_TYPE=openai")
+	}
+	same := func(int) []string { return gateway }
+	serially := func(environ func(int) []string, n int) string {
+		f := setup(t)
+		for i := range n {
+			require.NoError(t, f.seed(f.parseEnviron(environ(i))))
+		}
+		return f.contents()
+	}
+	contentsOfSame, contentsOfOwn := serially(same, 1), serially(own, crowdSize)
+
+	server, err := ephemeral.Start(context.Background())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Close()) })
+	proxy, err := ephemeral.StartPgBouncer(context.Background(), server, "default_pool_size=2")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, proxy.Close()) })
+
+	type variant struct {
+		kind, name                  string
+		rounds                      int
+		empty, own, noLock, bouncer bool
+		isolation                   string
+	}
+	variants := []variant{
+		{kind: "F3 crowd of 64 processes", name: "empty", rounds: full(1, 30), empty: true},
+		{kind: "F3 crowd of 64 processes", name: "schema", rounds: full(1, 20)},
+		{kind: "F3 crowd of 64 processes", name: "own", rounds: full(1, 5), own: true},
+		{kind: "F3 crowd, lock that locks nothing", name: "nolock", rounds: full(1, 15), noLock: true},
+		{kind: "F3 crowd, lock that locks nothing", name: "nolock, own", rounds: full(1, 5), own: true, noLock: true},
+		{kind: "F3 crowd through PgBouncer", name: "bouncer", rounds: full(1, 15), bouncer: true},
+		{kind: "F3 crowd through PgBouncer", name: "bouncer, own", rounds: full(0, 5), own: true, bouncer: true},
+	}
+	for _, isolation := range []string{"read uncommitted", "read committed", "repeatable read", "serializable"} {
+		kind := "F3 crowd, isolation " + isolation
+		variants = append(variants,
+			variant{kind: kind, name: isolation, rounds: full(1, 5), empty: true, isolation: isolation},
+			variant{kind: kind, name: isolation + ", nolock", rounds: full(0, 5), noLock: true, isolation: isolation})
+	}
+	for _, v := range variants {
+		for round := range v.rounds {
+			name := fmt.Sprintf("%s, round %d", v.name, round)
+			t.Run(name, func(t *testing.T) {
+				f := &fixture{t: t}
+				dsn := ""
+				if v.bouncer { // always empty: the template is on another server
+					database := fmt.Sprintf("round_%d_%t", round, v.own)
+					f.pool = databaseOn(t, server, database)
+					dsn = proxy.DSN(database)
+				} else {
+					f.pool = aiseedtest.NewPool(t)
+					dsn = f.dsn()
+				}
+				f.keyring, err = aiseed.NewKeyring(rawKey)
+				require.NoError(t, err)
+				if v.empty {
+					f.exec(`drop schema public cascade`)
+				}
+				if v.noLock {
+					f.createNoLock()
+					dsn += ` options='-c search_path=nolock,pg_catalog,public'`
+				}
+				if v.isolation != "" {
+					f.exec(`do $$ begin execute format('alter database %I set default_transaction_isolation = ''` + v.isolation + `''', current_database()); end $$`)
+				}
+				environ, contents := same, contentsOfSame
+				if v.own {
+					environ, contents = own, contentsOfOwn
+				}
+				processes.run(t, func(i int) start { return start{DSN: dsn, Environ: environ(i), Key: rawKey} })
+				f.store, f.wire = f.open()
+				cases.check(t, v.kind, "TestF3_CrowdStartsAtOnce/"+name, processes.check(f, contents))
+				if !v.bouncer { // whose own connections stay
+					f.requireIdle()
+				}
+			})
+		}
+	}
+}
+
+// databaseOn makes an empty database on a server, which ends with it.
+func databaseOn(t *testing.T, server *ephemeral.Server, name string) *pgxpool.Pool {
+	t.Helper()
+	admin, err := pgxpool.New(context.Background(), server.DSN(""))
+	require.NoError(t, err)
+	defer admin.Close()
+	_, err = admin.Exec(context.Background(), "create database "+name)
+	require.NoError(t, err)
+	pool, err := pgxpool.New(context.Background(), server.DSN(name))
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
