@@ -196,13 +196,13 @@ func (c sealedCell) open(t *testing.T, ring *aiseed.Keyring) (aiseed.Secret, err
 
 const sealedPrefix = "aiseed:v1:"
 
-// text changes what is stored, and binary what that encodes.
-func text(change func(random *rand.Rand, s string) string) func(*rand.Rand, *sealedCell) {
+// ofText changes what is stored, and ofBytes what that encodes.
+func ofText(change func(random *rand.Rand, s string) string) func(*rand.Rand, *sealedCell) {
 	return func(random *rand.Rand, c *sealedCell) { c.stored = change(random, c.stored) }
 }
 
-func binary(change func(random *rand.Rand, b []byte) []byte) func(*rand.Rand, *sealedCell) {
-	return text(func(random *rand.Rand, s string) string {
+func ofBytes(change func(random *rand.Rand, b []byte) []byte) func(*rand.Rand, *sealedCell) {
+	return ofText(func(random *rand.Rand, s string) string {
 		b, err := base64.StdEncoding.DecodeString(s[len(sealedPrefix):])
 		if err != nil {
 			panic(err)
@@ -212,67 +212,67 @@ func binary(change func(random *rand.Rand, b []byte) []byte) func(*rand.Rand, *s
 }
 
 func insert(from ...string) func(*rand.Rand, *sealedCell) {
-	return text(func(random *rand.Rand, s string) string {
+	return ofText(func(random *rand.Rand, s string) string {
 		at := random.IntN(len(s) + 1)
 		return s[:at] + from[random.IntN(len(from))] + s[at:]
 	})
 }
 
 var mutations = []mutation{
-	{"a bit of the text", text(func(random *rand.Rand, s string) string {
+	{"a bit of the text", ofText(func(random *rand.Rand, s string) string {
 		b := []byte(s)
 		b[random.IntN(len(b))] ^= 1 << random.IntN(8)
 		return string(b)
 	})},
-	{"a bit of the bytes", binary(func(random *rand.Rand, b []byte) []byte {
+	{"a bit of the bytes", ofBytes(func(random *rand.Rand, b []byte) []byte {
 		b[random.IntN(len(b))] ^= 1 << random.IntN(8)
 		return b
 	})},
-	{"several bytes", binary(func(random *rand.Rand, b []byte) []byte {
+	{"several bytes", ofBytes(func(random *rand.Rand, b []byte) []byte {
 		for range 2 + random.IntN(8) {
 			b[random.IntN(len(b))] ^= byte(1 + random.IntN(255))
 		}
 		return b
 	})},
-	{"text cut off", text(func(random *rand.Rand, s string) string { return s[:random.IntN(len(s))] })},
-	{"text cut off in front", text(func(random *rand.Rand, s string) string { return s[1+random.IntN(len(s)-1):] })},
-	{"bytes cut off", binary(func(random *rand.Rand, b []byte) []byte { return b[:random.IntN(len(b))] })},
-	{"bytes cut out", binary(func(random *rand.Rand, b []byte) []byte {
+	{"text cut off", ofText(func(random *rand.Rand, s string) string { return s[:random.IntN(len(s))] })},
+	{"text cut off in front", ofText(func(random *rand.Rand, s string) string { return s[1+random.IntN(len(s)-1):] })},
+	{"bytes cut off", ofBytes(func(random *rand.Rand, b []byte) []byte { return b[:random.IntN(len(b))] })},
+	{"bytes cut out", ofBytes(func(random *rand.Rand, b []byte) []byte {
 		at := random.IntN(len(b))
 		return slices.Delete(b, at, min(len(b), at+1+random.IntN(4)))
 	})},
-	{"text more", text(func(random *rand.Rand, s string) string {
+	{"text more", ofText(func(random *rand.Rand, s string) string {
 		return s + []string{"=", "A", "AAAA", "====", s, ":", "\x00"}[random.IntN(7)]
 	})},
-	{"bytes more", binary(func(random *rand.Rand, b []byte) []byte { return append(b, make([]byte, 1+random.IntN(16))...) })},
-	{"bytes more in front", binary(func(random *rand.Rand, b []byte) []byte { return append(make([]byte, 1+random.IntN(16)), b...) })},
-	{"characters transposed", text(func(random *rand.Rand, s string) string {
+	{"bytes more", ofBytes(func(random *rand.Rand, b []byte) []byte { return append(b, make([]byte, 1+random.IntN(16))...) })},
+	{"bytes more in front", ofBytes(func(random *rand.Rand, b []byte) []byte { return append(make([]byte, 1+random.IntN(16)), b...) })},
+	{"characters transposed", ofText(func(random *rand.Rand, s string) string {
 		b := []byte(s)
 		i, j := random.IntN(len(b)), random.IntN(len(b))
 		b[i], b[j] = b[j], b[i]
 		return string(b)
 	})},
-	{"bytes transposed", binary(func(random *rand.Rand, b []byte) []byte {
+	{"bytes transposed", ofBytes(func(random *rand.Rand, b []byte) []byte {
 		i, j := random.IntN(len(b)), random.IntN(len(b))
 		b[i], b[j] = b[j], b[i]
 		return b
 	})},
 	{"a line break in it", insert("\n", "\r", "\r\n", "\n\n")},
 	{"a space in it", insert(" ", "\t", "\v", "\u00a0", "\u200b", "\ufeff")},
-	{"space around it", text(func(random *rand.Rand, s string) string {
+	{"space around it", ofText(func(random *rand.Rand, s string) string {
 		space := []string{" ", "\n", "\t", "\r\n"}[random.IntN(4)]
 		return []string{space + s, s + space, space + s + space}[random.IntN(3)]
 	})},
-	{"the URL alphabet", text(func(_ *rand.Rand, s string) string { return strings.NewReplacer("+", "-", "/", "_").Replace(s) })},
-	{"no padding", text(func(_ *rand.Rand, s string) string { return strings.TrimRight(s, "=") })},
-	{"trailing bits", text(func(random *rand.Rand, s string) string {
+	{"the URL alphabet", ofText(func(_ *rand.Rand, s string) string { return strings.NewReplacer("+", "-", "/", "_").Replace(s) })},
+	{"no padding", ofText(func(_ *rand.Rand, s string) string { return strings.TrimRight(s, "=") })},
+	{"trailing bits", ofText(func(random *rand.Rand, s string) string {
 		const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 		end := len(strings.TrimRight(s, "="))
 		unused := 2 * (len(s) - end) // bits of the last digit
 		last := strings.IndexByte(digits, s[end-1]) | random.IntN(1<<unused)
 		return s[:end-1] + digits[last:last+1] + s[end:]
 	})},
-	{"another case", text(func(random *rand.Rand, s string) string {
+	{"another case", ofText(func(random *rand.Rand, s string) string {
 		at := random.IntN(len(s))
 		swapped := strings.ToUpper(s[at : at+1])
 		if swapped == s[at:at+1] {
@@ -280,17 +280,17 @@ var mutations = []mutation{
 		}
 		return []string{s[:at] + swapped + s[at+1:], strings.ToUpper(s), strings.ToLower(s)}[random.IntN(3)]
 	})},
-	{"another version", text(func(random *rand.Rand, s string) string {
+	{"another version", ofText(func(random *rand.Rand, s string) string {
 		versions := []string{"aiseed:v0:", "aiseed:v2:", "aiseed:v01:", "aiseed:v1", "aiseed:1:", "aiseed:v11:", "v1:", "", "aiseed::", "aiseed:v1:aiseed:v1:"}
 		return versions[random.IntN(len(versions))] + s[len(sealedPrefix):]
 	})},
-	{"hex for base64", text(func(_ *rand.Rand, s string) string { return sealedPrefix + fmt.Sprintf("%x", s[len(sealedPrefix):]) })},
+	{"hex for base64", ofText(func(_ *rand.Rand, s string) string { return sealedPrefix + fmt.Sprintf("%x", s[len(sealedPrefix):]) })},
 	{"the other's value", func(_ *rand.Rand, c *sealedCell) { c.stored = c.other }},
 	{"half of the other's value", func(random *rand.Rand, c *sealedCell) {
 		at := len(sealedPrefix) + 16 + random.IntN(min(len(c.stored), len(c.other))-len(sealedPrefix)-16) // behind the nonce and later
 		c.stored = c.stored[:at] + c.other[at:]
 	}},
-	{"plaintext", text(func(*rand.Rand, string) string { return "secret" })},
+	{"plaintext", ofText(func(*rand.Rand, string) string { return "secret" })},
 	{"plaintext without a key id", func(_ *rand.Rand, c *sealedCell) { c.stored, c.noKey = "secret", true }},
 	{"no key id", func(_ *rand.Rand, c *sealedCell) { c.noKey = true }},
 	{"another key id of the keyring", func(_ *rand.Rand, c *sealedCell) { c.key = c.older }},
