@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -200,9 +201,15 @@ func (tr tracer) TraceQueryEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceQue
 // reset decides what becomes of what the stores send, and samples pg_stat_activity
 // before each message of theirs.
 func (w *secretWorld) reset(decide func(sent []byte) action) {
+	var mu sync.Mutex // of several stores, and of connections that a pool closes
+	messages := 0
 	for _, wire := range w.wires {
 		wire.reset(func(sent []byte) action {
-			w.sample()
+			mu.Lock()
+			defer mu.Unlock()
+			if messages++; messages%full(3, 1) == 0 {
+				w.sample()
+			}
 			return decide(sent)
 		})
 	}
