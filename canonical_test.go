@@ -3,6 +3,7 @@ package aiseed
 import (
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"os"
 	"reflect"
 	"strings"
@@ -174,6 +175,21 @@ func TestS11_BaseURLPrintsWithoutWhatCouldBeACredential(t *testing.T) {
 	} {
 		require.Equal(t, want, MaskURL(raw), raw)
 		require.NotContains(t, MaskURL(raw), "hunter2")
+	}
+}
+
+// fmt does not call the methods of what is in an unexported field, and under a verb
+// that a type does not take, it prints the fields.
+func TestS11_PlanPrintsNoQueryWhereverItIs(t *testing.T) {
+	t.Parallel()
+	p := Provider{Name: "a", BaseURL: "https://h/?token=hunter2"}
+	plan := diff([]desired{{Provider: p}}, map[string]storedProvider{"a": {Provider: p}}, settlement{}, newVault(nil).fingerprint)
+	for _, v := range []any{plan, *plan, plan.Steps, plan.Steps[0], &plan.Steps[0]} {
+		for _, holder := range []any{v, struct{ v any }{v}, map[string]any{"k": v}, struct{ m map[string]any }{map[string]any{"k": v}}, &struct{ p *struct{ v any } }{&struct{ v any }{v}}} {
+			for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d", "%p", "%t"} {
+				require.NotContains(t, fmt.Sprintf(verb, holder), "hunter2", "%T %s", v, verb)
+			}
+		}
 	}
 }
 

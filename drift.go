@@ -202,7 +202,7 @@ func (s *Store) explain(ctx context.Context, plan *Plan) error {
 	var ids []uuid.UUID
 	for _, step := range plan.Steps {
 		if step.Drift != nil {
-			ids = append(ids, step.stored.ID)
+			ids = append(ids, step.between().stored.ID)
 		}
 	}
 	if ids == nil {
@@ -224,7 +224,8 @@ func (s *Store) explain(ctx context.Context, plan *Plan) error {
 	})
 	for i := range plan.Steps {
 		if step := &plan.Steps[i]; step.Drift != nil {
-			step.Moved = movedSide(origins[step.stored.ID], step.stored.Provider, step.want.Provider)
+			both := step.between()
+			step.Moved = movedSide(origins[both.stored.ID], both.stored.Provider, both.want.Provider)
 		}
 	}
 	return err

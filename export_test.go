@@ -119,3 +119,11 @@ func SealFor(tb testing.TB, ring *Keyring, table, column, row, provider, plainte
 	require.NoError(tb, err)
 	return ring.primary().seal(cell{table: table, column: column, row: row, provider: id}, plaintext)
 }
+
+// OpenFor opens what is stored in a cell, as the store does.
+func OpenFor(tb testing.TB, ring *Keyring, table, column, row, provider, stored string, keyID *string) (Secret, error) {
+	tb.Helper()
+	id, err := uuid.Parse(provider)
+	require.NoError(tb, err)
+	return newVault(ring).open(cell{table: table, column: column, row: row, provider: id}, stored, keyID)
+}

@@ -167,8 +167,10 @@ func (k sealingKey) open(c cell, stored string) (string, bool) {
 	if !ok {
 		return "", false
 	}
-	sealed, err := base64.StdEncoding.Strict().DecodeString(encoded)
-	if err != nil {
+	sealed, err := base64.StdEncoding.DecodeString(encoded)
+	// The decoder skips line breaks, and not only in a lenient mode: one value has
+	// one text.
+	if err != nil || base64.StdEncoding.EncodeToString(sealed) != encoded {
 		return "", false
 	}
 	plaintext, err := k.aead.Open(nil, nil, sealed, c.associatedData(k.id))

@@ -38,8 +38,23 @@ type Step struct {
 	Digest   string       // with Drift: what settles it, as name@digest
 	Warnings []string     // what a start would warn of, for this provider
 
+	// fmt prints unexported fields without asking Format, and follows pointers, but
+	// not functions.
+	sides func() *sides
+}
+
+// sides are what a step compares.
+type sides struct {
 	want   desired
 	stored storedProvider
+}
+
+// between returns the sides, which are empty for a Step that was not made here.
+func (s Step) between() *sides {
+	if s.sides == nil {
+		return &sides{}
+	}
+	return s.sides()
 }
 
 // Format prints action and name. What else a step knows is not for printing: a
@@ -61,9 +76,9 @@ type storedProvider struct {
 func diff(want []desired, stored map[string]storedProvider, settle settlement, fingerprint func(Secret) string) *Plan {
 	plan := &Plan{}
 	for _, d := range want {
-		step := Step{Name: d.Name, Type: d.Type, Warnings: slices.Clone(d.warnings), want: d}
 		row, exists := stored[d.Name]
-		step.stored = row
+		both := &sides{want: d, stored: row}
+		step := Step{Name: d.Name, Type: d.Type, Warnings: slices.Clone(d.warnings), sides: func() *sides { return both }}
 		switch {
 		case d.unsupported:
 			step.Action = ActionUnsupported
@@ -82,8 +97,9 @@ func diff(want []desired, stored map[string]storedProvider, settle settlement, f
 }
 
 func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
-	if s.Drift = shapeDrift(s.stored.Provider, s.want); s.Drift != nil {
-		s.Digest, s.Moved = driftDigest(s.stored, s.want.Provider), SideUnknown
+	stored, want := s.between().stored, s.between().want
+	if s.Drift = shapeDrift(stored.Provider, want); s.Drift != nil {
+		s.Digest, s.Moved = driftDigest(stored, want.Provider), SideUnknown
 		entry := s.Name + "@" + s.Digest
 		switch {
 		case settle.adopts(entry):
@@ -95,16 +111,16 @@ func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
 		default:
 			s.Action = ActionDrifted
 		}
-		left := s.stored.Provider
+		left := stored.Provider
 		if s.Action == ActionAdopt {
-			left, _ = adopted(left, s.want.Provider) // the rest it settles too
+			left, _ = adopted(left, want.Provider) // the rest it settles too
 		}
-		if differences := divergence(left, s.want.Provider, fingerprint); len(differences) > 0 {
+		if differences := divergence(left, want.Provider, fingerprint); len(differences) > 0 {
 			s.warn("beside the drift, environment and database differ in " + strings.Join(differences, ", "))
 		}
 		return
 	}
-	differences := divergence(s.stored.Provider, s.want.Provider, fingerprint)
+	differences := divergence(stored.Provider, want.Provider, fingerprint)
 	switch {
 	case len(differences) > 0:
 		s.Action = ActionDiverged
@@ -121,7 +137,7 @@ func (p *Plan) drift(prefix string) error {
 	var drifted []ProviderDrift
 	for _, s := range p.Steps {
 		if s.Action == ActionDrifted {
-			drifted = append(drifted, ProviderDrift{Name: s.Name, ID: s.stored.ID, Moved: s.Moved, Digest: s.Digest, Fields: s.Drift})
+			drifted = append(drifted, ProviderDrift{Name: s.Name, ID: s.between().stored.ID, Moved: s.Moved, Digest: s.Digest, Fields: s.Drift})
 		}
 	}
 	if drifted == nil {
@@ -135,7 +151,7 @@ func (p *Plan) creates() []Provider {
 	var out []Provider
 	for _, s := range p.Steps {
 		if s.Action == ActionCreate {
-			out = append(out, s.want.Provider)
+			out = append(out, s.between().want.Provider)
 		}
 	}
 	return out

@@ -67,7 +67,8 @@ var actionColours = map[Action]string{
 func (p *Plan) writeTable(b *strings.Builder, width int, colour bool) {
 	rows := [][]string{{"ACTION", "NAME", "TYPE", "CREDENTIALS", "BASE URL"}}
 	for _, s := range p.Steps {
-		rows = append(rows, []string{string(s.Action), label(s.Name), label(string(s.Type)), s.want.credentials(), orNone(MaskURL(s.want.BaseURL))})
+		want := s.between().want
+		rows = append(rows, []string{string(s.Action), label(s.Name), label(string(s.Type)), want.credentials(), orNone(MaskURL(want.BaseURL))})
 	}
 	last := len(rows[0]) - 1
 	widths := make([]int, last)
@@ -115,6 +116,7 @@ func writeWrapped(b *strings.Builder, text string, width int) {
 
 // MarshalJSON encodes a step with its secrets masked.
 func (s Step) MarshalJSON() ([]byte, error) {
+	want := s.between().want
 	return json.Marshal(struct {
 		Action      Action       `json:"action"`
 		Name        string       `json:"name"`
@@ -125,7 +127,7 @@ func (s Step) MarshalJSON() ([]byte, error) {
 		Digest      string       `json:"digest,omitempty"`
 		Drift       []FieldDrift `json:"drift,omitempty"`
 		Warnings    []string     `json:"warnings,omitempty"`
-	}{s.Action, label(s.Name), ProviderType(label(string(s.Type))), MaskURL(s.want.BaseURL), s.want.credentials(), s.Moved, s.Digest, s.Drift, s.Warnings})
+	}{s.Action, label(s.Name), ProviderType(label(string(s.Type))), MaskURL(want.BaseURL), want.credentials(), s.Moved, s.Digest, s.Drift, s.Warnings})
 }
 
 // MarshalJSON encodes a plan, always with a list of steps.

@@ -1,174 +1,332 @@
 package aiseed_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"log/slog"
-	"net/url"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
-	"example.com/aiseed/aiseedtest"
-	"example.com/aiseed/internal/ephemeral"
-	"example.com/aiseed/stdslog"
 )
 
-// canaries are secrets that must not show up anywhere.
-var canaries = []string{
-	"Kb3Xw9Qz7Lm2Rt8Yv4Nc", "short-9Gh2", "Pd6Jf1Ts5Wx0Hk4Zq8Bn3", "Ur7Ev2Ay9Mo4Ci6Sl1Dp8", "Fg5Nt3Kx8Vb1Wj7Qr2He",
-}
+const kindRendering = "F5 renderings searched for secrets"
 
-func canaryEnviron() []string {
-	return []string{
-		"CODER_AIBRIDGE_OPENAI_KEY=" + canaries[0],
-		"CODER_AIBRIDGE_PROVIDER_0_TYPE=openai", "CODER_AIBRIDGE_PROVIDER_0_NAME=two", "CODER_AIBRIDGE_PROVIDER_0_KEYS=" + canaries[1] + "," + canaries[2],
-		"CODER_AIBRIDGE_PROVIDER_1_TYPE=anthropic", "CODER_AIBRIDGE_PROVIDER_1_BEDROCK_ACCESS_KEY=" + canaries[3], "CODER_AIBRIDGE_PROVIDER_1_BEDROCK_ACCESS_KEY_SECRET=" + canaries[4],
-	}
-}
-
-// requireNoCanary looks for 8 characters in a row of any canary, in every form.
-func requireNoCanary(t *testing.T, where, text string) {
+// exportedFunctions lists the functions and methods that the package exports.
+func exportedFunctions(t *testing.T) (names []string) {
 	t.Helper()
-	for _, canary := range canaries {
-		for i := 0; i+8 <= len(canary); i++ {
-			part := canary[i : i+8]
-			for _, form := range []string{part, hex.EncodeToString([]byte(part)), strings.ToUpper(hex.EncodeToString([]byte(part))), url.QueryEscape(part), strings.Trim(fmt.Sprint([]byte(part)), "[]")} {
-				require.NotContains(t, text, form, where)
+	files, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		require.NoError(t, err)
+		for _, decl := range file.Decls {
+			f, ok := decl.(*ast.FuncDecl)
+			if !ok || !f.Name.IsExported() {
+				continue
+			}
+			if f.Recv == nil {
+				names = append(names, f.Name.Name)
+				continue
+			}
+			receiver := f.Recv.List[0].Type
+			if pointer, ok := receiver.(*ast.StarExpr); ok {
+				receiver = pointer.X
+			}
+			if typ := receiver.(*ast.Ident); typ.IsExported() {
+				names = append(names, typ.Name+"."+f.Name.Name)
 			}
 		}
-		for shift := range 3 { // base64 of the whole, at any offset
-			encoded := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", shift) + canary))
-			require.NotContains(t, text, encoded[4:len(encoded)-4], where)
-		}
 	}
+	slices.Sort(names)
+	return names
 }
 
-// tracer keeps what pgx tells of.
-type tracer struct {
-	mu  sync.Mutex
-	out bytes.Buffer
-}
-
-func (tr *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	tr.mu.Lock()
-	defer tr.mu.Unlock()
-	fmt.Fprintf(&tr.out, "%+v\n", data)
-	return ctx
-}
-
-func (tr *tracer) TraceQueryEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceQueryEndData) {
-	tr.mu.Lock()
-	defer tr.mu.Unlock()
-	fmt.Fprintf(&tr.out, "%+v %#v\n", data, data)
-}
-
-func TestS11_NoSecretLeavesTheStore(t *testing.T) {
+// S10, S11: whatever the library hands out, and however a host shows it. A new
+// function has to be called here.
+func TestF5_S11_NothingThatIsHandedOutShowsASecret(t *testing.T) {
 	t.Parallel()
-	ctx := context.Background()
-	server, err := ephemeral.Start(ctx, "log_statement=all", "log_parameter_max_length=-1", "log_parameter_max_length_on_error=-1",
-		"log_min_messages=debug1", "log_min_error_statement=debug1", "log_error_verbosity=verbose", "track_activity_query_size=100000")
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, server.Close()) })
-	trace := &tracer{}
-	config, err := pgxpool.ParseConfig(server.DSN("postgres"))
-	require.NoError(t, err)
-	config.ConnConfig.Tracer = trace
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-
-	var out bytes.Buffer // everything that a host could print
-	logger := stdslog.New(slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
-	show := func(values ...any) {
-		for _, v := range values {
-			for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
-				fmt.Fprintf(&out, verb+"\n", v)
-			}
-			b, _ := json.Marshal(v)
-			out.Write(append(b, '\n'))
-		}
+	for _, sealed := range []bool{true, false} {
+		w := newSecretWorld(t, sealed)
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			w.t, w.f.t = t, t
+			called := w.walk()
+			require.Equal(t, exportedFunctions(t), called)
+			w.requireDump()
+		})
 	}
+}
 
-	cfg, err := aiseed.ParseEnviron(ctx, canaryEnviron(), logger)
-	require.NoError(t, err)
-	ring := aiseedtest.NewKeyring(t)
-	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: ring, Migrate: true})
-	require.NoError(t, err)
-	audits := &aiseedtest.AuditRecorder{}
-	plan, err := aiseed.PlanAIProvidersFromEnv(ctx, store, cfg, logger)
-	require.NoError(t, err)
-	show(cfg, ring, store, plan, plan.String())
-
-	// A failure whose detail quotes the row.
-	exec := func(sql string) {
-		_, err := pool.Exec(ctx, sql)
+// walk calls everything that is exported, shows what comes back, and returns what it
+// called.
+func (w *secretWorld) walk() (called []string) {
+	t, ctx, f, all := w.t, context.Background(), w.f, w.canaries
+	t.Helper()
+	search := w.printed
+	show := func(function string, values ...any) {
+		t.Helper()
+		if !slices.Contains(called, function) {
+			called = append(called, function)
+		}
+		for i, v := range values {
+			for _, r := range renderings(v, true) {
+				cases.check(t, kindRendering, fmt.Sprintf("%s: %s, value %d, a %T, as %s", w.name, function, i, v, r.how), search.find("it", r.text))
+			}
+		}
+		cases.check(t, kindRendering, fmt.Sprintf("%s: what %s left behind", w.name, function), w.look(false))
+	}
+	// What has a base URL in it as a plain string shows that as it was written.
+	showWithURL := func(function string, values ...any) {
+		t.Helper()
+		search = w.served
+		show(function, values...)
+		search = w.printed
+	}
+	must := func(err error) {
+		t.Helper()
 		require.NoError(t, err)
 	}
-	exec(`alter table ai_provider_keys add constraint quoting check (position > 5)`)
-	err = aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, audits, logger)
-	require.ErrorContains(t, err, "SQLSTATE 23514, table ai_provider_keys, constraint quoting")
-	show(err)
-	exec(`alter table ai_provider_keys drop constraint quoting`)
+	w.reset(func([]byte) action { return pass })
 
-	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, audits, logger))
-	entries := audits.Entries()
-	require.Len(t, entries, 6)
-	providers, err := store.Providers(ctx)
-	require.NoError(t, err)
-	require.Equal(t, canaries[0], providers[1].Keys[0].APIKey.Reveal())
-	show(entries, providers)
-	for _, e := range entries {
-		out.Write(e.New)
+	cfg, err := aiseed.ParseEnviron(ctx, w.environ, w.logger)
+	must(err)
+	showWithURL("ParseEnviron", cfg, cfg.LegacyBedrock, cfg.Providers[0])
+	prefixed := slices.Clone(w.environ)
+	for i, line := range prefixed {
+		prefixed[i] = "X_" + line
 	}
+	_, err = aiseed.ParseEnviron(ctx, append(prefixed, "X_CODER_AIBRIDGE_OPENAI_KEYS="+all.value("added key"), "X_CODER_AIBRIDGE_OPENAI_KEY_FILE="+all.value("added key")), w.logger, aiseed.WithPrefix("X_CODER_AIBRIDGE_"))
+	show("WithPrefix", err)
+	var config *aiseed.ConfigError
+	require.ErrorAs(t, err, &config)
+	show("ConfigError.Error", config.Error(), *config, config)
+	show("ConfigError.Unwrap", config.Unwrap())
+	show("Problem.String", config.Problems[0].String(), config.Problems[0])
 
-	// Divergence, drift and damage.
-	other, err := aiseed.ParseEnviron(ctx, []string{"CODER_AIBRIDGE_OPENAI_KEY=" + canaries[4], "CODER_AIBRIDGE_PROVIDER_0_TYPE=openai", "CODER_AIBRIDGE_PROVIDER_0_NAME=two"}, logger)
-	require.NoError(t, err)
-	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, store, other, audits, logger))
-	other.LegacyOpenAI.BaseURL = "https://h/?token=" + canaries[0]
-	err = aiseed.SeedAIProvidersFromEnv(ctx, store, other, audits, logger)
-	require.ErrorIs(t, err, aiseed.ErrDrift)
-	show(err)
-	bad := []string{"CODER_AIBRIDGE_OPENAI_KEY=" + canaries[0] + " ", "CODER_AIBRIDGE_OPENAI_BASE_URL=" + canaries[2], "CODER_AIBRIDGE_PROVIDER_0_TYPE=openai", "CODER_AIBRIDGE_PROVIDER_0_KEYS=" + canaries[3] + ",," + canaries[3]}
-	_, err = aiseed.ParseEnviron(ctx, bad, logger)
+	secret := aiseed.NewSecret(all.value("legacy OpenAI key"))
+	require.Error(t, w.printed.find("it", []byte(secret.Reveal())), "the search works")
+	show("Secret.Reveal")
+	show("NewSecret", secret)
+	show("Secret.IsZero", secret.IsZero())
+	show("Secret.Equal", secret.Equal(aiseed.NewSecret("x")))
+	show("Secret.String", secret.String())
+	asJSON, err := secret.MarshalJSON()
+	must(err)
+	show("Secret.MarshalJSON", asJSON, string(asJSON))
+	asText, err := secret.MarshalText()
+	must(err)
+	show("Secret.MarshalText", asText, string(asText))
+	show("Secret.LogValue", secret.LogValue(), slog.Any("k", secret))
+	show("Secret.Format", struct{ s, p any }{secret, &secret})
+
+	encoded, raw := w.keyList()
+	ring, err := aiseed.ParseKeyring(encoded)
+	must(err)
+	_, err = aiseed.ParseKeyring(encoded + "," + encoded[:43] + "," + all.value("created key"))
+	require.ErrorIs(t, err, aiseed.ErrKeyring)
+	show("ParseKeyring", ring, *ring, err)
+	ring, err = aiseed.NewKeyring(raw[0], raw[1:]...)
+	must(err)
+	_, err = aiseed.NewKeyring(raw[0], raw[0])
+	_, short := aiseed.NewKeyring(raw[0][1:])
+	show("NewKeyring", ring, err, short)
+	show("Keyring.IDs", ring.IDs())
+	show("Keyring.Format", struct{ k any }{ring}, aiseed.StoreOptions{Keyring: ring})
+	show("LockKey", aiseed.LockKey(all.value("created key")))
+	show("MaskURL", aiseed.MaskURL(all.inQuery("h", "URL updated")), aiseed.MaskURL("https://user:"+all.value("password of the server")+"@h/"))
+	show("Variables", aiseed.Variables(""))
+	files, err := fs.Glob(aiseed.Migrations(), "*")
+	must(err)
+	show("Migrations", files)
+
+	must(aiseed.Migrate(ctx, w.pool, "elsewhere"))
+	show("Migrate", aiseed.Migrate(ctx, nil, ""))
+	_, err = aiseed.Open(ctx, w.pool, aiseed.StoreOptions{Keyring: ring, Schema: "nowhere"})
+	show("Open", w.store, *w.store, w.options(), err)
+
+	plan, err := aiseed.PlanAIProvidersFromEnv(ctx, w.store, cfg, w.logger)
+	must(err)
+	show("PlanAIProvidersFromEnv", plan, *plan, plan.Steps[0])
+	must(aiseed.SeedAIProvidersFromEnv(ctx, w.store, cfg, f.audits, w.logger))
+	show("SeedAIProvidersFromEnv", f.audits.Entries())
+	entry := f.audits.Entries()[0]
+	show("AuditorFunc.Audit", aiseed.AuditorFunc(func(_ context.Context, e aiseed.AuditEntry) error { return fmt.Errorf("%+v %s", e, e.New) }).Audit(ctx, entry), string(entry.New))
+	_, err = w.store.DeliverAudits(ctx, nil)
+	show("Store.DeliverAudits", err)
+	providers, err := w.store.Providers(ctx)
+	must(err)
+	at := slices.IndexFunc(providers, func(p aiseed.Provider) bool { return p.Name == "listed" })
+	require.Equal(t, all.value("fifth listed key"), providers[at].Keys[4].APIKey.Reveal())
+	showWithURL("Store.Providers", providers, providers[at], &providers[at])
+	infos, err := w.store.ListProviders(ctx)
+	must(err)
+	showWithURL("Store.ListProviders", infos)
+
+	diverged, err := aiseed.PlanAIProvidersFromEnv(ctx, w.store, w.parse(w.divergent()), w.logger)
+	must(err)
+	show("PlanAIProvidersFromEnv", diverged)
+	drifted := w.parse(w.drifted())
+	plan, err = aiseed.PlanAIProvidersFromEnv(ctx, w.store, drifted, w.logger)
+	must(err)
+	show("Plan.String", plan.String(), plan)
+	show("Plan.Table", plan.Table(60, true), plan.Table(1000, false))
+	asJSON, err = plan.MarshalJSON()
+	must(err)
+	show("Plan.MarshalJSON", asJSON, string(asJSON))
+	at = slices.IndexFunc(plan.Steps, func(s aiseed.Step) bool { return s.Action == aiseed.ActionDrifted })
+	asJSON, err = plan.Steps[at].MarshalJSON()
+	must(err)
+	show("Step.MarshalJSON", asJSON, string(asJSON))
+	show("Step.Format", plan.Steps[at], &plan.Steps[at], plan.Steps[at].Drift)
+	err = aiseed.SeedAIProvidersFromEnv(ctx, w.store, drifted, f.audits, w.logger)
+	var drift *aiseed.DriftError
+	require.ErrorAs(t, err, &drift)
+	show("DriftError.Error", drift.Error(), drift, *drift)
+	show("DriftError.Unwrap", drift.Unwrap())
+	drifted.DriftAdopt = []string{drift.Providers[0].Name + "@" + drift.Providers[0].Digest}
+	must(aiseed.SeedAIProvidersFromEnv(ctx, w.store, drifted, f.audits, w.logger))
+	showWithURL("SeedAIProvidersFromEnv", drifted)
+
+	created, err := w.store.CreateProvider(ctx, "somebody", aiseed.NewProvider{Type: "openai", Name: "created", Keys: []aiseed.Secret{aiseed.NewSecret(all.value("created key"))}})
+	must(err)
+	_, err = w.store.CreateProvider(ctx, all.value("created key"), aiseed.NewProvider{Type: "openai", Keys: []aiseed.Secret{aiseed.NewSecret(all.value("created key") + " ")}, BaseURL: all.value("URL updated")})
+	require.Error(t, err)
+	showWithURL("Store.CreateProvider", created, err)
+	key, err := w.store.AddProviderKey(ctx, "somebody", created.ID, aiseed.NewSecret(all.value("added key")))
+	must(err)
+	_, err = w.store.AddProviderKey(ctx, "somebody", created.ID, aiseed.NewSecret(all.value("added key")))
 	require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
-	show(err)
-	exec(`update ai_provider_keys set api_key = left(api_key, -3)`)
-	_, err = store.Providers(ctx)
-	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
-	show(err)
-	func() {
-		defer func() { show(recover()) }()
-		panic(fmt.Sprint(cfg, store, providers))
-	}()
+	show("Store.AddProviderKey", key, err)
+	must(w.store.RemoveProviderKey(ctx, "somebody", created.ID, key.ID))
+	show("Store.RemoveProviderKey", w.store.RemoveProviderKey(ctx, "somebody", created.ID, key.ID))
+	at = slices.IndexFunc(providers, func(p aiseed.Provider) bool { return p.Name == "pairs" })
+	updated, err := w.store.UpdateProvider(ctx, "somebody", providers[at].ID, w.update())
+	must(err)
+	showWithURL("Store.UpdateProvider", updated, w.update())
+	must(w.store.SetProviderEnabled(ctx, "somebody", created.ID, false))
+	show("Store.SetProviderEnabled", w.store.SetProviderEnabled(ctx, "somebody", uuid.Nil, false))
+	must(w.store.DeleteProvider(ctx, "somebody", created.ID))
+	show("Store.DeleteProvider", w.store.DeleteProvider(ctx, "somebody", created.ID))
+	restored, err := w.store.RestoreProvider(ctx, "somebody", created.ID)
+	must(err)
+	showWithURL("Store.RestoreProvider", restored)
+	_, err = w.store.DeliverAudits(ctx, aiseed.AuditorFunc(func(_ context.Context, e aiseed.AuditEntry) error {
+		panic(fmt.Sprintf("%+v %s %s", e, e.Old, e.New))
+	}))
+	require.Error(t, err)
+	show("Store.DeliverAudits", err)
+	watching, stop := context.WithCancel(ctx)
+	err = w.store.Watch(watching, func(providers []aiseed.Provider, err error) {
+		showWithURL("Store.Watch", providers, err)
+		stop()
+	})
+	require.ErrorIs(t, err, context.Canceled)
 
-	var activity string
-	require.NoError(t, pool.QueryRow(ctx, `select string_agg(query, E'\n') from pg_stat_activity`).Scan(&activity))
-	var dump string
-	require.NoError(t, pool.QueryRow(ctx, `select string_agg(x::text, E'\n') from (select to_jsonb(t) from ai_providers t union all select to_jsonb(t) from ai_provider_keys t
-		union all select to_jsonb(t) from ai_provider_audits t union all select to_jsonb(t) from ai_encryption_keys t) all_rows (x)`).Scan(&dump))
-	log, err := os.ReadFile(server.LogFile())
-	require.NoError(t, err)
-	require.Contains(t, string(log), "insert into \"public\".ai_provider_keys", "the log is on")
-	require.Contains(t, string(log), "aiseed:v1:", "and shows parameters")
-	require.NotEmpty(t, trace.out.String())
-	for where, text := range map[string]string{
-		"what was printed": out.String(), "pg_stat_activity": activity, "the tables": dump, "the server's log": string(log), "the trace": trace.out.String(),
-	} {
-		require.NotEmpty(t, text, where)
-		requireNoCanary(t, where, text)
+	w.exec(`alter table ai_provider_audits add constraint quoting check (false) not valid`)
+	_, err = w.store.CreateProvider(ctx, "somebody", aiseed.NewProvider{Type: "openai", Name: "quoted", Keys: []aiseed.Secret{aiseed.NewSecret(all.value("created key"))}})
+	var database *aiseed.DatabaseError
+	require.ErrorAs(t, err, &database)
+	require.Equal(t, "quoting", database.Constraint)
+	show("DatabaseError.Error", database.Error(), *database, err, errors.Join(err, err))
+	show("DatabaseError.Unwrap", database.Unwrap())
+	w.exec(`alter table ai_provider_audits drop constraint quoting;
+		insert into ai_encryption_keys values ('another', 'x'); create table kept as table ai_provider_keys; update ai_provider_keys set api_key_key_id = 'another'`)
+	_, err = w.store.Providers(ctx)
+	var decrypt *aiseed.DecryptError
+	require.ErrorAs(t, err, &decrypt)
+	show("DecryptError.Error", decrypt.Error(), *decrypt, err)
+	show("DecryptError.Unwrap", decrypt.Unwrap())
+	w.exec(`delete from ai_provider_keys; insert into ai_provider_keys table kept; drop table kept`)
+	holder, err := f.pool.Begin(ctx)
+	must(err)
+	_, err = holder.Exec(ctx, `select pg_advisory_xact_lock($1)`, aiseed.LockKey(""))
+	must(err)
+	err = w.store.DeleteProvider(ctx, "somebody", created.ID)
+	must(holder.Rollback(ctx))
+	var timeout *aiseed.LockTimeoutError
+	require.ErrorAs(t, err, &timeout)
+	show("LockTimeoutError.Error", timeout.Error(), *timeout, timeout.Holder, err)
+	show("LockTimeoutError.Unwrap", timeout.Unwrap())
+
+	// What follows writes plaintext in plain sight, and is what plaintext is.
+	report, err := w.sealing.SealPlaintext(ctx)
+	must(err)
+	show("Store.SealPlaintext", report)
+	w.rotateKeys()
+	report, err = w.sealing.Rotate(ctx)
+	must(err)
+	show("Store.Rotate", report)
+	if !w.sealed {
+		report, err = w.sealing.Unseal(ctx)
+		must(err)
+		show("Store.Unseal", report)
+	} else {
+		show("Store.Unseal") // see the other world
 	}
+	slices.Sort(called)
+	return called
+}
+
+// A panic prints what it was given, and every goroutine with its arguments.
+func TestF5_S11_APanicShowsNoSecret(t *testing.T) {
+	t.Parallel()
+	w := newSecretWorldOutside(t, true)
+	values := w.panics(t, w.environ)
+	for n := range values {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestF5_S11_PanickingChild$")
+		encoded, _ := w.keyList()
+		cmd.Env = append(append(os.Environ(), w.environ...), panicVariable+"="+strconv.Itoa(n), panicVariable+"_KEYS="+encoded, "GOTRACEBACK=all", "GORACE=atexit_sleep_ms=0")
+		out, err := cmd.CombinedOutput()
+		require.Error(t, err)
+		require.Contains(t, string(out), "goroutine ", "it panicked")
+		cases.check(t, kindRendering, fmt.Sprintf("a process that panics with value %d, a %T", n, values[n]), w.served.find("its output", out))
+	}
+}
+
+const panicVariable = "AISEED_TEST_PANIC"
+
+// panics are what a host could panic with.
+func (w *secretWorld) panics(t *testing.T, environ []string) []any {
+	t.Helper()
+	cfg, err := aiseed.ParseEnviron(context.Background(), environ, w.logger)
+	require.NoError(t, err)
+	_, invalid := aiseed.ParseEnviron(context.Background(), append(environ, aiseed.DefaultPrefix+"OPENAI_KEY_FILE="+cfg.LegacyOpenAI.Key.Reveal()), w.logger)
+	require.Error(t, invalid)
+	return []any{
+		cfg, &cfg, cfg.LegacyOpenAI.Key, &cfg.LegacyOpenAI.Key, cfg.Providers[0].Keys,
+		invalid, fmt.Errorf("seed %+v: %w", cfg, invalid), fmt.Sprintf("%+v %#v", cfg, cfg.Providers), map[string]any{"cfg": cfg}, w.rings[1],
+	}
+}
+
+// TestF5_S11_PanickingChild is the process that panics, and otherwise nothing.
+func TestF5_S11_PanickingChild(t *testing.T) {
+	n, err := strconv.Atoi(os.Getenv(panicVariable))
+	if err != nil {
+		return
+	}
+	ring, err := aiseed.ParseKeyring(os.Getenv(panicVariable + "_KEYS"))
+	require.NoError(t, err)
+	out := &sharedBuffer{}
+	w := &secretWorld{logger: allSinks(out), rings: []*aiseed.Keyring{nil, ring}}
+	panic(w.panics(t, os.Environ())[n])
 }
 
 // What somebody wrote into a variable or a row must not look like a line of ours,

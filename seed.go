@@ -128,12 +128,13 @@ func (s *Store) carryOut(plan *Plan) ([]query, error) {
 	c := &changes{store: s, actor: SystemActor}
 	for _, step := range plan.Steps {
 		var err error
+		stored, want := step.between().stored, step.between().want
 		switch step.Action {
 		case ActionCreate:
-			err = c.create(step.want.Provider)
+			err = c.create(want.Provider)
 		case ActionAdopt:
-			p, keys := adopted(step.stored.Provider, step.want.Provider)
-			err = c.update(step.stored, p)
+			p, keys := adopted(stored.Provider, want.Provider)
+			err = c.update(stored, p)
 			c.addKeys(p, keys, 0)
 		}
 		if err != nil {

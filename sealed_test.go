@@ -1,0 +1,374 @@
+package aiseed_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+)
+
+const (
+	kindSwapped = "F5 swapped ciphertexts"
+	kindMutated = "F5 mutated sealed values"
+)
+
+// A sealedValue is one value in the tables, where it is and what it is.
+type sealedValue struct {
+	table, column, id, stored, key string
+}
+
+func (v sealedValue) String() string { return v.table + "." + v.column + " of " + v.id }
+
+// put writes a sealed value to the tables.
+func (f *fixture) put(v sealedValue) {
+	f.t.Helper()
+	f.exec(fmt.Sprintf(`update %[1]s set %[2]s = $2, %[2]s_key_id = $3 where id = $1`, v.table, v.column), v.id, v.stored, v.key)
+}
+
+// sealedValues are all that there are.
+func (f *fixture) sealedValues() (values []sealedValue) {
+	f.t.Helper()
+	for _, line := range f.rows(`
+select 'ai_providers', 'settings', id::text, settings, settings_key_id from ai_providers where settings is not null
+ union all select 'ai_provider_keys', 'api_key', id::text, api_key, api_key_key_id from ai_provider_keys order by 1, 3`) {
+		w := strings.Fields(line)
+		values = append(values, sealedValue{w[0], w[1], w[2], w[3], w[4]})
+	}
+	return values
+}
+
+// unopened reports err as a violation unless it is a DecryptError about one of the
+// values, which it returns.
+func unopened(err error, of ...sealedValue) (sealedValue, error) {
+	var decrypt *aiseed.DecryptError
+	if !errors.As(err, &decrypt) {
+		return sealedValue{}, fmt.Errorf("want a DecryptError, got %v", err)
+	}
+	for _, v := range of {
+		if decrypt.Table == v.table && decrypt.Column == v.column && decrypt.RowID.String() == v.id {
+			return v, nil
+		}
+	}
+	return sealedValue{}, fmt.Errorf("a DecryptError about another value: %w", err)
+}
+
+// twoKeys is a store of which the rows are sealed with two keys: first and second
+// of the fixture's keyring.
+func twoKeys(t *testing.T) *fixture {
+	t.Helper()
+	f := setup(t)
+	random := chance(t.Name())
+	raw := [][]byte{randomKey(random), randomKey(random)}
+	var err error
+	f.keyring, err = aiseed.NewKeyring(raw[1])
+	require.NoError(t, err)
+	f.store, _ = f.open()
+	older := []string{
+		"OPENAI_KEY=legacy", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=a", "PROVIDER_0_KEYS=a1,a2,a3,a4,a5",
+		"PROVIDER_1_TYPE=anthropic", "PROVIDER_1_NAME=b", "PROVIDER_1_BEDROCK_ACCESS_KEY=b1", "PROVIDER_1_BEDROCK_ACCESS_KEY_SECRET=b2",
+	}
+	f.seeded(older...)
+	f.keyring, err = aiseed.NewKeyring(raw[0], raw[1])
+	require.NoError(t, err)
+	f.store, f.wire = f.open()
+	f.seeded(append(older, "PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=c", "PROVIDER_2_KEYS=c1,c2,c3,c4,c5",
+		"PROVIDER_3_TYPE=anthropic", "PROVIDER_3_NAME=d", "PROVIDER_3_BEDROCK_ACCESS_KEY=d1", "PROVIDER_3_BEDROCK_ACCESS_KEY_SECRET=d2")...)
+	return f
+}
+
+func randomKey(random *rand.Rand) []byte {
+	key := make([]byte, aiseed.KeySize)
+	for i := range key {
+		key[i] = byte(random.Uint32())
+	}
+	return key
+}
+
+// S2, S5: a value opens in its own row and column only, and for its own provider.
+func TestF5_S2_SwappedCiphertextsDoNotOpen(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := twoKeys(t)
+	before, err := f.store.Providers(ctx)
+	require.NoError(t, err)
+	values := f.sealedValues()
+	require.Len(t, values, 13)
+
+	// requireBoth sees one of them fail, repairs it, and sees the other one fail.
+	requireBoth := func(what string, repair func(sealedValue), both ...sealedValue) {
+		t.Helper()
+		var err error
+		for left := both; len(left) > 0 && err == nil; {
+			var providers []aiseed.Provider
+			var failed sealedValue
+			providers, err = f.store.Providers(ctx)
+			if failed, err = unopened(err, left...); err == nil && providers != nil {
+				err = errors.New("providers beside an error")
+			}
+			repair(failed)
+			left = slices.DeleteFunc(slices.Clone(left), func(v sealedValue) bool { return v == failed })
+		}
+		cases.check(t, kindSwapped, fmt.Sprintf("%s of %v and %v", what, both[0], both[1]), err)
+		for _, v := range both { // also where that went wrong
+			repair(v)
+		}
+	}
+	for i, a := range values {
+		for _, b := range values[:i] {
+			x, y := a, b
+			x.stored, y.stored = b.stored, a.stored
+			if a.key != b.key {
+				f.put(x)
+				f.put(y)
+				requireBoth("the values", f.put, a, b)
+			}
+			x.key, y.key = b.key, a.key
+			f.put(x)
+			f.put(y)
+			requireBoth("values and key ids", f.put, a, b)
+		}
+	}
+	home := map[string]string{} // the provider of each key
+	for _, p := range before {
+		for _, k := range p.Keys {
+			home[k.ID.String()] = p.ID.String()
+		}
+	}
+	move := func(v sealedValue, provider string, shift int) {
+		f.exec(`update ai_provider_keys set provider_id = $2, position = position + $3 where id = $1`, v.id, provider, shift)
+	}
+	for i, a := range values {
+		for _, b := range values[:i] {
+			if home[a.id] == home[b.id] || home[a.id] == "" || home[b.id] == "" {
+				continue
+			}
+			away := map[sealedValue]bool{a: true, b: true}
+			move(a, home[b.id], 100)
+			move(b, home[a.id], 100)
+			requireBoth("the providers", func(v sealedValue) {
+				if away[v] {
+					move(v, home[v.id], -100)
+					away[v] = false
+				}
+			}, a, b)
+		}
+	}
+	after, err := f.store.Providers(ctx)
+	require.NoError(t, err)
+	require.Len(t, after, len(before))
+	for i := range after {
+		require.Len(t, after[i].Keys, len(before[i].Keys), "and what was repaired opens")
+	}
+}
+
+// A mutation changes a sealed value or what it is bound to.
+type mutation struct {
+	name   string
+	change func(random *rand.Rand, c *sealedCell)
+}
+
+// A sealedCell is a sealed value with all that it is bound to.
+type sealedCell struct {
+	table, column, row, provider, stored, key string
+	noKey                                     bool // no key id beside it
+
+	other string // another sealed value
+	older string // id of another key of the keyring
+}
+
+func (c sealedCell) open(t *testing.T, ring *aiseed.Keyring) (aiseed.Secret, error) {
+	key := &c.key
+	if c.noKey {
+		key = nil
+	}
+	return aiseed.OpenFor(t, ring, c.table, c.column, c.row, c.provider, c.stored, key)
+}
+
+const sealedPrefix = "aiseed:v1:"
+
+// ofText changes what is stored, and ofBytes what that encodes.
+func ofText(change func(random *rand.Rand, s string) string) func(*rand.Rand, *sealedCell) {
+	return func(random *rand.Rand, c *sealedCell) { c.stored = change(random, c.stored) }
+}
+
+func ofBytes(change func(random *rand.Rand, b []byte) []byte) func(*rand.Rand, *sealedCell) {
+	return ofText(func(random *rand.Rand, s string) string {
+		b, err := base64.StdEncoding.DecodeString(s[len(sealedPrefix):])
+		if err != nil {
+			panic(err)
+		}
+		return sealedPrefix + base64.StdEncoding.EncodeToString(change(random, b))
+	})
+}
+
+func insert(from ...string) func(*rand.Rand, *sealedCell) {
+	return ofText(func(random *rand.Rand, s string) string {
+		at := random.IntN(len(s) + 1)
+		return s[:at] + from[random.IntN(len(from))] + s[at:]
+	})
+}
+
+var mutations = []mutation{
+	{"a bit of the text", ofText(func(random *rand.Rand, s string) string {
+		b := []byte(s)
+		b[random.IntN(len(b))] ^= 1 << random.IntN(8)
+		return string(b)
+	})},
+	{"a bit of the bytes", ofBytes(func(random *rand.Rand, b []byte) []byte {
+		b[random.IntN(len(b))] ^= 1 << random.IntN(8)
+		return b
+	})},
+	{"several bytes", ofBytes(func(random *rand.Rand, b []byte) []byte {
+		for range 2 + random.IntN(8) {
+			b[random.IntN(len(b))] ^= byte(1 + random.IntN(255))
+		}
+		return b
+	})},
+	{"text cut off", ofText(func(random *rand.Rand, s string) string { return s[:random.IntN(len(s))] })},
+	{"text cut off in front", ofText(func(random *rand.Rand, s string) string { return s[1+random.IntN(len(s)-1):] })},
+	{"bytes cut off", ofBytes(func(random *rand.Rand, b []byte) []byte { return b[:random.IntN(len(b))] })},
+	{"bytes cut out", ofBytes(func(random *rand.Rand, b []byte) []byte {
+		at := random.IntN(len(b))
+		return slices.Delete(b, at, min(len(b), at+1+random.IntN(4)))
+	})},
+	{"text more", ofText(func(random *rand.Rand, s string) string {
+		return s + []string{"=", "A", "AAAA", "====", s, ":", "\x00"}[random.IntN(7)]
+	})},
+	{"bytes more", ofBytes(func(random *rand.Rand, b []byte) []byte { return append(b, make([]byte, 1+random.IntN(16))...) })},
+	{"bytes more in front", ofBytes(func(random *rand.Rand, b []byte) []byte { return append(make([]byte, 1+random.IntN(16)), b...) })},
+	{"characters transposed", ofText(func(random *rand.Rand, s string) string {
+		b := []byte(s)
+		i, j := random.IntN(len(b)), random.IntN(len(b))
+		b[i], b[j] = b[j], b[i]
+		return string(b)
+	})},
+	{"bytes transposed", ofBytes(func(random *rand.Rand, b []byte) []byte {
+		i, j := random.IntN(len(b)), random.IntN(len(b))
+		b[i], b[j] = b[j], b[i]
+		return b
+	})},
+	{"a line break in it", insert("\n", "\r", "\r\n", "\n\n")},
+	{"a space in it", insert(" ", "\t", "\v", "\u00a0", "\u200b", "\ufeff")},
+	{"space around it", ofText(func(random *rand.Rand, s string) string {
+		space := []string{" ", "\n", "\t", "\r\n"}[random.IntN(4)]
+		return []string{space + s, s + space, space + s + space}[random.IntN(3)]
+	})},
+	{"the URL alphabet", ofText(func(_ *rand.Rand, s string) string { return strings.NewReplacer("+", "-", "/", "_").Replace(s) })},
+	{"no padding", ofText(func(_ *rand.Rand, s string) string { return strings.TrimRight(s, "=") })},
+	{"trailing bits", ofText(func(random *rand.Rand, s string) string {
+		const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+		end := len(strings.TrimRight(s, "="))
+		unused := 2 * (len(s) - end) // bits of the last digit
+		last := strings.IndexByte(digits, s[end-1]) | random.IntN(1<<unused)
+		return s[:end-1] + digits[last:last+1] + s[end:]
+	})},
+	{"another case", ofText(func(random *rand.Rand, s string) string {
+		at := random.IntN(len(s))
+		swapped := strings.ToUpper(s[at : at+1])
+		if swapped == s[at:at+1] {
+			swapped = strings.ToLower(swapped)
+		}
+		return []string{s[:at] + swapped + s[at+1:], strings.ToUpper(s), strings.ToLower(s)}[random.IntN(3)]
+	})},
+	{"another version", ofText(func(random *rand.Rand, s string) string {
+		versions := []string{"aiseed:v0:", "aiseed:v2:", "aiseed:v01:", "aiseed:v1", "aiseed:1:", "aiseed:v11:", "v1:", "", "aiseed::", "aiseed:v1:aiseed:v1:"}
+		return versions[random.IntN(len(versions))] + s[len(sealedPrefix):]
+	})},
+	{"hex for base64", ofText(func(_ *rand.Rand, s string) string { return sealedPrefix + fmt.Sprintf("%x", s[len(sealedPrefix):]) })},
+	{"the other's value", func(_ *rand.Rand, c *sealedCell) { c.stored = c.other }},
+	{"half of the other's value", func(random *rand.Rand, c *sealedCell) {
+		at := len(sealedPrefix) + 16 + random.IntN(min(len(c.stored), len(c.other))-len(sealedPrefix)-16) // behind the nonce and later
+		c.stored = c.stored[:at] + c.other[at:]
+	}},
+	{"plaintext", ofText(func(*rand.Rand, string) string { return "secret" })},
+	{"plaintext without a key id", func(_ *rand.Rand, c *sealedCell) { c.stored, c.noKey = "secret", true }},
+	{"no key id", func(_ *rand.Rand, c *sealedCell) { c.noKey = true }},
+	{"another key id of the keyring", func(_ *rand.Rand, c *sealedCell) { c.key = c.older }},
+	{"a key id that is none", func(random *rand.Rand, c *sealedCell) {
+		id, at := c.key, random.IntN(len(c.key))
+		c.key = []string{"", id[:at], id + " ", "\n" + id, strings.ToUpper(id) + "\x00", id[:at] + "g" + id[at+1:]}[random.IntN(6)]
+	}},
+	{"another table", func(_ *rand.Rand, c *sealedCell) { c.table = "ai_" + c.table }},
+	{"another column", func(_ *rand.Rand, c *sealedCell) { c.column += "_key_id" }},
+	{"another row", func(_ *rand.Rand, c *sealedCell) { c.row = uuid.NewString() }},
+	{"another provider", func(_ *rand.Rand, c *sealedCell) { c.provider = uuid.NewString() }},
+}
+
+// mutate changes a cell until it is another one, and says in which way.
+func mutate(random *rand.Rand, c sealedCell) (changed sealedCell, how string) {
+	for changed = c; changed == c; {
+		m := mutations[random.IntN(len(mutations))]
+		m.change(random, &changed)
+		how = m.name
+	}
+	return changed, how
+}
+
+func TestF5_S2_MutatedSealedValuesDoNotOpen(t *testing.T) {
+	t.Parallel()
+	random := chance(t.Name())
+	ring, err := aiseed.NewKeyring(randomKey(random), randomKey(random))
+	require.NoError(t, err)
+	for i := range 10_000 {
+		secret := strings.Repeat("s", 1+random.IntN(60))
+		c := sealedCell{
+			table: "ai_provider_keys", column: "api_key", row: uuid.NewString(), provider: uuid.NewString(),
+			key: ring.IDs()[0], older: ring.IDs()[1],
+		}
+		c.stored = aiseed.SealFor(t, ring, c.table, c.column, c.row, c.provider, secret)
+		c.other = aiseed.SealFor(t, ring, c.table, c.column, uuid.NewString(), c.provider, secret)
+		opened, err := c.open(t, ring)
+		require.NoError(t, err)
+		require.Equal(t, secret, opened.Reveal())
+
+		changed, how := mutate(random, c)
+		opened, err = changed.open(t, ring)
+		_, err = unopened(err, sealedValue{table: changed.table, column: changed.column, id: changed.row})
+		if !opened.IsZero() {
+			err = fmt.Errorf("opened as %q", opened.Reveal())
+		}
+		cases.check(t, kindMutated, fmt.Sprintf("mutation %d, %s: %q became %q", i, how, c.stored, changed.stored), err)
+	}
+}
+
+// The same through the tables, where the database allows it.
+func TestF5_S5_MutatedRowsAreTypedErrors(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	random := chance(t.Name())
+	f := twoKeys(t)
+	values := f.sealedValues()
+	for i := range full(200, 2000) {
+		v := values[random.IntN(len(values))]
+		c := sealedCell{stored: v.stored, other: values[random.IntN(len(values))].stored, key: v.key}
+		c.older = f.keyring.IDs()[0]
+		if c.older == c.key {
+			c.older = f.keyring.IDs()[1]
+		}
+		changed, how := c, ""
+		for possible := false; !possible; {
+			changed, how = mutate(random, c)
+			// Where it is is for the swaps; a key id has to refer to a key; text has to be text.
+			possible = changed.stored != c.stored || changed.key != c.key || changed.noKey
+			possible = possible && (changed.noKey || slices.Contains(f.keyring.IDs(), changed.key))
+			possible = possible && utf8.ValidString(changed.stored) && !strings.Contains(changed.stored, "\x00")
+		}
+		f.exec(fmt.Sprintf(`update %[1]s set %[2]s = $2, %[2]s_key_id = case when not $4 then $3 end where id = $1`, v.table, v.column), v.id, changed.stored, changed.key, changed.noKey)
+		providers, err := f.store.Providers(ctx)
+		if _, err = unopened(err, v); err == nil && providers != nil {
+			err = errors.New("providers beside an error")
+		}
+		cases.check(t, kindMutated, fmt.Sprintf("mutation %d of a row, %s: %q became %q", i, how, c.stored, changed.stored), err)
+		f.put(v)
+	}
+}
