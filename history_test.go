@@ -579,8 +579,8 @@ func (h *history) rival(m *model, s modelStart) func([]byte) action {
 		})
 	case len(s.adopts) > 0:
 		row := &m.rows[s.adopts[0]]
-		row.url += "moved/"
 		row.revision++
+		row.url = fmt.Sprintf("https://moved-%d.example/", row.revision)
 		row.touched = true
 		id, url := row.id, row.url
 		return once(pass, `update "public".ai_providers t`, func() {
