@@ -521,3 +521,20 @@ func TestO4_TheKeyThatWasAddedIsReturned(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "mine", key.APIKey.Reveal())
 }
+
+// O4, S5: that a provider is deleted is what there is to say about it, whether or
+// not its secrets open.
+func TestO4_TheSecretsOfATombstoneAreNotOpened(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	ctx := context.Background()
+	p, err := f.store.CreateProvider(ctx, "op", aiseed.NewProvider{Type: aiseed.TypeOpenAI, Name: "a", Keys: []aiseed.Secret{aiseed.NewSecret("key")}})
+	require.NoError(t, err)
+	require.NoError(t, f.store.DeleteProvider(ctx, "op", p.ID))
+	f.exec(`update ai_provider_keys set api_key = 'plaintext', api_key_key_id = null`)
+	name := "x"
+	_, err = f.store.UpdateProvider(ctx, "op", p.ID, aiseed.ProviderUpdate{DisplayName: &name})
+	require.ErrorIs(t, err, aiseed.ErrNotFound)
+	_, err = f.store.AddProviderKey(ctx, "op", p.ID, aiseed.NewSecret("another"))
+	require.ErrorIs(t, err, aiseed.ErrNotFound)
+}

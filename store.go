@@ -262,7 +262,7 @@ func (s *Store) scanProviders(rows pgx.Rows, secrets bool) (stored []storedProvi
 		}
 		p := &stored[len(stored)-1]
 		var secret Secret
-		if secrets {
+		if secrets && !p.deleted {
 			if secret, err = s.vault.open(apiKeyCell(*keyID, p.ID), *apiKey, apiKeyKey); err != nil {
 				return nil, false, err
 			}

@@ -1,0 +1,906 @@
+package aiseed_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cdr.dev/slog/v3"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"example.com/aiseed"
+	"example.com/aiseed/aiseedtest"
+)
+
+// F4: random histories of environments, starts, operators, rotations, crashes and
+// auditors, on the library and on the model. After each step both have to agree.
+//
+// A round is rapid's number of checks, on a database of its own. The line that
+// rapid prints for a failing history runs it alone.
+func TestF4_HistoriesAgreeWithTheModel(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	all, different := 0, map[uint64]bool{}
+	t.Cleanup(func() {
+		if len(different) < all*9/10 {
+			t.Errorf("only %d of %d histories are different", len(different), all)
+		}
+	})
+	for round := range full(6, 100) {
+		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			t.Parallel()
+			w := newHistoryWorld(t, round)
+			t.Cleanup(func() {
+				if t.Failed() {
+					cases.check(t, "F4 histories", fmt.Sprintf("-run '%s'", t.Name()), errors.New("a history does not agree with the model"))
+				}
+			})
+			rapid.Check(t, func(rt *rapid.T) {
+				h := w.begin(rt)
+				steps := 8 + h.pick("steps", 6)
+				for range steps {
+					h.step()
+				}
+				h.finish()
+				mu.Lock()
+				defer mu.Unlock()
+				all++
+				if story := h.story.Sum64(); !different[story] {
+					different[story] = true
+					cases.add("F4 histories", 1)
+					cases.add("F4 steps of histories", h.steps)
+				}
+			})
+		})
+	}
+}
+
+// A historyWorld is the database of a round.
+type historyWorld struct {
+	t     *testing.T
+	round int
+	pool  *pgxpool.Pool // to look and to tamper
+	wired *pgxpool.Pool // of the server
+	wire  *wire
+}
+
+const historyApplication = "history"
+
+func newHistoryWorld(t *testing.T, round int) *historyWorld {
+	w := &historyWorld{t: t, round: round, pool: aiseedtest.NewPool(t), wire: &wire{}}
+	config := w.pool.Config().Copy()
+	config.ConnConfig.DialFunc = w.wire.dial
+	config.ConnConfig.RuntimeParams["application_name"] = historyApplication
+	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
+	var err error
+	w.wired, err = pgxpool.NewWithConfig(context.Background(), config)
+	require.NoError(t, err)
+	t.Cleanup(w.wired.Close)
+	return w
+}
+
+// A history is one run on an empty database.
+type history struct {
+	*rapid.T
+	*historyWorld
+	ctx   context.Context
+	story interface {
+		Write([]byte) (int, error)
+		Sum64() uint64
+	}
+	steps int
+
+	model *model
+	seen  *snapshot
+	ring  []int // the server's keyring; none is plaintext
+
+	store     *aiseed.Store // of the last process
+	storeRing []int         // that it has
+	env       modelEnv      // of the last start
+	fresh     []string      // the words that it was told
+	words     []string      // all that were ever told
+	meanings  map[string]difference
+	accepted  []string // audits, in the order in which they first were
+}
+
+func (w *historyWorld) begin(rt *rapid.T) *history {
+	h := &history{
+		T: rt, historyWorld: w, ctx: context.Background(), story: fnv.New64(),
+		model:    &model{known: map[int]bool{}, keyIDs: map[string]int{}},
+		meanings: map[string]difference{},
+	}
+	h.sql(`delete from ai_providers; delete from ai_provider_audits; delete from ai_encryption_keys`)
+	h.seen = h.look()
+	if h.pick("keyring", 4) > 0 {
+		h.ring = []int{1}
+	}
+	return h
+}
+
+// pick draws a number below n. Each round turns it by another angle, or all rounds
+// would run the same histories.
+func (h *history) pick(label string, n int) int {
+	angle := fnv.New32()
+	fmt.Fprint(angle, label, h.round)
+	return (rapid.IntRange(0, n-1).Draw(h.T, label) + int(angle.Sum32()%uint32(n))) % n
+}
+
+func pickFrom[E any](h *history, label string, list ...E) E { return list[h.pick(label, len(list))] }
+
+func (h *history) tell(format string, args ...any) {
+	h.Logf(format, args...)
+	fmt.Fprintf(h.story, format+"\n", args...)
+}
+
+func (h *history) sql(sql string, args ...any) {
+	_, err := h.pool.Exec(h.ctx, sql, args...)
+	require.NoError(h.T, err)
+}
+
+func (h *history) look() *snapshot {
+	var raw []byte
+	require.NoError(h.T, h.pool.QueryRow(h.ctx, selectSnapshot).Scan(&raw))
+	s, err := readSnapshot(raw)
+	require.NoError(h.T, err)
+	return s
+}
+
+// open is a server's start up to where it has a Store.
+func (h *history) open(lockTimeout time.Duration, ring ...int) (*aiseed.Store, error) {
+	options := aiseed.StoreOptions{AllowPlaintext: true, LockTimeout: lockTimeout}
+	var keys []byte
+	for _, k := range ring {
+		keys = append(keys, byte(k))
+	}
+	if len(keys) > 0 {
+		options.Keyring = keyring(h.t, keys...)
+	}
+	return aiseed.Open(h.ctx, h.wired, options)
+}
+
+// A call is one call of the library, in a process of its own.
+type call struct {
+	what string
+	ring []int // of that process
+	do   func(context.Context, *aiseed.Store) error
+	want error // nil or its class
+
+	// ends are the states that may be there afterwards where the process dies.
+	// Where it lives through a lost connection, only the last few may, and without
+	// a fault only the last.
+	ends []*model
+	few  int
+	// aLostConnectionEndsIt with an error, at any of the ends.
+	aLostConnectionEndsIt bool
+	rival                 func([]byte) action // what happens meanwhile; then there is no other fault
+}
+
+type fault string
+
+const (
+	noFault fault = ""
+	lost    fault = "lost"
+	died    fault = "died"
+)
+
+// run makes a call, finds out which of the allowed states is there, and goes on
+// from it. It returns what the process was told, where it was told something.
+func (h *history) run(c call) (end int, suffered fault, err error) {
+	// Drawn in any case, so that a history does not depend on how an earlier fault ended.
+	planned := pickFrom(h, "fault", noFault, noFault, noFault, noFault, noFault, noFault, noFault, noFault, lost, died)
+	cut, at := pickFrom(h, "cut", cutBefore, cutAfter, cutUnheard), 1+h.pick("at", 6)
+	lockTimeout := time.Duration(0)
+	switch {
+	case c.rival != nil:
+		planned = noFault
+	case planned == died:
+		lockTimeout = 50 * time.Millisecond // for so long a dead process would ask what became of its commit
+	}
+	h.tell("%s", c.what)
+	if planned != noFault {
+		h.tell("  %s (%d) at message %d", planned, cut, at)
+	}
+	store, err := h.open(lockTimeout, c.ring...)
+	require.NoError(h.T, err)
+	h.store, h.storeRing = store, c.ring
+
+	ctx, cancel := context.WithCancel(h.ctx)
+	defer cancel()
+	messages := 0
+	decide := func([]byte) action {
+		messages++
+		switch {
+		case suffered == died:
+			return cutBefore
+		case messages != at:
+			return pass
+		}
+		if suffered = planned; planned == died {
+			cancel()
+		}
+		return cut
+	}
+	switch {
+	case c.rival != nil:
+		h.wire.reset(c.rival)
+	case planned != noFault:
+		h.wire.reset(decide)
+	}
+	err = c.do(ctx, store)
+	h.wire.reset(nil)
+	if suffered != noFault {
+		h.bury()
+	}
+
+	first := len(c.ends) - 1
+	switch {
+	case suffered == died && err != nil, suffered == lost && err != nil && c.aLostConnectionEndsIt:
+		first = 0
+	case suffered != noFault:
+		first = len(c.ends) - c.few
+	}
+	now := h.look()
+	var problems []error
+	for end = len(c.ends) - 1; ; end-- {
+		candidate := c.ends[end].clone()
+		problem := candidate.match(now, h.seen)
+		if problem == nil {
+			h.model, h.seen = candidate, now
+			break
+		}
+		if problems = append(problems, problem); end == first {
+			require.NoError(h.T, errors.Join(problems...), "%s %s: %v", c.what, suffered, err)
+		}
+	}
+
+	mayFail := suffered == died || suffered == lost && c.aLostConnectionEndsIt
+	switch {
+	case mayFail && (err == nil || errors.Is(err, aiseed.ErrDatabase) || errors.Is(err, aiseed.ErrCommitUnknown)):
+	case c.want == nil:
+		require.NoError(h.T, err, c.what)
+	default:
+		require.ErrorIs(h.T, err, c.want, c.what)
+	}
+	h.steps++
+	return end, suffered, err
+}
+
+// bury waits until nothing of the connections that were cut is left on the server.
+func (h *history) bury() {
+	h.wired.Reset()
+	for n := -1; n != 0; {
+		require.NoError(h.T, h.pool.QueryRow(h.ctx, `select count(*) from pg_stat_activity where datname = current_database() and application_name = $1`, historyApplication).Scan(&n))
+	}
+}
+
+// requireProviders compares what the runtime gets.
+func (h *history) requireProviders(ring ...int) {
+	if h.store == nil || !slices.Equal(ring, h.storeRing) {
+		store, err := h.open(0, ring...)
+		require.NoError(h.T, err)
+		h.store, h.storeRing = store, ring
+	}
+	want, wantErr := h.model.runtime(ring)
+	providers, err := h.store.Providers(h.ctx)
+	require.ErrorIs(h.T, err, wantErr)
+	var got []string
+	for _, p := range providers {
+		var b *modelBedrock
+		if p.Bedrock != nil {
+			b = &modelBedrock{p.Bedrock.Region, p.Bedrock.Model, p.Bedrock.SmallFastModel, p.Bedrock.AccessKey.Reveal(), p.Bedrock.AccessKeySecret.Reveal()}
+		}
+		var secrets []string
+		for _, key := range p.Keys {
+			secrets = append(secrets, key.APIKey.Reveal())
+		}
+		got = append(got, fmt.Sprint(p.Name, " ", p.ID, " ", string(p.Type), " ", p.DisplayName, " ", p.BaseURL, " ", b, " ", secrets))
+	}
+	require.Equal(h.T, want, got)
+}
+
+func (h *history) step() {
+	switch h.pick("step", 12) {
+	case 0, 1, 2, 3:
+		h.start(h.environ(), h.staleWords("adopt"), h.staleWords("keep"))
+	case 4, 5:
+		h.settle()
+	case 6, 7, 8:
+		h.operate()
+	case 9, 10:
+		h.tamper()
+	case 11:
+		h.reseal()
+	}
+	h.requireProviders(h.ring...)
+}
+
+var historyNames = []string{"a", "anthropic", "b", "openai"}
+
+const (
+	urlX, urlY  = "https://x.example/v1/", "https://y.example/"
+	longKey     = "sk-long-enough-to-show-its-tail"
+	bedrockUser = "AKIA"
+)
+
+// environ draws an environment, and what it means.
+func (h *history) environ() (e modelEnv) {
+	index := 0
+	add := func(lines ...string) { e.lines = append(e.lines, lines...) }
+	indexed := func(fields ...string) {
+		for _, field := range fields {
+			add(fmt.Sprintf("PROVIDER_%d_%s", index, field))
+		}
+		index++
+	}
+	set := func(name, value string) string { return name + "=" + value } // with an empty value it is not set
+	legacyOpenAI := false
+	for _, name := range historyNames {
+		w := modelWant{name: name, url: pickFrom(h, "url", "", urlX, respelt(urlX), urlY)}
+		w.keys = pickFrom(h, "keys", nil, []string{"k1"}, []string{"k1", longKey}, []string{longKey, "k3", "k1"})
+		w.kind = pickFrom(h, "kind", "", "openai", "openai", "anthropic", "bedrock", "copilot")
+		legacy := h.pick("legacy", 2) == 0
+		switch {
+		case w.kind == "":
+			continue
+		case w.kind == "bedrock":
+			w.kind = "anthropic"
+			legacy = legacy && name == "anthropic"
+			if !h.bedrock(&w, legacy, add, indexed) {
+				continue
+			}
+		case legacy && name == w.kind && len(w.keys) > 0:
+			w.keys = w.keys[:1]
+			add(set(strings.ToUpper(name)+"_KEY", w.keys[0]), set(strings.ToUpper(name)+"_BASE_URL", w.url))
+			legacyOpenAI = legacyOpenAI || name == "openai"
+			if w.url == "" {
+				w.url = map[string]string{"openai": "https://api.openai.com/v1/", "anthropic": "https://api.anthropic.com/"}[name]
+			}
+		default:
+			w.unsupported = w.kind == "copilot"
+			if w.unsupported { // its values are nobody's business
+				w.keys = nil
+			}
+			indexed(set("TYPE", w.kind), set("NAME", name), set("BASE_URL", w.url), set("KEYS", strings.Join(w.keys, ",")))
+			if h.pick("twice", 6) == 0 {
+				indexed(set("TYPE", w.kind), set("NAME", name), set("BASE_URL", respelt(w.url)), set("KEY", "second"))
+				if w.unsupported {
+					e.want = append(e.want, w)
+				}
+			}
+		}
+		e.want = append(e.want, w)
+	}
+	switch h.pick("mistake", 24) {
+	case 0:
+		indexed("TYPE=openai", "NAME=Not_A_Name")
+	case 1:
+		indexed("NAME=c")
+	case 2:
+		indexed("TYPE=openai", "NAME=c", "BEDROCK_REGION=us")
+	case 3:
+		indexed("TYPE=openai", "NAME=c")
+		indexed("TYPE=openai", "NAME=c", "BASE_URL="+urlX)
+	case 4:
+		if !legacyOpenAI {
+			add("OPENAI_KEY=k")
+		}
+		indexed("TYPE=openai")
+	case 5:
+		index++
+		indexed("TYPE=openai", "NAME=after-a-gap")
+	default:
+		return e
+	}
+	e.invalid = true
+	return e
+}
+
+// bedrock draws the Bedrock settings of a provider. Without a signal among them it
+// is one with bearer keys, or none.
+func (h *history) bedrock(w *modelWant, legacy bool, add, indexed func(...string)) bool {
+	b := modelBedrock{region: pickFrom(h, "region", "", "us", "eu"), model: pickFrom(h, "model", "", "m1")}
+	if h.pick("access", 2) == 0 {
+		b.access, b.secret = bedrockUser, pickFrom(h, "secret", "s1", "s2-long-enough-to-show-its-tail")
+	}
+	signal := b.region+b.access+w.url != ""
+	fields := []string{
+		"BEDROCK_BASE_URL=" + w.url, "BEDROCK_REGION=" + b.region, "BEDROCK_MODEL=" + b.model,
+		"BEDROCK_ACCESS_KEY=" + b.access, "BEDROCK_ACCESS_KEY_SECRET=" + b.secret,
+	}
+	switch {
+	case !legacy:
+		indexed(append(fields, "TYPE=anthropic", "NAME="+w.name)...)
+		w.keys = nil
+	case len(w.keys) > 0:
+		w.keys = w.keys[:1]
+		add(append(fields, "ANTHROPIC_KEY="+w.keys[0])...)
+	default:
+		add(fields...)
+	}
+	switch {
+	case signal:
+		b = b.withDefaults()
+		w.keys, w.bedrock = nil, &b
+	case legacy && len(w.keys) == 0:
+		return false
+	case legacy:
+		w.url = "https://api.anthropic.com/"
+	}
+	return true
+}
+
+// staleWords are some of the words of earlier drifts.
+func (h *history) staleWords(label string) (words []string) {
+	for range h.pick(label, 4) - 1 {
+		if at := h.pick("word", 8); at < len(h.words) && !slices.Contains(words, h.words[at]) {
+			words = append(words, h.words[at])
+		}
+	}
+	return words
+}
+
+// settle starts again with the environment of the last start, and with the words
+// that it was told.
+func (h *history) settle() {
+	var adopt, keep []string
+	choice := h.pick("choice", 4)
+	for i, word := range h.fresh {
+		switch {
+		case choice == 0 || choice == 2 && i%2 == 0:
+			adopt = append(adopt, word)
+		case choice == 1 || choice == 2:
+			keep = append(keep, word)
+		}
+	}
+	h.start(h.env, adopt, keep)
+}
+
+// start is a server's start.
+func (h *history) start(e modelEnv, adopt, keep []string) {
+	lines := slices.Clone(e.lines)
+	if len(adopt) > 0 {
+		lines = append(lines, "DRIFT_ADOPT="+strings.Join(adopt, ","))
+	}
+	if len(keep) > 0 {
+		lines = append(lines, "DRIFT_KEEP="+strings.Join(keep, ","))
+	}
+	for i := range lines {
+		lines[i] = aiseed.DefaultPrefix + lines[i]
+	}
+	auditor := &historyAuditor{refuseAt: pickFrom(h, "refuse", -1, -1, -1, 0, 1, 2), panics: h.pick("panics", 2) == 0}
+	leaves := h.pick("leaves", 8) == 0
+	isRival := h.pick("rival", 4) == 0
+
+	cfg, err := aiseed.ParseEnviron(h.ctx, lines, slog.Logger{})
+	if e.invalid || slices.ContainsFunc(adopt, func(word string) bool { return slices.Contains(keep, word) }) {
+		h.tell("a mistake: %d lines", len(lines))
+		require.ErrorIs(h.T, err, aiseed.ErrInvalidConfig)
+		return
+	}
+	require.NoError(h.T, err)
+	h.env, h.fresh = e, nil
+
+	before := h.model.next()
+	after := before.clone()
+	result := after.start(h.ring, e.want, adopt, keep, h.meanings)
+	c := call{ring: h.ring, what: fmt.Sprintf("start with %q, ring %v, refusing %d, leaving %v", e.lines, h.ring, auditor.refuseAt, leaves)}
+	if isRival {
+		if c.rival = h.rival(before, result); c.rival != nil {
+			c.what += ", against a rival"
+			after = before.clone()
+			result = after.start(h.ring, e.want, adopt, keep, h.meanings)
+		}
+	}
+	c.want = result.err
+
+	// After the commit come the audits: offered in order, marked together.
+	var offered, accepted []int
+	marked := after
+	if result.err == nil && !leaves {
+		for i, a := range after.audits {
+			if !a.delivered {
+				offered = append(offered, i)
+			}
+		}
+		accepted = offered
+		if n := auditor.refuseAt; n >= 0 && n < len(offered) {
+			offered, accepted = offered[:n+1], offered[:n]
+		}
+		marked = after.marked(accepted)
+	}
+	c.ends, c.few = []*model{before, after, marked}, 2
+	if result.err != nil {
+		c.ends, c.few = []*model{after}, 1
+	}
+
+	logs := &aiseed.LogRecorder{}
+	c.do = func(ctx context.Context, s *aiseed.Store) error {
+		var to aiseed.Auditor = auditor
+		if leaves {
+			to = aiseed.LeaveAudits
+		}
+		return aiseed.SeedAIProvidersFromEnv(ctx, s, cfg, to, logs.Logger())
+	}
+	end, suffered, err := h.run(c)
+
+	var want []string
+	for _, i := range offered {
+		if i < len(h.model.audits) { // or they were never written
+			want = append(want, h.model.audits[i].id)
+		}
+	}
+	// A process that was cut off may have offered only some, but those in order.
+	if wasMarked := c.ends[end] == marked && len(accepted) > 0; suffered != noFault && !wasMarked && len(auditor.offered) < len(want) {
+		want = want[:len(auditor.offered)]
+	}
+	require.Equal(h.T, fmt.Sprint(want), fmt.Sprint(auditor.offered), "what the auditor was offered")
+	for _, id := range auditor.accepted() {
+		if !slices.Contains(h.accepted, id) {
+			h.accepted = append(h.accepted, id)
+		}
+	}
+
+	var drift *aiseed.DriftError
+	if errors.As(err, &drift) {
+		h.learn(drift, result.drifts)
+	}
+	if suffered == died || result.err != nil && result.err != aiseed.ErrDrift {
+		return
+	}
+	if result.err == nil {
+		require.Contains(h.T, logs.String(), " are in the database "+result.steps)
+	}
+	require.Equal(h.T, len(result.unused), strings.Count(logs.String(), "applies to no drift that there is now"))
+	for _, word := range result.unused {
+		require.Contains(h.T, logs.String(), word+" applies to no drift that there is now")
+	}
+}
+
+// rival is an operator with SQL who comes between what a start reads under the lock
+// and what it writes, and whom the lock does not stop. What he does is done in the model.
+func (h *history) rival(m *model, s modelStart) func([]byte) action {
+	switch {
+	case s.err != nil:
+		return nil
+	case len(s.creates) > 0:
+		name := s.creates[0]
+		m.rows = append(m.rows, modelRow{name: name, kind: "openai", url: urlX, enabled: true, revision: 1, touched: true})
+		return once(pass, `insert into "public".ai_providers (`, func() {
+			_, _ = h.pool.Exec(h.ctx, `insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', $1, $2)`, name, urlX)
+		})
+	case len(s.adopts) > 0:
+		row := &m.rows[s.adopts[0]]
+		row.revision++
+		row.url = fmt.Sprintf("https://moved-%d.example/", row.revision)
+		row.touched = true
+		id, url := row.id, row.url
+		return once(pass, `update "public".ai_providers t`, func() {
+			_, _ = h.pool.Exec(h.ctx, `update ai_providers set base_url = $2 where id = $1`, id, url)
+		})
+	}
+	return nil
+}
+
+// learn holds a drift error against the model. Equal differences have equal words,
+// and others have others.
+func (h *history) learn(got *aiseed.DriftError, want []difference) {
+	require.Len(h.T, got.Providers, len(want))
+	for i, p := range got.Providers {
+		require.Equal(h.T, want[i].name, p.Name)
+		row := h.model.rows[h.model.find(p.Name, false)]
+		require.Equal(h.T, row.id, p.ID.String())
+		word := p.Name + "@" + p.Digest
+		h.fresh = append(h.fresh, word)
+		if known, seen := h.meanings[word]; seen {
+			require.Equal(h.T, known, want[i], word)
+			continue
+		}
+		for other, known := range h.meanings {
+			require.NotEqual(h.T, known, want[i], "%s and %s", other, word)
+		}
+		h.meanings[word] = want[i]
+		h.words = append(h.words, word)
+	}
+}
+
+func (m *model) marked(accepted []int) *model {
+	c := m.clone()
+	for _, i := range accepted {
+		c.audits[i].delivered, c.audits[i].touched = true, true
+	}
+	return c
+}
+
+// historyAuditor refuses the entry of a number, in one way or another.
+type historyAuditor struct {
+	refuseAt int
+	panics   bool
+	offered  []string
+}
+
+func (a *historyAuditor) Audit(_ context.Context, entry aiseed.AuditEntry) error {
+	a.offered = append(a.offered, entry.ID.String())
+	switch {
+	case len(a.offered) != a.refuseAt+1:
+		return nil
+	case a.panics:
+		panic("refused")
+	}
+	return errors.New("refused")
+}
+
+func (a *historyAuditor) accepted() []string {
+	if n := a.refuseAt; n >= 0 && n < len(a.offered) {
+		return a.offered[:n]
+	}
+	return a.offered
+}
+
+// operate is an operation of the host's own API.
+func (h *history) operate() {
+	name := pickFrom(h, "name", historyNames...)
+	after := h.model.next()
+	row := after.find(name, h.pick("tombstone", 4) == 0)
+	id := uuid.Max
+	if row >= 0 {
+		id = uuid.MustParse(after.rows[row].id)
+	}
+	c := call{ring: h.ring}
+	operation := pickFrom(h, "operation", "create", "update", "update", "enable", "delete", "restore", "add a key to", "remove a key of")
+	value := ""
+	switch operation {
+	case "create":
+		kind := pickFrom(h, "new kind", "openai", "anthropic")
+		w := modelWant{name: name, kind: kind, url: pickFrom(h, "url", "", urlX, urlY), keys: []string{"k1"}}
+		n := aiseed.NewProvider{Type: aiseed.ProviderType(kind), Name: name, BaseURL: w.url, Disabled: h.pick("disabled", 3) == 0}
+		if h.pick("with Bedrock", 2) == 0 {
+			b := modelBedrock{region: "us"}.withDefaults()
+			w.bedrock, w.keys = &b, nil
+			n.Bedrock = &aiseed.BedrockSettings{Region: "us"}
+		}
+		for _, key := range w.keys {
+			n.Keys = append(n.Keys, aiseed.NewSecret(key))
+		}
+		value = fmt.Sprintf("%s %q %v", kind, w.url, w.bedrock)
+		c.want = after.operateCreate(h.ring, w, !n.Disabled)
+		c.do = func(ctx context.Context, s *aiseed.Store) error {
+			_, err := s.CreateProvider(ctx, "op", n)
+			return err
+		}
+	case "update":
+		field := pickFrom(h, "field", "display name", "base URL", "region", "model")
+		to := pickFrom(h, "value", "", urlX, urlY)
+		var u aiseed.ProviderUpdate
+		*map[string]**string{"display name": &u.DisplayName, "base URL": &u.BaseURL, "region": &u.Region, "model": &u.Model}[field] = &to
+		c.want = after.operateUpdate(h.ring, row, field, to)
+		c.do = func(ctx context.Context, s *aiseed.Store) error {
+			_, err := s.UpdateProvider(ctx, "op", id, u)
+			return err
+		}
+		value = field + " " + to
+	case "enable":
+		enabled := h.pick("enabled", 2) == 0
+		value = fmt.Sprint(enabled)
+		c.want = after.operateEnable(row, enabled)
+		c.do = func(ctx context.Context, s *aiseed.Store) error { return s.SetProviderEnabled(ctx, "op", id, enabled) }
+	case "delete":
+		c.want = after.operateDelete(row)
+		c.do = func(ctx context.Context, s *aiseed.Store) error { return s.DeleteProvider(ctx, "op", id) }
+	case "restore":
+		c.want = after.operateRestore(h.ring, row)
+		c.do = func(ctx context.Context, s *aiseed.Store) error {
+			_, err := s.RestoreProvider(ctx, "op", id)
+			return err
+		}
+	case "add a key to":
+		value = pickFrom(h, "key", "k1", longKey, "k4", "k5", "k6")
+		c.want = after.operateAddKey(h.ring, row, value)
+		key := aiseed.NewSecret(value)
+		c.do = func(ctx context.Context, s *aiseed.Store) error {
+			_, err := s.AddProviderKey(ctx, "op", id, key)
+			return err
+		}
+	case "remove a key of":
+		at := h.pick("key to remove", 3)
+		value = fmt.Sprint(at)
+		key := uuid.Max
+		if row >= 0 {
+			if keys := after.keysOf(row); at < len(keys) {
+				key = uuid.MustParse(after.keys[keys[at]].id)
+			}
+		}
+		c.want = after.operateRemoveKey(row, at)
+		c.do = func(ctx context.Context, s *aiseed.Store) error { return s.RemoveProviderKey(ctx, "op", id, key) }
+	}
+	c.what = fmt.Sprintf("%s %s (%d) %s, ring %v", operation, name, row, value, h.ring)
+	c.ends, c.few = []*model{h.model.next(), after}, 1
+	h.run(c)
+}
+
+// tamper is what an operator does in SQL.
+func (h *history) tamper() {
+	name := pickFrom(h, "name", historyNames...)
+	what := pickFrom(h, "tampering", "disable", "point elsewhere", "point elsewhere", "delete", "take the keys of")
+	url := pickFrom(h, "url", urlX, respelt(urlX), urlY)
+	h.tell("in SQL: %s %s %s", what, name, url)
+	after := h.model.next()
+	if i := after.find(name, false); i >= 0 {
+		row := &after.rows[i]
+		row.touched = what != "take the keys of"
+		switch what {
+		case "disable":
+			h.sql(`update ai_providers set enabled = not enabled where id = $1`, row.id)
+			row.enabled = !row.enabled
+		case "point elsewhere":
+			h.sql(`update ai_providers set base_url = $2 where id = $1`, row.id, url)
+			if row.url != url {
+				row.revision++
+			}
+			row.url = url
+		case "delete":
+			h.sql(`update ai_providers set deleted = true where id = $1`, row.id)
+			after.setDeleted(i, true)
+		case "take the keys of":
+			h.sql(`delete from ai_provider_keys where provider_id = $1`, row.id)
+			for _, k := range after.keysOf(i) {
+				after.keys[k].gone = true
+			}
+		}
+	}
+	h.agree(after)
+}
+
+// agree compares the database with the model after something that cannot fail.
+func (h *history) agree(after *model) {
+	now := h.look()
+	require.NoError(h.T, after.match(now, h.seen))
+	h.model, h.seen = after, now
+	h.steps++
+}
+
+// reseal rotates, seals, goes back to plaintext, or brings a wrong keyring.
+func (h *history) reseal() {
+	key := 1 + h.pick("sealing key", 3)
+	next := append([]int{key}, h.without(key)...)
+	what := pickFrom(h, "resealing", "rotate", "rotate", "seal", "unseal", "give a keyring", "give a wrong keyring")
+	var r modelResealing
+	c := call{what: fmt.Sprintf("%s with %v after %v", what, next, h.ring), ring: next, few: 1, aLostConnectionEndsIt: true}
+	var report aiseed.Resealing
+	switch {
+	case what == "give a wrong keyring":
+		h.tell("%s", what)
+		_, err := h.open(0, 9)
+		if len(h.model.sealedWith()) > 0 {
+			require.ErrorIs(h.T, err, aiseed.ErrKeyring)
+		} else {
+			require.NoError(h.T, err)
+		}
+		return
+	case what == "give a keyring" || len(h.ring) == 0 && what != "seal":
+		// What is there stays as it is, and is not read until it is sealed.
+		h.tell("a keyring %v after %v", next, h.ring)
+		h.ring = next
+		return
+	case what == "rotate":
+		r = modelResealing{func(sealed int) bool { return sealed != 0 && sealed != key }, key}
+		c.do = func(ctx context.Context, s *aiseed.Store) (err error) { report, err = s.Rotate(ctx); return err }
+	case what == "seal":
+		r = modelResealing{func(sealed int) bool { return sealed == 0 }, key}
+		c.do = func(ctx context.Context, s *aiseed.Store) (err error) { report, err = s.SealPlaintext(ctx); return err }
+	case what == "unseal":
+		r = modelResealing{func(sealed int) bool { return sealed != 0 }, 0}
+		c.do = func(ctx context.Context, s *aiseed.Store) (err error) { report, err = s.Unseal(ctx); return err }
+	}
+	// Column by column, and then the keys that are not needed any more.
+	keys := h.model.next()
+	changed := keys.resealKeys(r)
+	settings := keys.clone()
+	changed += settings.resealSettings(r)
+	revoked := settings.clone()
+	n := revoked.revoke(r)
+	c.ends = []*model{h.model.next(), keys, settings, revoked}
+	_, suffered, err := h.run(c)
+	if suffered == noFault {
+		require.Equal(h.T, changed, report.Changed)
+		require.Len(h.T, report.Revoked, n)
+	}
+	// A server that was given both keys before goes on reading.
+	if what == "rotate" {
+		h.requireProviders(append(h.without(key), key)...)
+	}
+	switch {
+	case err == nil && suffered == noFault && what == "unseal":
+		h.ring = nil
+	case err == nil && suffered == noFault && what == "rotate":
+		h.ring = []int{key}
+	case what != "unseal":
+		h.ring = next
+	}
+}
+
+// without is the server's keyring without a key.
+func (h *history) without(key int) []int {
+	return slices.DeleteFunc(slices.Clone(h.ring), func(k int) bool { return k == key })
+}
+
+// finish is a clean end: nothing fails any more, and all that was left is done.
+func (h *history) finish() {
+	h.tell("finish")
+	h.wire.reset(nil)
+	store, err := h.open(0, h.ring...)
+	require.NoError(h.T, err)
+	after := h.model.next()
+	if len(h.ring) > 0 && slices.ContainsFunc(after.numbers(), after.plaintext) {
+		_, err := store.SealPlaintext(h.ctx)
+		require.NoError(h.T, err)
+		r := modelResealing{func(sealed int) bool { return sealed == 0 }, h.ring[0]}
+		after.resealKeys(r)
+		after.resealSettings(r)
+		after.revoke(r)
+		h.agree(after)
+	}
+
+	env := h.env
+	lines := make([]string, len(env.lines))
+	for i, line := range env.lines {
+		lines[i] = aiseed.DefaultPrefix + line
+	}
+	cfg, err := aiseed.ParseEnviron(h.ctx, lines, slog.Logger{})
+	require.NoError(h.T, err)
+	auditor := &historyAuditor{refuseAt: -1}
+	var words []string
+	var drift *aiseed.DriftError
+	if errors.As(aiseed.SeedAIProvidersFromEnv(h.ctx, store, cfg, auditor, slog.Logger{}), &drift) {
+		for _, p := range drift.Providers {
+			word := p.Name + "@" + p.Digest
+			words = append(words, word)
+		}
+		after = h.model.next()
+		result := after.start(h.ring, env.want, nil, nil, h.meanings)
+		h.learn(drift, result.drifts)
+		cfg.DriftAdopt = words
+		require.NoError(h.T, aiseed.SeedAIProvidersFromEnv(h.ctx, store, cfg, auditor, slog.Logger{}))
+	}
+	after = h.model.next()
+	require.NoError(h.T, after.start(h.ring, env.want, words, nil, h.meanings).err)
+	for i, a := range after.audits {
+		after.audits[i].touched = !a.delivered
+		after.audits[i].delivered = true
+	}
+	h.agree(after)
+
+	// Every entry was accepted, in order; and again there is nothing to do.
+	for _, id := range auditor.offered {
+		if !slices.Contains(h.accepted, id) {
+			h.accepted = append(h.accepted, id)
+		}
+	}
+	var all []string
+	for _, a := range h.seen.Audits {
+		all = append(all, a.ID)
+	}
+	require.Equal(h.T, all, h.accepted, "what was audited, in order")
+	cfg.DriftAdopt = nil
+	require.NoError(h.T, aiseed.SeedAIProvidersFromEnv(h.ctx, store, cfg, auditor, slog.Logger{}))
+	h.agree(h.model.next())
+
+	// The secrets of the disabled ones too.
+	h.sql(`update ai_providers set enabled = true where not deleted`)
+	after = h.model.next()
+	for i := range after.rows {
+		if r := &after.rows[i]; !r.deleted {
+			r.enabled, r.touched = true, true
+		}
+	}
+	h.agree(after)
+	h.requireProviders(h.ring...)
+}
