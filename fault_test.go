@@ -171,9 +171,15 @@ func (r *rig) check(what told, before, after string, marked []string, audits []s
 	var problems []error
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 
-	for deadline := time.Now().Add(30 * time.Second); len(r.rows(busy)) > 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		left := r.rows(busy)
+		// One that was cut off may not have come to what it was sent before.
+		backends := r.rows(`select pid from pg_stat_activity where datname = current_database() and application_name = $1`, sweptApplication)
+		if len(left) == 0 && len(backends) <= int(r.swept.Stat().TotalConns()) {
+			break
+		}
 		if time.Now().After(deadline) {
-			problem("a transaction or a lock is left: %q", r.rows(busy))
+			problem("a backend, a transaction or a lock is left: of %q %q are busy", backends, left)
 			break
 		}
 	}
