@@ -4,102 +4,140 @@ package aiseed_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"regexp"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/faultproxy"
 )
 
-// A process that is stopped with SIGSTOP keeps its connection, and says nothing. The
-// others get through, and it finishes when it goes on.
+// The answers that a start on a fresh connection gets, one for each round trip.
+const (
+	answerOfLogin = iota
+	answerOfOpen
+	answerOfRead
+	answerOfLock
+	answerOfCommit
+	answerOfDelivery
+	answerOfMark
+	answers
+)
+
+// A process that is stopped with SIGSTOP keeps its connections, and says nothing.
+// Wherever that is, others get through, and it finishes when it goes on.
 func TestF3_StoppedProcess(t *testing.T) {
 	t.Parallel()
-	// Enough to seal for a process to be caught while it decides, and enough audits to
-	// fill the pipe to which they are delivered.
-	var environ []string
-	for i := range 1000 {
-		for _, line := range []string{"NAME=many-%[1]d", "TYPE=openai", "KEY=key-%[1]d-of-the-many-providers"} {
-			environ = append(environ, fmt.Sprintf(aiseed.DefaultPrefix+"PROVIDER_%[1]d_"+line, i))
-		}
-	}
-	reference := setup(t)
-	require.NoError(t, reference.seed(reference.parseEnviron(environ)))
-	contents := reference.contents()
+	contents, messages := undisturbed(t)
+	require.Len(t, messages, answers)
 
-	for _, tt := range []struct {
-		kind    string
-		reached func(*fixture, *process) // when to stop it
-		caught  func(*fixture) bool      // whether it had not gone further when the others had ended
-	}{
-		{
-			"F3 stopped lock holder",
-			func(f *fixture, _ *process) {
-				for len(f.rows(`select pid from pg_stat_activity join pg_locks using (pid)
-				                 where application_name = 'first' and state = 'idle in transaction' and locktype = 'advisory' and granted
-				                 union all select 1 from ai_providers`)) == 0 {
-				}
-			},
-			// The server ended it. The backend of one that had sent its commit is still there.
-			func(f *fixture) bool {
-				return len(f.rows(`select pid from pg_stat_activity where application_name = 'first'`)) == 0
-			},
-		},
-		{
-			"F3 stopped deliverer",
-			func(_ *fixture, p *process) {
-				p.read(func() bool { return len(p.Audits) > 0 || p.Told != toldNothing })
-			},
-			func(f *fixture) bool {
-				return len(f.rows(`select id from ai_provider_audits where delivered_at is null`)) == 2000
-			},
-		},
-	} {
-		for round := range full(1, 8) {
-			name := fmt.Sprintf("%s %d", tt.kind, round)
+	rounds := map[int]int{answerOfLock: full(1, 6), answerOfDelivery: full(1, 3)}
+	for answer := range answers {
+		kind := "F3 stopped process"
+		if answer == answerOfLock {
+			kind = "F3 stopped lock holder"
+		}
+		for round := range max(rounds[answer], full(0, 3)) {
+			name := fmt.Sprintf("answer %d, round %d", answer, round)
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				for range 20 {
-					f := setup(t)
-					caught, err := f.stopped(environ, contents, func(p *process) { tt.reached(f, p) }, func() bool { return tt.caught(f) })
-					if caught || err != nil {
-						cases.check(t, tt.kind, "TestF3_StoppedProcess/"+name, err)
-						return
-					}
-				}
-				t.Error("it was always too late to stop it")
+				f := setup(t)
+				cases.check(t, kind, "TestF3_StoppedProcess/"+name, f.stopAt(answer, messages[answer], contents))
 			})
 		}
 	}
 }
 
-// stopped runs a start that is stopped once reached returns, and goes on after
-// others have started and ended. It returns what caught said before it went on.
-func (f *fixture) stopped(environ []string, contents string, reached func(*process), caught func() bool) (was bool, err error) {
+// undisturbed starts as the processes will, and returns what is there then, and which
+// messages to the client end an answer.
+func undisturbed(t *testing.T) (contents string, messages []int) {
+	t.Helper()
+	ctx, f := context.Background(), setup(t)
+	proxy, dsn := f.behindProxy()
+	pool, err := pgxpool.New(ctx, dsn)
+	require.NoError(t, err)
+	defer pool.Close()
+	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: f.keyring})
+	require.NoError(t, err)
+	cfg := f.parseEnviron(aiseed.Environ(t, "gateway.env"))
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, f.audits, f.logs.Logger()))
+	for _, match := range regexp.MustCompile(`(?m)to client (\d+) ReadyForQuery$`).FindAllStringSubmatch(proxy.Record(), -1) {
+		number, err := strconv.Atoi(match[1])
+		require.NoError(t, err)
+		messages = append(messages, number)
+	}
+	return f.contents(), messages
+}
+
+// behindProxy returns a proxy to the server, and a connection string that leads through it.
+func (f *fixture) behindProxy() (*faultproxy.Proxy, string) {
+	f.t.Helper()
+	config := f.pool.Config().ConnConfig
+	proxy, err := faultproxy.Start(pgconn.NetworkAddress(config.Host, config.Port))
+	require.NoError(f.t, err)
+	f.t.Cleanup(func() { require.NoError(f.t, proxy.Close()) })
+	return proxy, f.dsn() + fmt.Sprintf(" host='%s' port=5432 sslmode=disable", proxy.Host())
+}
+
+// stopAt runs a start that is stopped before it gets an answer, and goes on after
+// others have started and ended.
+func (f *fixture) stopAt(answer, message int, contents string) error {
 	f.t.Helper()
 	f.keyring = keyring(f.t, 4)
 	f.store, f.wire = f.open()
+	proxy, dsn := f.behindProxy()
+
 	processes := make(crowd, 5)
 	defer processes.disband()
 	for i := range processes {
 		// The server leaves a silent holder of the lock half of the time that the others wait.
-		s := start{DSN: f.dsn(), Environ: environ, Key: bytes.Repeat([]byte{4}, aiseed.KeySize), LockTimeout: 8 * time.Second}
+		s := start{DSN: f.dsn(), Environ: aiseed.Environ(f.t, "gateway.env"), Key: bytes.Repeat([]byte{4}, aiseed.KeySize), LockTimeout: 6 * time.Second}
 		if i == 0 {
-			s.DSN += " application_name=first"
+			s.DSN = dsn + " application_name=first"
 		}
 		processes[i] = launch(f.t, s)
 	}
 	first, rest := processes[0], processes[1:]
+	stopped := make(chan error, 1)
+	proxy.Arm(faultproxy.Fault{Direction: faultproxy.ToClient, Message: message, Kind: faultproxy.None},
+		func() {
+			err := first.Process.Signal(syscall.SIGSTOP)
+			if err == nil {
+				// It can go on for a moment, and the answer has to find it stopped.
+				_, err = syscall.Wait4(first.Process.Pid, nil, syscall.WUNTRACED, nil)
+			}
+			stopped <- err
+		})
 	first.release()
-	reached(first)
-	require.NoError(f.t, first.Process.Signal(syscall.SIGSTOP))
+	require.NoError(f.t, <-stopped)
 	defer func() { _ = first.Process.Signal(syscall.SIGCONT) }()
 	rest.start()
-	was = caught()
+
+	// That it was stopped there shows.
+	var missed error
+	switch answer {
+	case answerOfLock: // the server closed its connection, to take the lock
+		missed = errors.New("the server did not end the holder")
+		for deadline := time.Now().Add(10 * time.Second); missed != nil && time.Now().Before(deadline); {
+			if len(f.rows(`select pid from pg_stat_activity where application_name = 'first'`)) == 0 {
+				missed = nil
+			}
+		}
+	case answerOfDelivery:
+		if len(f.rows(`select id from ai_provider_audits where delivered_at is null`)) == 0 {
+			missed = errors.New("another one delivered")
+		}
+	}
 	require.NoError(f.t, first.Process.Signal(syscall.SIGCONT))
 	first.read(func() bool { return first.Told != toldNothing })
-	return was, processes.check(f, contents)
+	return errors.Join(processes.check(f, contents), missed)
 }

@@ -201,9 +201,7 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 				processes.run(t, func(i int) start { return start{DSN: dsn, Environ: environ(i), Key: rawKey} })
 				f.store, f.wire = f.open()
 				cases.check(t, v.kind, "TestF3_CrowdStartsAtOnce/"+name, processes.check(f, contents))
-				if !v.bouncer { // whose own connections stay
-					f.requireIdle()
-				}
+				f.requireIdle()
 			})
 		}
 	}

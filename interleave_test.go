@@ -21,8 +21,7 @@ import (
 // environment, or an operation of an operator.
 type part func(ctx context.Context, store *aiseed.Store, auditor aiseed.Auditor, logs *aiseed.LogRecorder) error
 
-// A participant plays a part, one round trip at a time. It is the scheduler that lets each of
-// them go.
+// A participant plays a part, and does a round trip only when it is let go.
 type participant struct {
 	name  string
 	part  part
@@ -109,7 +108,8 @@ func (s *stage) reset() {
 // A chooser picks one of those who can move.
 type chooser func(able []*participant) (*participant, error)
 
-// play plays all parts on the tables as they were. It returns the schedule, a letter for each round trip, and the outcome.
+// play plays all parts on the tables as they were. It returns the schedule, a
+// letter for each round trip, and the outcome.
 func (s *stage) play(audits bool, choose chooser) (schedule, outcome string, err error) {
 	s.t.Helper()
 	s.reset()
@@ -286,6 +286,7 @@ func providers(specs ...string) (lines []string) {
 	return lines
 }
 
+// starting starts with lines of the environment.
 func starting(lines []string) func(*fixture) part {
 	return func(f *fixture) part {
 		cfg := f.parse(slices.Clone(lines)...)
@@ -306,8 +307,7 @@ func adopting(specs ...string) func(*fixture) part {
 	}
 }
 
-// operator does something with the provider x where that exists, and delivers the audits
-// of it.
+// operator does something with the provider x, and delivers the audits.
 func operator(do func(ctx context.Context, store *aiseed.Store, x uuid.UUID) error) func(*fixture) part {
 	return func(f *fixture) part {
 		x := uuid.Nil
@@ -409,8 +409,10 @@ var rollouts = []rollout{
 	}, false},
 }
 
-// The lock is in it or not, and the delivery of the audits is in it or not. What is
-// too much to be run in every order is run in orders of chance.
+// Everyone does one round trip after the other, in every order: with the lock and
+// with one that locks nothing, with the delivery of audits and without. Whatever the
+// order, the outcome is one that the parts have one after the other. Where there
+// are too many orders, chance picks some.
 func TestF3_Interleavings(t *testing.T) {
 	t.Parallel()
 	for _, r := range rollouts {
