@@ -144,8 +144,9 @@ func (c canaries) environ(keyFile string) []string {
 	return lines
 }
 
-// forms are the ways in which a part of a secret can be written.
-func forms(part []byte) map[string]string {
+// forms are the ways in which a part of a secret can be written: the name of each, and
+// what it looks like.
+func forms(part []byte) (out [][2]string) {
 	asHex := hex.EncodeToString(part)
 	quoted := func(s string) string { return s[1 : len(s)-1] }
 	asJSON, _ := json.Marshal(string(part))
@@ -155,28 +156,27 @@ func forms(part []byte) map[string]string {
 	for _, b := range part {
 		withComma = append(withComma, fmt.Sprintf("%#x", b))
 	}
-	out := map[string]string{
-		"as it is":           string(part),
-		"in hex":             asHex,
-		"in upper-case hex":  strings.ToUpper(asHex),
-		"in spaced hex":      fmt.Sprintf("% x", part),
-		"as Go's hex bytes":  strings.Join(withComma, ", "),
-		"as bytes":           strings.Trim(fmt.Sprint(part), "[]"),
-		"as JSON's bytes":    strings.ReplaceAll(strings.Trim(fmt.Sprint(part), "[]"), " ", ","),
-		"encoded for a URL":  url.QueryEscape(string(part)),
-		"encoded for a path": url.PathEscape(string(part)),
-		"quoted by Go":       quoted(fmt.Sprintf("%q", part)),
-		"quoted in ASCII":    quoted(fmt.Sprintf("%+q", part)),
-		"escaped in JSON":    quoted(string(asJSON)),
-		"escaped in XML":     asXML.String(),
-		"quoted in SQL":      strings.ReplaceAll(string(part), "'", "''"),
+	out = [][2]string{
+		{"as it is", string(part)},
+		{"in hex", asHex},
+		{"in upper-case hex", strings.ToUpper(asHex)},
+		{"in spaced hex", fmt.Sprintf("% x", part)},
+		{"as Go's hex bytes", strings.Join(withComma, ", ")},
+		{"as bytes", strings.Trim(fmt.Sprint(part), "[]")},
+		{"as JSON's bytes", strings.ReplaceAll(strings.Trim(fmt.Sprint(part), "[]"), " ", ",")},
+		{"encoded for a URL", url.QueryEscape(string(part))},
+		{"encoded for a path", url.PathEscape(string(part))},
+		{"quoted by Go", quoted(fmt.Sprintf("%q", part))},
+		{"quoted in ASCII", quoted(fmt.Sprintf("%+q", part))},
+		{"escaped in JSON", quoted(string(asJSON))},
+		{"escaped in XML", asXML.String()},
+		{"quoted in SQL", strings.ReplaceAll(string(part), "'", "''")},
 	}
 	for shift, skip := range []int{0, 2, 3} { // the digits that the part alone decides
 		padded := append(make([]byte, shift), part...)
 		digits := len(padded) * 8 / 6
-		for name, encoding := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "URL-safe base64": base64.RawURLEncoding} {
-			out[fmt.Sprintf("in %s, shifted by %d", name, shift)] = encoding.EncodeToString(padded)[skip:digits]
-		}
+		out = append(out, [2]string{fmt.Sprintf("in base64, shifted by %d", shift), base64.RawStdEncoding.EncodeToString(padded)[skip:digits]},
+			[2]string{fmt.Sprintf("in URL-safe base64, shifted by %d", shift), base64.RawURLEncoding.EncodeToString(padded)[skip:digits]})
 	}
 	return out
 }
@@ -196,7 +196,8 @@ func newSearch(all canaries) *search {
 	seen := map[string]bool{}
 	for _, c := range all {
 		for i := 0; i == 0 || i+partLength <= len(c.value); i++ {
-			for form, text := range forms([]byte(c.value[i:min(i+partLength, len(c.value))])) {
+			for _, f := range forms([]byte(c.value[i:min(i+partLength, len(c.value))])) {
+				form, text := f[0], f[1]
 				if seen[text] {
 					continue
 				}
@@ -373,8 +374,8 @@ func TestF5_TheSearchFindsEveryForm(t *testing.T) {
 	for _, c := range all {
 		for _, at := range []int{0, max(0, len(c.value)-partLength)} {
 			part := []byte(c.value[at:min(at+partLength, len(c.value))])
-			for form, text := range forms(part) {
-				require.Error(t, s.find("text", []byte("some text "+text+" and more")), "%s %s", c.name, form)
+			for _, f := range forms(part) {
+				require.Error(t, s.find("text", []byte("some text "+f[1]+" and more")), "%s %s", c.name, f[0])
 			}
 			for shift := range 3 {
 				inside := strings.Repeat("x", shift) + string(part) + "more"

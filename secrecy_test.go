@@ -135,7 +135,14 @@ func (w *secretWorld) walk() (called []string) {
 	must(err)
 	show("Secret.MarshalText", asText, string(asText))
 	show("Secret.LogValue", secret.LogValue(), slog.Any("k", secret))
-	show("Secret.Format", struct{ s, p any }{secret, &secret})
+	type fields struct { // fmt calls no method of what is in it
+		s aiseed.Secret
+		p *aiseed.Secret
+		l []aiseed.Secret
+		m map[string]aiseed.Secret
+		k map[aiseed.Secret]bool
+	}
+	show("Secret.Format", fields{secret, &secret, []aiseed.Secret{secret}, map[string]aiseed.Secret{"k": secret}, map[aiseed.Secret]bool{secret: true}})
 
 	encoded, raw := w.keyList()
 	ring, err := aiseed.ParseKeyring(encoded)
@@ -312,7 +319,9 @@ func (w *secretWorld) panics(t *testing.T, environ []string) []any {
 	require.Error(t, invalid)
 	return []any{
 		cfg, &cfg, cfg.LegacyOpenAI.Key, &cfg.LegacyOpenAI.Key, cfg.Providers[0].Keys,
-		invalid, fmt.Errorf("seed %+v: %w", cfg, invalid), fmt.Sprintf("%+v %#v", cfg, cfg.Providers), map[string]any{"cfg": cfg}, w.rings[1],
+		invalid, fmt.Errorf("seed %+v: %w", cfg, invalid), fmt.Sprintf("%+v %#v", cfg, cfg.Providers),
+		map[string]any{"cfg": cfg},
+		w.rings[1],
 	}
 }
 

@@ -1,0 +1,277 @@
+package aiseed_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cdr.dev/slog/v3"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/ephemeral"
+)
+
+// A secretWorld is a server of its own that logs all that it can, a store, and secrets
+// that must not show up in anything that either of them says.
+type secretWorld struct {
+	t      *testing.T
+	name   string
+	sealed bool
+	f      *fixture
+	server *ephemeral.Server
+
+	canaries canaries
+	printed  *search // for what the library says
+	served   *search // for what holds base URLs as they are: without the canaries in those
+	raw      [][]byte
+	rings    []*aiseed.Keyring
+	environ  []string
+
+	store, sealing *aiseed.Store // sealing has a keyring also where store has none
+	pool           *pgxpool.Pool // of store
+	wires          []*wire       // of all stores
+	pools          []*pgxpool.Pool
+	out            *sharedBuffer // all logs and traces
+	logger         slog.Logger
+
+	logRead  int64        // of the server's log
+	activity sharedBuffer // what was seen in pg_stat_activity
+}
+
+// newSecretWorldOutside is a world without a server.
+func newSecretWorldOutside(t *testing.T, sealed bool) *secretWorld {
+	t.Helper()
+	w := &secretWorld{t: t, name: "plaintext", sealed: sealed, out: &sharedBuffer{}}
+	if sealed {
+		w.name = "sealed"
+	}
+	w.logger = allSinks(w.out)
+	random := chance(t.Name() + w.name)
+	w.canaries = newCanaries(random)
+	w.rings, w.raw = w.canaries.keyring(t, random, 2)
+	w.printed = newSearch(w.canaries)
+	w.served = newSearch(slices.DeleteFunc(slices.Clone(w.canaries), func(c canary) bool { return c.inURL }))
+	keyFile := filepath.Join(t.TempDir(), "key")
+	require.NoError(t, os.WriteFile(keyFile, []byte(w.canaries.value("key of a file")+"\n"), 0o600))
+	w.environ = w.canaries.environ(keyFile)
+	return w
+}
+
+func newSecretWorld(t *testing.T, sealed bool) *secretWorld {
+	t.Helper()
+	w := newSecretWorldOutside(t, sealed)
+	settings := []string{
+		"log_statement=all", "log_min_messages=debug2", "log_min_error_statement=debug5", "log_error_verbosity=verbose", "log_duration=on",
+		"log_parameter_max_length=-1", "log_parameter_max_length_on_error=-1", "track_activity_query_size=1000000",
+	}
+	if !sealed {
+		// What is written as plaintext stands in the parameters, and what the
+		// server says of a row in the detail of an error.
+		settings = append(settings, "log_parameter_max_length=0", "log_parameter_max_length_on_error=0", "log_error_verbosity=terse")
+	}
+	var err error
+	w.server, err = ephemeral.Start(context.Background(), settings...)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, w.server.Close()) })
+	config, err := pgxpool.ParseConfig(w.server.DSN("postgres"))
+	require.NoError(t, err)
+	config.ConnConfig.Password = w.canaries.value("password of the server")
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	w.f = &fixture{t: t, pool: pool, keyring: w.rings[0], audits: &aiseedtest.AuditRecorder{}, logs: &aiseed.LogRecorder{}}
+	w.store, w.pool = w.open(w.options())
+	w.sealing = w.store
+	if !sealed {
+		w.sealing, _ = w.open(aiseed.StoreOptions{Keyring: w.rings[0], LockTimeout: worldTimeout})
+	}
+	return w
+}
+
+// worldTimeout bounds what a case of a held lock takes.
+const worldTimeout = 50 * time.Millisecond
+
+func (w *secretWorld) options() aiseed.StoreOptions {
+	o := aiseed.StoreOptions{Keyring: w.rings[0], Migrate: true, LockTimeout: worldTimeout, NotifyChannel: "world"}
+	if !w.sealed {
+		o.Keyring, o.AllowPlaintext = nil, true
+	}
+	return o
+}
+
+// open makes a store that is looked at from all sides, and its pool.
+func (w *secretWorld) open(options aiseed.StoreOptions) (*aiseed.Store, *pgxpool.Pool) {
+	w.t.Helper()
+	wire := &wire{}
+	config := w.f.pool.Config().Copy()
+	config.ConnConfig.DialFunc = wire.dial
+	config.ConnConfig.Tracer = tracer{w.out}
+	config.ConnConfig.RuntimeParams["application_name"] = "store"
+	config.ConnConfig.RuntimeParams["lock_timeout"] = fmt.Sprint(worldTimeout.Milliseconds())
+	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	require.NoError(w.t, err)
+	w.t.Cleanup(pool.Close)
+	store, err := aiseed.Open(context.Background(), pool, options)
+	require.NoError(w.t, err)
+	w.wires, w.pools = append(w.wires, wire), append(w.pools, pool)
+	return store, pool
+}
+
+// rotateKeys gives the keyring a new first key.
+func (w *secretWorld) rotateKeys() {
+	w.t.Helper()
+	options := w.options()
+	options.Keyring, options.AllowPlaintext = w.rings[1], false
+	w.sealing, _ = w.open(options)
+	if w.sealed {
+		w.store, w.pool = w.open(options)
+	}
+}
+
+// keyList is the keyring as its keys, and as a variable has it.
+func (w *secretWorld) keyList() (encoded string, raw [][]byte) {
+	var list []string
+	for _, key := range w.raw {
+		list = append(list, base64.StdEncoding.EncodeToString(key))
+	}
+	return strings.Join(list, ","), w.raw
+}
+
+func (w *secretWorld) parse(environ []string) aiseed.Config {
+	w.t.Helper()
+	cfg, err := aiseed.ParseEnviron(context.Background(), environ, w.logger)
+	require.NoError(w.t, err)
+	return cfg
+}
+
+// with is the environment with some variables before the others, so that they count.
+func (w *secretWorld) with(lines ...string) []string { return append(lines, w.environ...) }
+
+func (w *secretWorld) divergent() []string {
+	return w.with(aiseed.DefaultPrefix+"OPENAI_KEY="+w.canaries.value("divergent key"), aiseed.DefaultPrefix+"PROVIDER_1_BEDROCK_ACCESS_KEYS="+w.canaries.value("unused Bedrock access key")+","+w.canaries.value("second Bedrock access key"))
+}
+
+func (w *secretWorld) drifted() []string {
+	return append([]string{aiseed.DefaultPrefix + "OPENAI_BASE_URL=" + w.canaries.inQuery("legacy", "URL updated")}, w.divergent()...)
+}
+
+func (w *secretWorld) update() aiseed.ProviderUpdate {
+	baseURL := w.canaries.inQuery("updated", "URL updated")
+	key, secret := aiseed.NewSecret(w.canaries.value("updated access key")), aiseed.NewSecret(w.canaries.value("updated secret"))
+	return aiseed.ProviderUpdate{BaseURL: &baseURL, AccessKey: &key, AccessKeySecret: &secret}
+}
+
+// tracer writes what pgx tells of to a log.
+type tracer struct{ out io.Writer }
+
+func (tr tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	fmt.Fprintf(tr.out, "%+v\n", data)
+	return ctx
+}
+
+func (tr tracer) TraceQueryEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceQueryEndData) {
+	fmt.Fprintf(tr.out, "%+v %#v\n", data, data)
+}
+
+// reset decides what becomes of what the stores send, and samples pg_stat_activity
+// before each message of theirs.
+func (w *secretWorld) reset(decide func(sent []byte) action) {
+	var mu sync.Mutex // of several stores, and of connections that a pool closes
+	messages := 0
+	for _, wire := range w.wires {
+		wire.reset(func(sent []byte) action {
+			mu.Lock()
+			defer mu.Unlock()
+			if messages++; messages%full(3, 1) == 0 {
+				w.sample()
+			}
+			return decide(sent)
+		})
+	}
+}
+
+func (w *secretWorld) sample() {
+	rows, err := w.f.pool.Query(context.Background(), `select query from pg_stat_activity`)
+	if err == nil {
+		var queries []string
+		queries, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		for _, q := range queries {
+			fmt.Fprintln(&w.activity, q)
+		}
+	}
+	if err != nil {
+		w.t.Error(err) // on the goroutine of a caller
+	}
+}
+
+// exec runs several statements.
+func (w *secretWorld) exec(sql string) {
+	w.t.Helper()
+	_, err := w.f.pool.Exec(context.Background(), sql, pgx.QueryExecModeSimpleProtocol)
+	require.NoError(w.t, err)
+}
+
+// look searches what was logged, by us and by the server, and what others could see
+// in pg_stat_activity, since it last did. quoted says that the server had a reason
+// to quote a row, which in plaintext holds secrets.
+func (w *secretWorld) look(quoted bool) error {
+	log, err := w.readLog()
+	if err != nil {
+		return err
+	}
+	switch {
+	case w.sealed:
+		err = w.served.find("the server's log", log)
+	case !quoted:
+		err = w.printed.find("the server's log", log)
+	}
+	return errors.Join(err, w.printed.find("a log or a trace", w.out.take()), w.printed.find("pg_stat_activity", w.activity.take()))
+}
+
+func (w *secretWorld) readLog() ([]byte, error) {
+	if w.server == nil {
+		return nil, nil
+	}
+	file, err := os.Open(w.server.LogFile())
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	log, err := io.ReadAll(io.NewSectionReader(file, w.logRead, 1<<40))
+	w.logRead += int64(len(log))
+	return log, err
+}
+
+// requireDump looks at a dump of the database.
+func (w *secretWorld) requireDump() {
+	w.t.Helper()
+	bin := w.f.rows(`select setting from pg_config where name = 'BINDIR'`)[0]
+	var stderr bytes.Buffer
+	cmd := exec.Command(filepath.Join(bin, "pg_dump"), "--inserts", "--dbname="+w.server.DSN("postgres"))
+	cmd.Stderr = &stderr
+	dump, err := cmd.Output()
+	require.NoError(w.t, err, stderr.String())
+	require.Contains(w.t, string(dump), "INSERT INTO public.ai_provider_keys")
+	if !w.sealed {
+		require.Error(w.t, w.served.find("the dump", dump), "that is what plaintext is")
+		return
+	}
+	cases.check(w.t, kindRendering, w.name+": a dump of the database", w.served.find("the dump", dump))
+	require.Error(w.t, w.printed.find("the dump", dump), "a base URL is stored as it was written")
+}
