@@ -157,7 +157,7 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 		{kind: "F3 crowd of 64 processes", name: "empty", rounds: full(1, 30), empty: true},
 		{kind: "F3 crowd of 64 processes", name: "schema", rounds: full(1, 20)},
 		{kind: "F3 crowd of 64 processes", name: "own", rounds: full(1, 5), own: true},
-		{kind: "F3 crowd, lock that locks nothing", name: "nolock", rounds: full(1, 15), noLock: true},
+		{kind: "F3 crowd, lock that locks nothing", name: "nolock", rounds: full(1, 15), noLock: true, empty: true},
 		{kind: "F3 crowd, lock that locks nothing", name: "nolock, own", rounds: full(1, 5), own: true, noLock: true},
 		{kind: "F3 crowd through PgBouncer", name: "bouncer", rounds: full(1, 15), bouncer: true},
 		{kind: "F3 crowd through PgBouncer", name: "bouncer, own", rounds: full(0, 5), own: true, bouncer: true},

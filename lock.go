@@ -273,7 +273,7 @@ func isTransient(err error) bool {
 	case stateSerialization, stateDeadlock:
 		return true
 	case stateUniqueViolated:
-		return db.Constraint == liveNameConstraint
+		return db.transient || db.Constraint == liveNameConstraint
 	}
 	return db.transient
 }

@@ -5,6 +5,7 @@ import (
 	"embed"
 	"errors"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -82,8 +83,20 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {
 
 // migrate can be repeated whatever became of an attempt before.
 func (s *Store) migrate(ctx context.Context) error {
-	return retry(ctx, func() error { return s.tryMigrate(ctx) })
+	return retry(ctx, func() error {
+		err := s.tryMigrate(ctx)
+		var db *DatabaseError
+		if errors.As(err, &db) && slices.Contains(createdMeanwhile, db.SQLState) {
+			db.transient = true // the next attempt finds what another process created
+		}
+		return err
+	})
 }
+
+// createdMeanwhile is what a statement of a migration fails with where another
+// process was faster, if the lock did not keep them apart: the name of a row in a
+// catalog, a schema, a table or an index, a column, a function, or another object is taken.
+var createdMeanwhile = []string{stateUniqueViolated, "42P06", "42P07", "42701", "42723", "42710"}
 
 func (s *Store) tryMigrate(ctx context.Context) error {
 	const operation = "applying the schema"
