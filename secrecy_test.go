@@ -10,6 +10,7 @@ import (
 	"go/token"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -158,7 +159,7 @@ func (w *secretWorld) walk() (called []string) {
 	show("Keyring.IDs", ring.IDs())
 	show("Keyring.Format", struct{ k any }{ring}, aiseed.StoreOptions{Keyring: ring})
 	show("LockKey", aiseed.LockKey(all.value("created key")))
-	show("MaskURL", aiseed.MaskURL(all.inQuery("h", "URL updated")), aiseed.MaskURL("https://user:"+all.value("password of the server")+"@h/"))
+	show("MaskURL", aiseed.MaskURL(all.inQuery("h", "URL updated")), aiseed.MaskURL("https://user:"+url.QueryEscape(all.value("password of the server"))+"@h/"))
 	show("Variables", aiseed.Variables(""))
 	files, err := fs.Glob(aiseed.Migrations(), "*")
 	must(err)
