@@ -205,10 +205,10 @@ func MaskURL(raw string) string {
 	}
 	pairs := strings.Split(query[1:], "&")
 	for i, pair := range pairs {
-		if key, _, ok := strings.Cut(pair, "="); ok {
+		pairs[i] = maskText
+		// What ends in "=" can be a value in base64, and then what is before it is no key.
+		if key, value, _ := strings.Cut(pair, "="); strings.Trim(value, "=") != "" {
 			pairs[i] = key + "=" + maskText
-		} else {
-			pairs[i] = maskText
 		}
 	}
 	return printable(base + "?" + strings.Join(pairs, "&"))

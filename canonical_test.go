@@ -160,7 +160,9 @@ func TestS11_BaseURLPrintsWithoutWhatCouldBeACredential(t *testing.T) {
 	for raw, want := range map[string]string{
 		"https://h/v1":                              "https://h/v1",
 		"https://h/@v1":                             "https://h/@v1",
-		"https://h/v1?key=hunter2&b=":               "https://h/v1?key=****&b=****",
+		"https://h/v1?key=hunter2&b=1":              "https://h/v1?key=****&b=****",
+		"https://h/v1?hunter2==":                    "https://h/v1?****",
+		"https://h/v1?hunter2=":                     "https://h/v1?****",
 		"https://h?hunter2":                         "https://h?****",
 		"https://h/v1?next=https://hunter2@x":       "https://h/v1?next=****",
 		"https://user:hunter2@h/v1":                 "****",

@@ -59,7 +59,7 @@ func TestF6_FuzzTargets(t *testing.T) {
 	require.NotEmpty(t, targets)
 	executions := regexp.MustCompile(`execs: (\d+)`)
 	for _, target := range targets {
-		out, err := exec.Command("go", "test", "-run", "^$", "-fuzz", "^"+target+"$", "-fuzztime", fuzzTime.String(), ".").CombinedOutput()
+		out, err := exec.Command("go", "test", "-run", "^$", "-fuzz", "^"+target+"$", "-fuzztime", fuzzTime.String(), "-fuzzminimizetime", "20x", ".").CombinedOutput()
 		var problem error
 		if err != nil {
 			problem = fmt.Errorf("%w\n%s", err, out)
