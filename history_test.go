@@ -29,13 +29,21 @@ import (
 func TestF4_HistoriesAgreeWithTheModel(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
-	all, different := 0, map[uint64]bool{}
+	all, different, reached := 0, map[uint64]bool{}, map[string]int{}
 	t.Cleanup(func() {
 		if len(different) < all*9/10 {
 			t.Errorf("only %d of %d histories are different", len(different), all)
 		}
+		for what := range strings.FieldsFuncSeq(toReach, func(r rune) bool { return r == ',' || r == '\n' }) {
+			if what = strings.TrimSpace(what); all >= 500 && reached[what] == 0 {
+				t.Errorf("no history came to: %s", what)
+			}
+		}
+		if *torture {
+			t.Logf("%d histories came to: %v", all, reached)
+		}
 	})
-	for round := range full(6, 100) {
+	for round := range full(5, 100) {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			t.Parallel()
 			w := newHistoryWorld(t, round)
@@ -46,7 +54,7 @@ func TestF4_HistoriesAgreeWithTheModel(t *testing.T) {
 			})
 			rapid.Check(t, func(rt *rapid.T) {
 				h := w.begin(rt)
-				steps := 8 + h.pick("steps", 6)
+				steps := 8 + h.pick("steps", 5)
 				for range steps {
 					h.step()
 				}
@@ -54,6 +62,9 @@ func TestF4_HistoriesAgreeWithTheModel(t *testing.T) {
 				mu.Lock()
 				defer mu.Unlock()
 				all++
+				for what, n := range h.reached {
+					reached[what] += n
+				}
 				if story := h.story.Sum64(); !different[story] {
 					different[story] = true
 					cases.add("F4 histories", 1)
@@ -63,6 +74,15 @@ func TestF4_HistoriesAgreeWithTheModel(t *testing.T) {
 		})
 	}
 }
+
+// toReach are outcomes without which 500 histories would say too little.
+const toReach = `
+start, start: invalid configuration, start: drift, start: plaintext, start against a rival, start against a rival: drift,
+step create, step unchanged, step diverged, step adopt, step keep, step deleted, step unsupported, unused words, refused, left,
+create, create: name taken, create: invalid configuration, update, update: not found, update: invalid configuration,
+enable, enable: not found, delete, delete: not found, restore, restore: not found,
+add a key to, add a key to: not found, add a key to: invalid configuration, remove a key of, remove a key of: not found,
+rotate, seal, unseal, start died at end 0, start died at end 1, start lost at end 2`
 
 // A historyWorld is the database of a round.
 type historyWorld struct {
@@ -97,7 +117,8 @@ type history struct {
 		Write([]byte) (int, error)
 		Sum64() uint64
 	}
-	steps int
+	steps   int
+	reached map[string]int
 
 	model *model
 	seen  *snapshot
@@ -117,6 +138,7 @@ func (w *historyWorld) begin(rt *rapid.T) *history {
 		T: rt, historyWorld: w, ctx: context.Background(), story: fnv.New64(),
 		model:    &model{known: map[int]bool{}, keyIDs: map[string]int{}},
 		meanings: map[string]difference{},
+		reached:  map[string]int{},
 	}
 	h.sql(`delete from ai_providers; delete from ai_provider_audits; delete from ai_encryption_keys`)
 	h.seen = h.look()
@@ -169,8 +191,9 @@ func (h *history) open(lockTimeout time.Duration, ring ...int) (*aiseed.Store, e
 
 // A call is one call of the library, in a process of its own.
 type call struct {
-	what string
-	ring []int // of that process
+	name string
+	what string // name, and everything else
+	ring []int  // of that process
 	do   func(context.Context, *aiseed.Store) error
 	want error // nil or its class
 
@@ -262,6 +285,16 @@ func (h *history) run(c call) (end int, suffered fault, err error) {
 		}
 	}
 
+	reached := c.name
+	if c.rival != nil {
+		reached += " against a rival"
+	}
+	if suffered != noFault {
+		reached += fmt.Sprintf(" %s at end %d", suffered, end)
+	} else if c.want != nil {
+		reached += ": " + classes[c.want]
+	}
+	h.reached[reached]++
 	mayFail := suffered == died || suffered == lost && c.aLostConnectionEndsIt
 	switch {
 	case mayFail && (err == nil || errors.Is(err, aiseed.ErrDatabase) || errors.Is(err, aiseed.ErrCommitUnknown)):
@@ -274,12 +307,20 @@ func (h *history) run(c call) (end int, suffered fault, err error) {
 	return end, suffered, err
 }
 
+var classes = map[error]string{
+	aiseed.ErrInvalidConfig: "invalid configuration", aiseed.ErrDrift: "drift", aiseed.ErrPlaintext: "plaintext",
+	aiseed.ErrNameTaken: "name taken", aiseed.ErrNotFound: "not found",
+}
+
 // bury waits until nothing of the connections that were cut is left on the server.
+// A pool can finish one that its caller does not wait for any more.
 func (h *history) bury() {
-	h.wired.Reset()
-	for n := -1; n != 0; {
-		require.NoError(h.T, h.pool.QueryRow(h.ctx, `select count(*) from pg_stat_activity where datname = current_database() and application_name = $1`, historyApplication).Scan(&n))
-	}
+	require.Eventually(h.T, func() bool {
+		h.wired.Reset()
+		var n int
+		err := h.pool.QueryRow(h.ctx, `select count(*) from pg_stat_activity where datname = current_database() and application_name = $1`, historyApplication).Scan(&n)
+		return err == nil && n == 0
+	}, time.Minute, time.Millisecond)
 }
 
 // requireProviders compares what the runtime gets.
@@ -308,16 +349,16 @@ func (h *history) requireProviders(ring ...int) {
 }
 
 func (h *history) step() {
-	switch h.pick("step", 12) {
+	switch h.pick("step", 13) {
 	case 0, 1, 2, 3:
 		h.start(h.environ(), h.staleWords("adopt"), h.staleWords("keep"))
 	case 4, 5:
 		h.settle()
-	case 6, 7, 8:
+	case 6, 7, 8, 9:
 		h.operate()
-	case 9, 10:
+	case 10, 11:
 		h.tamper()
-	case 11:
+	case 12:
 		h.reseal()
 	}
 	h.requireProviders(h.ring...)
@@ -379,7 +420,7 @@ func (h *history) environ() (e modelEnv) {
 		}
 		e.want = append(e.want, w)
 	}
-	switch h.pick("mistake", 24) {
+	switch h.pick("mistake", 60) {
 	case 0:
 		indexed("TYPE=openai", "NAME=Not_A_Name")
 	case 1:
@@ -483,6 +524,7 @@ func (h *history) start(e modelEnv, adopt, keep []string) {
 	cfg, err := aiseed.ParseEnviron(h.ctx, lines, slog.Logger{})
 	if e.invalid || slices.ContainsFunc(adopt, func(word string) bool { return slices.Contains(keep, word) }) {
 		h.tell("a mistake: %d lines", len(lines))
+		h.reached["start: invalid configuration"]++
 		require.ErrorIs(h.T, err, aiseed.ErrInvalidConfig)
 		return
 	}
@@ -492,7 +534,7 @@ func (h *history) start(e modelEnv, adopt, keep []string) {
 	before := h.model.next()
 	after := before.clone()
 	result := after.start(h.ring, e.want, adopt, keep, h.meanings)
-	c := call{ring: h.ring, what: fmt.Sprintf("start with %q, ring %v, refusing %d, leaving %v", e.lines, h.ring, auditor.refuseAt, leaves)}
+	c := call{name: "start", ring: h.ring, what: fmt.Sprintf("start with %q, ring %v, refusing %d, leaving %v", e.lines, h.ring, auditor.refuseAt, leaves)}
 	if isRival {
 		if c.rival = h.rival(before, result); c.rival != nil {
 			c.what += ", against a rival"
@@ -558,6 +600,18 @@ func (h *history) start(e modelEnv, adopt, keep []string) {
 	}
 	if result.err == nil {
 		require.Contains(h.T, logs.String(), " are in the database "+result.steps)
+		for step := range strings.FieldsSeq(result.steps) {
+			if name, n, _ := strings.Cut(step, "="); n != "0" {
+				h.reached["step "+name]++
+			}
+		}
+	}
+	for what, is := range map[string]bool{
+		"unused words": len(result.unused) > 0, "refused": len(accepted) < len(offered), "left": leaves && slices.ContainsFunc(after.audits, func(a modelAudit) bool { return !a.delivered }),
+	} {
+		if is {
+			h.reached[what]++
+		}
 	}
 	require.Equal(h.T, len(result.unused), strings.Count(logs.String(), "applies to no drift that there is now"))
 	for _, word := range result.unused {
@@ -645,17 +699,30 @@ func (a *historyAuditor) accepted() []string {
 	return a.offered
 }
 
+// target draws a name, and finds its live row or tombstone; where there is to be one, the
+// name can be the next that has it.
+func (h *history) target(search, deleted bool) (name string, row int) {
+	at := h.pick("name", len(historyNames))
+	for i := range historyNames {
+		name = historyNames[(at+i)%len(historyNames)]
+		if row = h.model.find(name, deleted); row >= 0 || !search {
+			return name, row
+		}
+	}
+	return name, row
+}
+
 // operate is an operation of the host's own API.
 func (h *history) operate() {
-	name := pickFrom(h, "name", historyNames...)
+	operation := pickFrom(h, "operation", "create", "update", "update", "enable", "delete", "restore", "add a key to", "remove a key of")
 	after := h.model.next()
-	row := after.find(name, h.pick("tombstone", 4) == 0)
+	tombstone := operation == "restore"
+	name, row := h.target(operation != "create" && h.pick("any", 6) > 0, tombstone != (h.pick("the other", 8) == 0))
 	id := uuid.Max
 	if row >= 0 {
 		id = uuid.MustParse(after.rows[row].id)
 	}
 	c := call{ring: h.ring}
-	operation := pickFrom(h, "operation", "create", "update", "update", "enable", "delete", "restore", "add a key to", "remove a key of")
 	value := ""
 	switch operation {
 	case "create":
@@ -721,6 +788,7 @@ func (h *history) operate() {
 		c.want = after.operateRemoveKey(row, at)
 		c.do = func(ctx context.Context, s *aiseed.Store) error { return s.RemoveProviderKey(ctx, "op", id, key) }
 	}
+	c.name = operation
 	c.what = fmt.Sprintf("%s %s (%d) %s, ring %v", operation, name, row, value, h.ring)
 	c.ends, c.few = []*model{h.model.next(), after}, 1
 	h.run(c)
@@ -728,12 +796,12 @@ func (h *history) operate() {
 
 // tamper is what an operator does in SQL.
 func (h *history) tamper() {
-	name := pickFrom(h, "name", historyNames...)
+	name, i := h.target(true, false)
 	what := pickFrom(h, "tampering", "disable", "point elsewhere", "point elsewhere", "delete", "take the keys of")
 	url := pickFrom(h, "url", urlX, respelt(urlX), urlY)
 	h.tell("in SQL: %s %s %s", what, name, url)
 	after := h.model.next()
-	if i := after.find(name, false); i >= 0 {
+	if i >= 0 {
 		row := &after.rows[i]
 		row.touched = what != "take the keys of"
 		switch what {
@@ -773,7 +841,7 @@ func (h *history) reseal() {
 	next := append([]int{key}, h.without(key)...)
 	what := pickFrom(h, "resealing", "rotate", "rotate", "seal", "unseal", "give a keyring", "give a wrong keyring")
 	var r modelResealing
-	c := call{what: fmt.Sprintf("%s with %v after %v", what, next, h.ring), ring: next, few: 1, aLostConnectionEndsIt: true}
+	c := call{name: what, what: fmt.Sprintf("%s with %v after %v", what, next, h.ring), ring: next, few: 1, aLostConnectionEndsIt: true}
 	var report aiseed.Resealing
 	switch {
 	case what == "give a wrong keyring":
