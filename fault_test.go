@@ -289,7 +289,7 @@ type disturbance struct {
 func (d disturbance) String() string {
 	switch {
 	case d.cancel:
-		return fmt.Sprintf("message %d %s, context cancelled", d.fault.Message, d.fault.Direction)
+		return fmt.Sprintf("message %d %s, %s, context cancelled", d.fault.Message, d.fault.Direction, d.fault.Kind)
 	case d.end:
 		return fmt.Sprintf("message %d %s, backend terminated", d.fault.Message, d.fault.Direction)
 	case d.restart != nil:
@@ -307,8 +307,10 @@ func disturbances(direction faultproxy.Direction, message int) []disturbance {
 		}
 	}
 	nothing := faultproxy.Fault{Direction: direction, Message: message, Kind: faultproxy.None}
+	late := faultproxy.Fault{Direction: direction, Message: message, Kind: faultproxy.Hold}
 	return append(all,
 		disturbance{kind: "F2 context cancelled", fault: nothing, cancel: true},
+		disturbance{kind: "F2 context cancelled", fault: late, cancel: true},
 		disturbance{kind: "F2 backend terminated", fault: nothing, end: true})
 }
 
@@ -396,7 +398,10 @@ func (r *rig) disturb(op operation, d disturbance) (hit bool, err error) {
 	store, then := r.patient, func() {}
 	switch {
 	case d.cancel:
-		then = cancel
+		then = func() {
+			arrives.Reset(100 * time.Millisecond)
+			cancel()
+		}
 	case d.end:
 		then = func() { r.terminate(sweptApplication) }
 	case d.restart != nil:
