@@ -245,28 +245,38 @@ func TestL6_CommitAnsweredWithARollback(t *testing.T) {
 
 func TestL6_TransactionStillInProgressIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	f := setup(t)
-	// The commit waits for a trigger while the connection is lost, so that the
-	// first answer is "in progress".
-	gate := f.hold("gate")
-	f.exec(fmt.Sprintf(`create function wait() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock_shared(%d); return null; end $$`, aiseed.LockKey("gate")))
-	f.exec(`create constraint trigger wait after insert on ai_providers deferrable initially deferred for each row execute function wait()`)
-	asked := 0
-	f.wire.reset(func(sent []byte) action {
-		switch {
-		case strings.Contains(string(sent), "insert into"):
-			return cutUnheard
-		case strings.HasPrefix(string(sent), "\x00\x00\x00\x10\x04\xd2\x16\x2e"):
-			return cutBefore // a CancelRequest, which pgx sends for a lost connection
-		case strings.Contains(string(sent), "pg_xact_status"):
-			if asked++; asked == 2 {
-				go func() { _ = gate.Close(context.Background()) }()
-			}
-		}
-		return pass
-	})
-	f.seeded("OPENAI_KEY=key")
-	require.GreaterOrEqual(t, asked, 2)
-	require.Len(t, f.rows(`select id from ai_providers`), 1)
-	require.Len(t, f.audits.Entries(), 2)
+	for _, cancelled := range []bool{false, true} {
+		t.Run(fmt.Sprintf("cancelled %t", cancelled), func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			// The commit waits for a trigger while the connection is lost, so that the
+			// first answer is "in progress".
+			gate := f.hold("gate")
+			f.exec(fmt.Sprintf(`create function wait() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock_shared(%d); return null; end $$`, aiseed.LockKey("gate")))
+			f.exec(`create constraint trigger wait after insert on ai_providers deferrable initially deferred for each row execute function wait()`)
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			asked := 0
+			f.wire.reset(func(sent []byte) action {
+				switch {
+				case strings.Contains(string(sent), "insert into"):
+					if cancelled {
+						cancel() // who gives up is still told the truth
+					}
+					return cutUnheard
+				case strings.HasPrefix(string(sent), "\x00\x00\x00\x10\x04\xd2\x16\x2e"):
+					return cutBefore // a CancelRequest, which pgx sends for a lost connection
+				case strings.Contains(string(sent), "pg_xact_status"):
+					if asked++; asked == 2 {
+						go func() { _ = gate.Close(context.Background()) }()
+					}
+				}
+				return pass
+			})
+			require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{}))
+			require.GreaterOrEqual(t, asked, 2)
+			require.Len(t, f.rows(`select id from ai_providers`), 1)
+			require.Len(t, f.audits.Entries(), 2)
+		})
+	}
 }
