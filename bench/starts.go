@@ -1,0 +1,279 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"cdr.dev/slog/v3"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"example.com/aiseed"
+)
+
+// A bench has what a start of n providers needs: everybody has a connection of
+// his own, to a database that has the providers, and to one that has none.
+type bench struct {
+	n          int
+	names      []string
+	cfg        aiseed.Config
+	ours       *aiseed.Store
+	oursPool   *pgxpool.Pool
+	reference  *rowAtATime
+	limitPool  *pgxpool.Pool
+	oncePool   *pgxpool.Pool
+	administer *pgxpool.Pool // without latency
+}
+
+func (s *suite) bench(ctx context.Context, database string, n int, latency time.Duration) (b *bench, err error) {
+	b = &bench{n: n, names: names(n), reference: &rowAtATime{sealer: s.sealer, want: providers(n)}}
+	for _, pool := range []**pgxpool.Pool{&b.oursPool, &b.reference.pool, &b.limitPool, &b.oncePool} {
+		if *pool, err = s.pool(ctx, database, latency); err != nil {
+			return nil, err
+		}
+	}
+	if b.administer, err = s.pool(ctx, database, 0); err != nil {
+		return nil, err
+	}
+	if b.cfg, err = config(ctx, n); err != nil {
+		return nil, err
+	}
+	b.ours, err = s.store(ctx, b.oursPool)
+	return b, err
+}
+
+func (b *bench) close() {
+	for _, pool := range []*pgxpool.Pool{b.oursPool, b.reference.pool, b.limitPool, b.oncePool, b.administer} {
+		pool.Close()
+	}
+}
+
+func (b *bench) seed(ctx context.Context) error {
+	return aiseed.SeedAIProvidersFromEnv(ctx, b.ours, b.cfg, aiseed.DiscardAudits, slog.Logger{})
+}
+
+// ping keeps the pool from looking after a connection that was idle for long.
+func ping(pool *pgxpool.Pool) func(context.Context) error { return pool.Ping }
+
+// reconnect leaves a connection on which nothing was done yet.
+func reconnect(pool *pgxpool.Pool) func(context.Context) error {
+	return func(ctx context.Context) error {
+		pool.Reset()
+		return pool.Ping(ctx)
+	}
+}
+
+func (b *bench) read(pool *pgxpool.Pool, mode pgx.QueryExecMode) func(context.Context) error {
+	return func(ctx context.Context) error { return bareRead(ctx, pool, b.names, mode) }
+}
+
+// noOps are the contenders on a database that has the providers.
+func (b *bench) noOps(before func(*pgxpool.Pool) func(context.Context) error) []contender {
+	return []contender{
+		{name: ours, prepare: before(b.oursPool), run: b.seed},
+		{name: reference, prepare: before(b.reference.pool), run: b.reference.start},
+		{name: limit, prepare: before(b.limitPool), run: b.read(b.limitPool, pgx.QueryExecModeCacheStatement)},
+		{name: limitOnce, prepare: before(b.oncePool), run: b.read(b.oncePool, pgx.QueryExecModeCacheDescribe)},
+	}
+}
+
+// firsts are the contenders on an empty database. warm is whether they come with
+// their statements prepared.
+func (b *bench) firsts(warm bool) []contender {
+	clear := func(ctx context.Context) error {
+		_, err := b.administer.Exec(ctx, "truncate ai_providers, ai_provider_keys, ai_provider_audits, ai_encryption_keys")
+		return err
+	}
+	// After a truncate the server plans anew, even what is prepared.
+	rehearse := func(ctx context.Context) error {
+		if _, err := b.ours.Providers(ctx); err != nil {
+			return err
+		}
+		return b.oursPool.Ping(ctx)
+	}
+	rehearseReference := b.reference.rehearse
+	if !warm {
+		rehearse, rehearseReference = reconnect(b.oursPool), reconnect(b.reference.pool)
+	}
+	then := func(second func(context.Context) error) func(context.Context) error {
+		return func(ctx context.Context) error {
+			if err := clear(ctx); err != nil {
+				return err
+			}
+			return second(ctx)
+		}
+	}
+	return []contender{
+		{name: ours, prepare: then(rehearse), run: b.seed},
+		{name: reference, prepare: then(rehearseReference), run: b.reference.start},
+	}
+}
+
+// warmUp runs each contender often enough for the server to settle on a plan.
+func warmUp(ctx context.Context, contenders []contender, times int) error {
+	for _, c := range contenders {
+		for range times {
+			if _, err := measure(ctx, c); err != nil {
+				return fmt.Errorf("warm up %s: %w", c.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// starts measures first starts and no-op starts over sizes and latencies.
+func (s *suite) starts(ctx context.Context) error {
+	for _, n := range s.sizes {
+		full, empty := fmt.Sprintf("seeded_%d", n), fmt.Sprintf("empty_%d", n)
+		if err := s.seeded(ctx, full, n); err != nil {
+			return fmt.Errorf("seed %d providers: %w", n, err)
+		}
+		if err := s.database(ctx, empty, ""); err != nil {
+			return err
+		}
+		for _, latency := range s.latencies {
+			if err := s.noOpStarts(ctx, full, n, latency); err != nil {
+				return err
+			}
+			if err := s.firstStarts(ctx, empty, n, latency); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *suite) noOpStarts(ctx context.Context, database string, n int, latency time.Duration) error {
+	b, err := s.bench(ctx, database, n, latency)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	contenders := b.noOps(ping)
+	if err := warmUp(ctx, contenders, 6); err != nil {
+		return err
+	}
+	at := key{operation: noOpStart, n: n, latency: latency}
+	if err := s.run(ctx, at, s.rounds(n), contenders); err != nil || latency > 0 {
+		return err
+	}
+	if err := s.peaks(ctx, at, contenders); err != nil {
+		return err
+	}
+	if err := s.run(ctx, key{operation: readAll, n: n}, s.rounds(n), []contender{{name: ours, prepare: ping(b.oursPool), run: b.readAll}}); err != nil {
+		return err
+	}
+	return s.run(ctx, key{operation: plan, n: n}, s.rounds(n), []contender{{name: ours, prepare: ping(b.oursPool), run: b.plan}})
+}
+
+func (b *bench) readAll(ctx context.Context) error {
+	list, err := b.ours.Providers(ctx)
+	if err == nil && len(list) != b.n {
+		err = fmt.Errorf("Providers returned %d of %d", len(list), b.n)
+	}
+	return err
+}
+
+func (b *bench) plan(ctx context.Context) error {
+	p, err := aiseed.PlanAIProvidersFromEnv(ctx, b.ours, b.cfg, slog.Logger{})
+	if err != nil {
+		return err
+	}
+	for _, step := range p.Steps {
+		if step.Action != aiseed.ActionUnchanged || len(step.Warnings) > 0 {
+			return fmt.Errorf("the plan is not to leave all alone: %v %v", step, step.Warnings)
+		}
+	}
+	return nil
+}
+
+func (s *suite) firstStarts(ctx context.Context, database string, n int, latency time.Duration) error {
+	b, err := s.bench(ctx, database, n, latency)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	contenders, rounds := b.firsts(true), s.rounds(n)
+
+	// A statement takes a tenth of a millisecond or so, and the round trip.
+	once := time.Duration(b.reference.statements()) * (latency + 100*time.Microsecond)
+	contenders[1].rounds = min(rounds, max(1, int(s.patience/once)))
+	if once > s.patience {
+		s.leftOut = append(s.leftOut, fmt.Sprintf("N = %s at %d ms", thousands(n), latency.Milliseconds()))
+		contenders = contenders[:1]
+	}
+	if err := warmUp(ctx, contenders[:1], 1); err != nil {
+		return err
+	}
+	if latency == 0 && len(contenders) > 1 {
+		if err := b.sameOutcome(ctx, contenders); err != nil {
+			return err
+		}
+	}
+	at := key{operation: firstStart, n: n, latency: latency}
+	if err := s.run(ctx, at, rounds, contenders); err != nil || latency > 0 {
+		return err
+	}
+	if once > s.patience/4 {
+		contenders = contenders[:1]
+	}
+	return s.peaks(ctx, at, contenders)
+}
+
+// sameOutcome fails unless the reference leaves behind what the library does, by
+// the counts of rows and by what the library itself thinks of it.
+func (b *bench) sameOutcome(ctx context.Context, contenders []contender) error {
+	var outcomes [2][5]int
+	for i, c := range contenders {
+		if _, err := measure(ctx, c); err != nil {
+			return err
+		}
+		o := &outcomes[i]
+		if err := b.administer.QueryRow(ctx, `select (select count(*) from ai_providers), (select count(*) from ai_provider_keys),
+			(select count(*) from ai_provider_audits), (select count(*) from ai_provider_audits where delivered_at is not null),
+			(select count(*) from ai_encryption_keys)`).Scan(&o[0], &o[1], &o[2], &o[3], &o[4]); err != nil {
+			return err
+		}
+		if err := b.plan(ctx); err != nil {
+			return fmt.Errorf("after a start of %s: %w", c.name, err)
+		}
+		if err := b.readAll(ctx); err != nil {
+			return fmt.Errorf("after a start of %s: %w", c.name, err)
+		}
+	}
+	if outcomes[0] != outcomes[1] {
+		return fmt.Errorf("row at a time left %v rows behind, and the library %v: bring reference.go up to date with the library", outcomes[1], outcomes[0])
+	}
+	return nil
+}
+
+// freshStarts measures starts on connections that nothing was done on yet, as they
+// are in a process that starts.
+func (s *suite) freshStarts(ctx context.Context) error {
+	for _, n := range s.sizes[:3] {
+		for _, latency := range s.latencies[:2] {
+			if err := s.freshStart(ctx, n, latency); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *suite) freshStart(ctx context.Context, n int, latency time.Duration) error {
+	full, err := s.bench(ctx, fmt.Sprintf("seeded_%d", n), n, latency)
+	if err != nil {
+		return err
+	}
+	defer full.close()
+	if err := s.run(ctx, key{operation: freshNoOp, n: n, latency: latency}, min(21, s.rounds(n)), full.noOps(reconnect)[:3]); err != nil {
+		return err
+	}
+	empty, err := s.bench(ctx, fmt.Sprintf("empty_%d", n), n, latency)
+	if err != nil {
+		return err
+	}
+	defer empty.close()
+	return s.run(ctx, key{operation: freshFirst, n: n, latency: latency}, min(11, s.rounds(n)), empty.firsts(false))
+}
