@@ -19,6 +19,12 @@ test: deps ## Run all tests, on private PostgreSQL servers
 torture: deps ## Run the tests of faults with their full numbers, and print the count
 	go test -race -count=1 -timeout=60m -parallel=8 -run '^TestF' -torture -seed=$(or $(SEED),0) .
 
+# A run takes some minutes, and wants a machine that does nothing else.
+.PHONY: bench
+bench: ## Measure what a start costs, and write docs/performance.md with its pictures
+	@scripts/deps.sh postgres
+	cd bench && go run . -docs ../docs
+
 .PHONY: lint
 lint: ## Check format, vet, staticcheck and that the go.mod files are tidy
 	@unformatted=$$($(tool) gofumpt -l .) || exit; \
@@ -29,6 +35,7 @@ lint: ## Check format, vet, staticcheck and that the go.mod files are tidy
 	$(tool) staticcheck ./...
 	go mod tidy -diff
 	cd tools && go mod tidy -diff
+	cd bench && go vet ./... && go tool -modfile=../tools/go.mod staticcheck ./... && go mod tidy -diff
 
 .PHONY: fmt
 fmt: ## Format the code

@@ -24,7 +24,6 @@ func (s *suite) foreign(ctx context.Context) error {
 		{notAnalysed, "beside_foreign", "seeded_10"},
 		{wasAnalysed, "beside_foreign_analysed", "beside_foreign"},
 	}
-	var contenders []contender
 	for _, d := range databases {
 		if d.template != "" {
 			if err := s.database(ctx, d.name, d.template); err != nil {
@@ -34,6 +33,9 @@ func (s *suite) foreign(ctx context.Context) error {
 		if err := s.fill(ctx, d.contender, d.name); err != nil {
 			return fmt.Errorf("fill the database with foreign rows: %w", err)
 		}
+	}
+	var contenders []contender
+	for _, d := range databases {
 		b, err := s.bench(ctx, d.name, 10, 0)
 		if err != nil {
 			return err
@@ -71,28 +73,52 @@ insert into ai_provider_keys (id, provider_id, position, api_key) select gen_ran
 // crowds lets 200 processes start at once, each with a connection of its own. The
 // time is that of the last one.
 func (s *suite) crowds(ctx context.Context) error {
-	const database = "seeded_10"
-	cfg, err := config(ctx, crowdN)
+	contenders, closeAll, err := s.crowd(ctx)
 	if err != nil {
 		return err
 	}
+	defer closeAll()
+	if err := warmUp(ctx, contenders, 6); err != nil {
+		return err
+	}
+	if err := s.run(ctx, key{operation: crowd, n: crowdN}, max(5, s.rounds(crowdN)/4), contenders); err != nil {
+		return err
+	}
+	// Looking for waits costs time, so these rounds are not timed.
+	for range 10 {
+		if err := s.watchLocks(ctx, contenders[0].run); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const crowdDatabase = "seeded_10"
+
+func (s *suite) crowd(ctx context.Context) (contenders []contender, closeAll func(), err error) {
+	cfg, err := config(ctx, crowdN)
+	if err != nil {
+		return nil, nil, err
+	}
 	wanted := names(crowdN)
-	var starts, reads []func(context.Context) error
 	var pools []*pgxpool.Pool
-	defer func() {
+	closeAll = func() {
 		for _, pool := range pools {
 			pool.Close()
 		}
-	}()
+	}
+	var starts, reads, onces []func(context.Context) error
 	for range crowdSize {
-		pool, err := s.pool(ctx, database, 0)
+		pool, err := s.pool(ctx, crowdDatabase, 0)
 		if err != nil {
-			return fmt.Errorf("open %d connections: %w", crowdSize, err)
+			closeAll()
+			return nil, nil, fmt.Errorf("open %d connections: %w", crowdSize, err)
 		}
 		pools = append(pools, pool)
 		store, err := s.store(ctx, pool)
 		if err != nil {
-			return err
+			closeAll()
+			return nil, nil, err
 		}
 		starts = append(starts, func(ctx context.Context) error {
 			return aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, aiseed.DiscardAudits, slog.Logger{})
@@ -100,10 +126,9 @@ func (s *suite) crowds(ctx context.Context) error {
 		reads = append(reads, func(ctx context.Context) error {
 			return bareRead(ctx, pool, wanted, pgx.QueryExecModeCacheStatement)
 		})
-	}
-	onces := make([]func(context.Context) error, crowdSize)
-	for i, pool := range pools {
-		onces[i] = func(ctx context.Context) error { return bareRead(ctx, pool, wanted, pgx.QueryExecModeCacheDescribe) }
+		onces = append(onces, func(ctx context.Context) error {
+			return bareRead(ctx, pool, wanted, pgx.QueryExecModeCacheDescribe)
+		})
 	}
 	ready := func(ctx context.Context) error {
 		for _, pool := range pools {
@@ -113,24 +138,11 @@ func (s *suite) crowds(ctx context.Context) error {
 		}
 		return nil
 	}
-	contenders := []contender{
+	return []contender{
 		{name: ours, prepare: ready, run: atOnce(starts)},
 		{name: limit, prepare: ready, run: atOnce(reads)},
 		{name: limitOnce, prepare: ready, run: atOnce(onces)},
-	}
-	if err := warmUp(ctx, contenders, 6); err != nil {
-		return err
-	}
-	if err := s.run(ctx, key{operation: crowd, n: crowdN}, max(5, s.rounds(crowdN)/4), contenders); err != nil {
-		return err
-	}
-	// Looking for waits costs time, so these rounds are not timed.
-	for range 10 {
-		if err := s.watchLocks(ctx, database, contenders[0].run); err != nil {
-			return err
-		}
-	}
-	return nil
+	}, closeAll, nil
 }
 
 func atOnce(all []func(context.Context) error) func(context.Context) error {
@@ -146,8 +158,8 @@ func atOnce(all []func(context.Context) error) func(context.Context) error {
 }
 
 // watchLocks looks for sessions that wait for a lock while run does.
-func (s *suite) watchLocks(ctx context.Context, database string, run func(context.Context) error) error {
-	pool, err := s.pool(ctx, database, 0)
+func (s *suite) watchLocks(ctx context.Context, run func(context.Context) error) error {
+	pool, err := s.pool(ctx, crowdDatabase, 0)
 	if err != nil {
 		return err
 	}

@@ -42,9 +42,20 @@ func run(ctx context.Context, small bool, docs string) (err error) {
 	if err := s.all(ctx); err != nil {
 		return err
 	}
-	fmt.Fprintln(os.Stderr, time.Since(started))
-	_ = docs
-	return nil
+	targets := s.targets()
+	profiles, err := s.profiles(ctx, targets)
+	if err != nil {
+		return err
+	}
+	for _, t := range targets {
+		fmt.Printf("%-80s %-24s %-20s %s\n", t.what, t.wanted(), t.measured(), t.verdict())
+	}
+	fmt.Printf("lock waits of concurrent no-op starts: %d in %d looks\n", s.locks.waits, s.locks.looks)
+	fmt.Fprintf(os.Stderr, "took %v\n", time.Since(started).Round(time.Second))
+	if docs == "" {
+		return nil
+	}
+	return s.write(docs, targets, profiles)
 }
 
 func thousands(n int) string {

@@ -170,7 +170,7 @@ func (s *suite) noOpStarts(ctx context.Context, database string, n int, latency 
 func (b *bench) readAll(ctx context.Context) error {
 	list, err := b.ours.Providers(ctx)
 	if err == nil && len(list) != b.n {
-		err = fmt.Errorf("Providers returned %d of %d", len(list), b.n)
+		err = fmt.Errorf("reading the providers returned %d of %d", len(list), b.n)
 	}
 	return err
 }

@@ -70,7 +70,7 @@ var full = scale{
 }
 
 var quick = scale{
-	sizes:     []int{1, 10, 100, 1_000},
+	sizes:     []int{1, 10, 100},
 	latencies: []time.Duration{0, time.Millisecond},
 	rounds:    func(int) int { return 5 },
 	patience:  2 * time.Second,

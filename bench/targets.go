@@ -22,8 +22,8 @@ func (t target) met() bool {
 	return t.ratio <= t.limit
 }
 
-// Wanted, Measured and Verdict are the columns of the table.
-func (t target) Wanted() string {
+// wanted, measured and verdict are columns of the table.
+func (t target) wanted() string {
 	if t.faster && t.limit == 1 {
 		return "not slower"
 	}
@@ -33,7 +33,7 @@ func (t target) Wanted() string {
 	return fmt.Sprintf("at most %g times", t.limit)
 }
 
-func (t target) Measured() string {
+func (t target) measured() string {
 	switch {
 	case t.missing:
 		return "–"
@@ -50,21 +50,19 @@ func ratioText(r float64) string {
 	return fmt.Sprintf("%.2f", r)
 }
 
-func (t target) Verdict() string {
+func (t target) verdict() string {
 	switch {
 	case t.missing:
 		return "not measured"
 	case t.met():
 		return "met"
 	}
-	return "**not met**"
+	return notMet
 }
 
-// What is the first column.
-func (t target) What() string { return t.what }
+const notMet = "**not met**"
 
-// targets are those of the table in the page, in its order. The second list is of
-// other ratios that are worth knowing, with no target.
+// targets are those of the table in the page, in its order.
 func (s *suite) targets() (list []target) {
 	// over is the time of one thing over that of another.
 	over := func(t target, a, b key) {
