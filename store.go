@@ -139,7 +139,7 @@ func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, e
 // Errors match [ErrUndecryptable], [ErrPlaintext] or [ErrDatabase].
 func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
 	var stored []storedProvider
-	err := s.query(ctx, "reading the providers", query{
+	err := s.read(ctx, "reading the providers", query{
 		sql: s.sql(selectEnabled),
 		rows: func(rows pgx.Rows) (err error) {
 			stored, _, err = s.scanProviders(rows, true)
