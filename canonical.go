@@ -65,7 +65,7 @@ func shapeDrift(stored Provider, want desired) []FieldDrift {
 			Field:       f.name,
 			Stored:      f.printed(was),
 			Environment: f.printed(is),
-			Variable:    want.variables[f.variable],
+			Variable:    want.variableOf(f.variable),
 		}
 		switch {
 		case field.Stored == field.Environment:

@@ -199,11 +199,11 @@ func TestR3_DriftNamesValuesAndVariable(t *testing.T) {
 	t.Parallel()
 	stored := Provider{Type: TypeAnthropic, BaseURL: "https://old/?k=1"}
 	want := desired{
-		Provider:  Provider{Type: TypeAnthropic, BaseURL: "https://old/?k=2", Bedrock: &BedrockSettings{Region: "eu"}},
-		variables: map[string]string{fieldBaseURL: "X_BASE_URL", fieldBedrockRegion: "X_BEDROCK_REGION"},
+		Provider: Provider{Type: TypeAnthropic, BaseURL: "https://old/?k=2", Bedrock: &BedrockSettings{Region: "eu"}},
+		variable: func(field string) string { return "X_" + field },
 	}
 	require.Equal(t, []FieldDrift{
-		{"base URL", "https://old/?k=****", "https://old/?k=****", "X_BASE_URL", "the masked part differs", ""},
+		{"base URL", "https://old/?k=****", "https://old/?k=****", "X_BEDROCK_BASE_URL", "the masked part differs", ""},
 		{"Bedrock region", "", "eu", "X_BEDROCK_REGION", "", ""},
 	}, shapeDrift(stored, want))
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -17,8 +16,6 @@ const (
 	maxSecretBytes = 8 << 10
 	maxListLength  = 5
 )
-
-var namePattern = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 
 // problem is a [Problem] with its place in the order of the variables.
 type problem struct {
@@ -91,14 +88,15 @@ func (n *normaliser) checkSecrets(e entry, field string, secrets []Secret) {
 		return
 	}
 	for i, s := range secrets {
-		element := ""
-		if len(secrets) > 1 {
-			element = fmt.Sprintf("element %d: ", i+1)
+		reason := checkSecret(s)
+		if j := slices.IndexFunc(secrets[:i], s.Equal); j >= 0 && reason == "" {
+			reason = fmt.Sprintf("the same as element %d", j+1)
 		}
-		if reason := checkSecret(s); reason != "" {
-			n.problem(e, element+reason, field)
-		} else if j := slices.IndexFunc(secrets[:i], s.Equal); j >= 0 {
-			n.problem(e, fmt.Sprintf("%sthe same as element %d", element, j+1), field)
+		if reason != "" && len(secrets) > 1 {
+			reason = fmt.Sprintf("element %d: %s", i+1, reason)
+		}
+		if reason != "" {
+			n.problem(e, reason, field)
 		}
 	}
 }
@@ -116,6 +114,9 @@ func checkSecret(s Secret) (problem string) {
 
 // checkWord is for values that have no space in them.
 func checkWord(value string) (problem string) {
+	if isPlain(value) {
+		return ""
+	}
 	if reason := checkText(value); reason != "" {
 		return reason
 	}
@@ -125,7 +126,31 @@ func checkWord(value string) (problem string) {
 	return ""
 }
 
-func validName(name string) bool { return len(name) <= maxNameBytes && namePattern.MatchString(name) }
+// validName reports whether name is ^[a-z0-9]+(-[a-z0-9]+)*$, and not too long.
+func validName(name string) bool {
+	before := byte('-')
+	for _, c := range []byte(name) {
+		switch {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+		case c == '-' && before != '-':
+		default:
+			return false
+		}
+		before = c
+	}
+	return before != '-' && len(name) <= maxNameBytes
+}
+
+// isPlain reports whether value is visible ASCII, as nearly every one is, and
+// needs no closer look.
+func isPlain(value string) bool {
+	for i := range len(value) {
+		if value[i] <= ' ' || value[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
 
 // checkBaseURL says what is wrong with a base URL, without quoting it: it can
 // hold a password. A base URL that is not set is fine.
@@ -133,10 +158,11 @@ func checkBaseURL(raw string) (problem string) {
 	if raw == "" {
 		return ""
 	}
-	if !utf8.ValidString(raw) {
+	switch {
+	case isPlain(raw):
+	case !utf8.ValidString(raw):
 		return "not valid UTF-8"
-	}
-	if strings.ContainsFunc(raw, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
+	case strings.ContainsFunc(raw, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
 		return "a URL with a space or a control character in it; remove it or percent-encode it"
 	}
 	u, err := url.Parse(raw)

@@ -53,61 +53,110 @@ func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opt
 // prefix.
 type parser struct {
 	variables
-	settings      map[string]string // the variables that are about no provider
-	legacyValues  map[string]string
-	indexedValues map[string]map[string]string // by index, then by field
-	unknown       []string
-	problems      []problem
+	settings values // the variables that are about no provider
+	legacies values
+	indexed  map[string]*values // by index
+	unknown  []string
+	problems []problem
+}
+
+// values are variables that belong together: so few that to look at each is
+// quicker than a map. Of one that stands twice the first counts, an empty one too.
+type values []setting
+
+type setting struct{ name, value string }
+
+func (v *values) add(name, value string) {
+	for _, known := range *v {
+		if known.name == name {
+			return
+		}
+	}
+	*v = append(*v, setting{name, value})
+}
+
+func (v values) get(name string) string { return v.getSpelt(name, "") }
+
+// getSpelt is get of name+suffix.
+func (v values) getSpelt(name, suffix string) string {
+	for _, known := range v {
+		if len(known.name) == len(name)+len(suffix) && strings.HasPrefix(known.name, name) && strings.HasSuffix(known.name, suffix) {
+			return known.value
+		}
+	}
+	return ""
+}
+
+func (v values) anySet() bool {
+	return slices.ContainsFunc(v, func(known setting) bool { return known.value != "" })
+}
+
+// set lists those that are set and of which the name starts so.
+func (v values) set(start string) []string {
+	var set []string
+	for _, known := range v {
+		if known.value != "" && strings.HasPrefix(known.name, start) {
+			set = append(set, known.name)
+		}
+	}
+	slices.Sort(set)
+	return set
 }
 
 func (p *parser) collect(environ []string) {
 	prefix := p.full("")
-	seen := map[string]bool{}
-	p.settings = map[string]string{}
-	p.legacyValues = map[string]string{}
-	p.indexedValues = map[string]map[string]string{}
+	p.indexed = map[string]*values{}
+	others := map[string]bool{}
 	for _, entry := range environ {
 		if !strings.HasPrefix(entry, prefix) {
 			continue
 		}
 		name, value, ok := strings.Cut(entry[len(prefix):], "=")
-		if !ok || seen[name] {
+		if !ok || p.addIndexed(name, value) || others[name] {
 			continue
 		}
-		seen[name] = true
+		others[name] = true
 		if value != "" {
-			p.add(name, value)
+			p.addOther(name, value)
 		}
 	}
 }
 
-func (p *parser) add(name, value string) {
+// addIndexed reports whether it is an indexed variable that there is.
+func (p *parser) addIndexed(name, value string) bool {
 	indexed, ok := strings.CutPrefix(name, indexedGroup)
-	if !ok {
-		switch {
-		case settingNames[name]:
-			p.settings[name] = value
-		case legacyNames[name]:
-			p.legacyValues[name] = value
-		case strings.HasPrefix(name, driftGroup), strings.HasPrefix(name, openAIGroup), strings.HasPrefix(name, anthropicGroup), strings.HasPrefix(name, bedrockGroup):
-			p.unknown = append(p.unknown, name)
-		}
-		return // anything else under the prefix is the host's own
+	index, fieldName, _ := strings.Cut(indexed, "_")
+	if !ok || !isIndex(index) || !indexedNames[fieldName] {
+		return false
 	}
+	group := p.indexed[index]
+	if group == nil {
+		few := make(values, 0, 4)
+		group = &few
+		p.indexed[index] = group
+	}
+	group.add(fieldName, value)
+	return true
+}
+
+func (p *parser) addOther(name, value string) {
+	indexed, ok := strings.CutPrefix(name, indexedGroup)
 	index, fieldName, _ := strings.Cut(indexed, "_")
 	switch {
-	case !isIndex(index):
+	case ok && !isIndex(index):
 		p.problem(problemsLast, "", "no valid index; want "+p.full(indexedGroup)+"<N>_<FIELD>, with <N> a decimal number without sign or leading zero", name)
-	case fieldName == "":
+	case ok && fieldName == "":
 		p.problem(problemsLast, "", "no field; want "+p.full(indexedGroup)+"<N>_<FIELD>", name)
-	case !indexedNames[fieldName]:
+	case ok:
 		p.unknown = append(p.unknown, name)
-	default:
-		if p.indexedValues[index] == nil {
-			p.indexedValues[index] = map[string]string{}
-		}
-		p.indexedValues[index][fieldName] = value
+	case settingNames[name]:
+		p.settings.add(name, value)
+	case legacyNames[name]:
+		p.legacies.add(name, value)
+	case strings.HasPrefix(name, driftGroup), strings.HasPrefix(name, openAIGroup), strings.HasPrefix(name, anthropicGroup), strings.HasPrefix(name, bedrockGroup):
+		p.unknown = append(p.unknown, name)
 	}
+	// Anything else under the prefix is the host's own.
 }
 
 // isIndex is about text, not about a number: an index may be larger than any
@@ -126,14 +175,16 @@ func compareIndices(a, b string) int {
 }
 
 func (p *parser) providers() []ProviderConfig {
-	for index := range p.indexedValues {
-		p.indices = append(p.indices, index)
+	for index, values := range p.indexed {
+		if values.anySet() {
+			p.indices = append(p.indices, index)
+		}
 	}
 	slices.SortFunc(p.indices, compareIndices)
-	var providers []ProviderConfig
+	providers := make([]ProviderConfig, 0, len(p.indices))
 	expected := "0"
 	for i, index := range p.indices {
-		group := valueGroup{parser: p, group: problemGroup(i), stem: indexedGroup + index + "_", values: p.indexedValues[index]}
+		group := valueGroup{parser: p, group: problemGroup(i), stem: indexedGroup + index + "_", values: *p.indexed[index]}
 		if index != expected {
 			p.problem(group.group, group.name(), "a gap: indices start at 0 and go up by one, and "+p.full(indexedGroup)+expected+"_* is not set", group.set("")...)
 		}
@@ -158,10 +209,11 @@ func increment(index string) string {
 
 // list splits a comma list of words.
 func (p *parser) list(name string) []string {
-	if p.settings[name] == "" {
+	words := p.settings.get(name)
+	if words == "" {
 		return nil
 	}
-	list := strings.Split(p.settings[name], ",")
+	list := strings.Split(words, ",")
 	for i := range list {
 		list[i] = strings.Trim(list[i], " ")
 	}
@@ -169,7 +221,7 @@ func (p *parser) list(name string) []string {
 }
 
 func (p *parser) legacy(cfg *Config) {
-	group := valueGroup{parser: p, values: p.legacyValues}
+	group := valueGroup{parser: p, values: p.legacies}
 	one := func(name string) (s Secret) {
 		if secrets := group.secrets(name); len(secrets) > 0 {
 			s = secrets[0]
@@ -177,32 +229,32 @@ func (p *parser) legacy(cfg *Config) {
 		return s
 	}
 	cfg.LegacyOpenAI = OpenAIConfig{
-		BaseURL: p.legacyValues[openAIGroup+fieldBaseURL],
+		BaseURL: p.legacies.get(openAIGroup + fieldBaseURL),
 		Key:     one(openAIGroup + fieldKey),
 	}
 	cfg.LegacyAnthropic = AnthropicConfig{
-		BaseURL: p.legacyValues[anthropicGroup+fieldBaseURL],
+		BaseURL: p.legacies.get(anthropicGroup + fieldBaseURL),
 		Key:     one(anthropicGroup + fieldKey),
 	}
 	cfg.LegacyBedrock = BedrockConfig{
-		BaseURL:         p.legacyValues[fieldBedrockBaseURL],
-		Region:          p.legacyValues[fieldBedrockRegion],
+		BaseURL:         p.legacies.get(fieldBedrockBaseURL),
+		Region:          p.legacies.get(fieldBedrockRegion),
 		AccessKey:       one(fieldBedrockAccessKey),
 		AccessKeySecret: one(fieldBedrockAccessKeySecret),
-		Model:           p.legacyValues[fieldBedrockModel],
-		SmallFastModel:  p.legacyValues[fieldBedrockSmallFastModel],
+		Model:           p.legacies.get(fieldBedrockModel),
+		SmallFastModel:  p.legacies.get(fieldBedrockSmallFastModel),
 	}
 }
 
 // valueGroup are the variables of one provider, or the legacy ones.
 type valueGroup struct {
 	*parser
-	group  int
-	stem   string // before each name
-	values map[string]string
+	group int
+	stem  string // before each name
+	values
 }
 
-func (v valueGroup) name() string { return cmp.Or(v.values[fieldName], v.values[fieldType]) }
+func (v valueGroup) name() string { return cmp.Or(v.get(fieldName), v.get(fieldType)) }
 
 // nameOf is the provider that a field belongs to.
 func (v valueGroup) nameOf(field string) string {
@@ -217,33 +269,30 @@ func (v valueGroup) nameOf(field string) string {
 
 // set lists the variables that are set and of which the field starts so.
 func (v valueGroup) set(start string) []string {
-	var set []string
-	for name := range v.values {
-		if strings.HasPrefix(name, start) {
-			set = append(set, v.stem+name)
-		}
+	set := v.values.set(start)
+	for i := range set {
+		set[i] = v.stem + set[i]
 	}
-	slices.Sort(set)
 	return set
 }
 
 func (v valueGroup) provider() ProviderConfig {
 	cfg := ProviderConfig{
-		Type:    v.values[fieldType],
-		Name:    v.values[fieldName],
-		BaseURL: v.values[fieldBaseURL],
+		Type:    v.get(fieldType),
+		Name:    v.get(fieldName),
+		BaseURL: v.get(fieldBaseURL),
 	}
 	kind, supported := providerTypes[ProviderType(cfg.Type)]
 	if cfg.Type != "" && !supported {
 		return cfg // it will be skipped, so nothing else about it may stop a start
 	}
 	cfg.Keys = v.secrets(fieldKey)
-	cfg.BedrockBaseURL = v.values[fieldBedrockBaseURL]
-	cfg.BedrockRegion = v.values[fieldBedrockRegion]
+	cfg.BedrockBaseURL = v.get(fieldBedrockBaseURL)
+	cfg.BedrockRegion = v.get(fieldBedrockRegion)
 	cfg.BedrockAccessKeys = v.secrets(fieldBedrockAccessKey)
 	cfg.BedrockAccessKeySecrets = v.secrets(fieldBedrockAccessKeySecret)
-	cfg.BedrockModel = v.values[fieldBedrockModel]
-	cfg.BedrockSmallFastModel = v.values[fieldBedrockSmallFastModel]
+	cfg.BedrockModel = v.get(fieldBedrockModel)
+	cfg.BedrockSmallFastModel = v.get(fieldBedrockSmallFastModel)
 
 	if set := v.set(bedrockGroup); kind.bedrock && len(cfg.Keys) > 0 && len(set) > 0 {
 		v.problem(v.group, v.name(), "a provider authenticates with bearer keys or with Bedrock settings, not with both; remove one",
@@ -256,46 +305,54 @@ func (v valueGroup) provider() ProviderConfig {
 // is a problem it still returns something, so that no second problem follows
 // from the first.
 func (v valueGroup) secrets(name string) []Secret {
-	set := []string{name, name + fileTwinSuffix, name + pluralSuffix, name + pluralSuffix + fileTwinSuffix}
-	set = slices.DeleteFunc(set, func(c string) bool { return v.values[c] == "" })
+	set := make([]string, 0, len(secretSpellings))
+	for _, spelling := range secretSpellings {
+		if v.getSpelt(name, spelling) != "" {
+			set = append(set, spelling)
+		}
+	}
 	if len(set) == 0 {
 		return nil
 	}
 	if len(set) > 1 {
 		names := slices.Clone(set)
 		for i := range names {
-			names[i] = v.stem + names[i]
+			names[i] = v.stem + name + names[i]
 		}
 		v.problem(v.group, v.nameOf(name), "only one of them may be set", names...)
 	}
-	variable, value := set[0], v.values[set[0]]
-	stem, isFile := strings.CutSuffix(variable, fileTwinSuffix)
+	value := v.getSpelt(name, set[0])
+	plural, isFile := strings.CutSuffix(set[0], fileTwinSuffix)
 	if isFile {
+		variable := v.stem + name + set[0]
 		contents, reason := readSecretFile(value)
 		if reason != "" {
-			v.problem(v.group, v.nameOf(name), shownPath(value)+" "+reason, v.stem+variable)
-			v.unreadable = withKey(v.unreadable, v.full(v.stem+variable), true)
-			v.actual = withKey(v.actual, v.full(v.stem+name), v.full(v.stem+variable))
+			v.problem(v.group, v.nameOf(name), shownPath(value)+" "+reason, variable)
+			v.unreadable = withKey(v.unreadable, v.full(variable), true)
+			v.actual = withKey(v.actual, v.full(v.stem+name), v.full(variable))
 			return []Secret{NewSecret("unreadable")}
 		}
 		value = contents
 	}
 	elements := []string{value}
-	if stem != name {
+	if plural != "" {
 		elements = strings.Split(value, ",")
 	}
-	var secrets []Secret
-	for _, element := range elements {
-		if stem != name {
+	secrets := make([]Secret, len(elements))
+	for i, element := range elements {
+		if plural != "" {
 			element = strings.Trim(element, " ")
 		}
-		secrets = append(secrets, NewSecret(element))
+		secrets[i] = NewSecret(element)
 	}
-	if usual := secretName(name, len(secrets)); usual != variable {
-		v.actual = withKey(v.actual, v.full(v.stem+usual), v.full(v.stem+variable))
+	if usual := secretName("", len(secrets)); usual != set[0] {
+		v.actual = withKey(v.actual, v.full(v.stem+name+usual), v.full(v.stem+name+set[0]))
 	}
 	return secrets
 }
+
+// secretSpellings are what can stand behind the name of a secret.
+var secretSpellings = [...]string{"", fileTwinSuffix, pluralSuffix, pluralSuffix + fileTwinSuffix}
 
 // withKey sets a key of a map that is made when it is needed.
 func withKey[V any](m map[string]V, key string, value V) map[string]V {

@@ -444,8 +444,8 @@ func TestE1_PrefixIsTheCallersAndInEveryMessage(t *testing.T) {
 	require.Equal(t, "k", cfg.LegacyOpenAI.Key.Reveal())
 	want, err := normalise(cfg)
 	require.NoError(t, err)
-	require.Equal(t, "MYAPP_OPENAI_BASE_URL", want[0].variables[fieldBaseURL], "drift names it too")
-	require.Equal(t, "MYAPP_PROVIDER_0_TYPE", want[1].variables[fieldType])
+	require.Equal(t, "MYAPP_OPENAI_BASE_URL", want[0].variableOf(fieldBaseURL), "drift names it too")
+	require.Equal(t, "MYAPP_PROVIDER_0_TYPE", want[1].variableOf(fieldType))
 }
 
 func TestE2_E3_ParsedConfigIsTheOneBuiltByHand(t *testing.T) {
@@ -471,7 +471,7 @@ func TestR3_TypeOfALegacyProviderComesFromWhatMakesIt(t *testing.T) {
 		require.NoError(t, err)
 		want, err := normalise(cfg)
 		require.NoError(t, err)
-		require.Equal(t, DefaultPrefix+variable, want[0].variables[fieldType])
+		require.Equal(t, DefaultPrefix+variable, want[0].variableOf(fieldType))
 	}
 }
 

@@ -244,7 +244,7 @@ func FuzzNormalise(f *testing.F) {
 			require.False(t, d.Bedrock != nil && len(d.Keys) > 0)
 		}
 		again, _ := normalise(cfg)
-		require.True(t, reflect.DeepEqual(want, again), "the same twice")
+		require.True(t, reflect.DeepEqual(withoutFunctions(want), withoutFunctions(again)), "the same twice")
 
 		environ, ok := environOf(cfg)
 		if !ok {
@@ -258,6 +258,17 @@ func FuzzNormalise(f *testing.F) {
 		require.NoError(t, parseErr)
 		fromEnviron, err := normalise(parsed)
 		require.NoError(t, err)
-		require.True(t, reflect.DeepEqual(want, fromEnviron), "%v\n%v", want, fromEnviron)
+		require.True(t, reflect.DeepEqual(withoutFunctions(want), withoutFunctions(fromEnviron)), "%v\n%v", want, fromEnviron)
 	})
+}
+
+// withoutFunctions has what the functions say in their place: no function equals
+// another one.
+func withoutFunctions(want []desired) (plain []any) {
+	for _, d := range want {
+		names := []string{d.variableOf(fieldType), d.variableOf(fieldBaseURL), d.variableOf(fieldBedrockRegion)}
+		d.variable = nil
+		plain = append(plain, d, names)
+	}
+	return plain
 }

@@ -40,11 +40,22 @@ const (
 // desired is a provider as the environment wants it, without an id.
 type desired struct {
 	Provider
-	variables      map[string]string // by field: the full name of where it comes from
-	defaultBaseURL bool              // the base URL is the one of the documentation
+	variable       func(field string) string // see variableOf
+	defaultBaseURL bool                      // the base URL is the one of the documentation
 	warnings       []string
 	unsupported    bool
 	legacy         bool
+}
+
+// variableOf is the full name of where a field comes from, or would.
+func (d desired) variableOf(field string) string {
+	if field == fieldBaseURL && d.Bedrock != nil {
+		field = fieldBedrockBaseURL
+	}
+	if d.variable == nil {
+		return ""
+	}
+	return d.variable(field)
 }
 
 // normalise turns a Config into the providers that it asks for, in order of name.
@@ -53,11 +64,22 @@ func normalise(cfg Config) ([]desired, error) {
 	if len(problems) > 0 {
 		return nil, configError(problems)
 	}
-	return want, nil
+	slices.SortStableFunc(want, func(a, b *desired) int { return cmp.Compare(a.Name, b.Name) })
+	sorted := make([]desired, len(want))
+	for i, d := range want {
+		sorted[i] = *d
+	}
+	return sorted, nil
 }
 
-func normaliseAll(cfg Config) ([]desired, []problem) {
-	n := &normaliser{at: map[string]int{}, problems: cfg.settlement().check(), unreadable: cfg.variables.unreadable}
+// normaliseAll returns them in the order of the Config, and all that is wrong.
+func normaliseAll(cfg Config) ([]*desired, []problem) {
+	n := &normaliser{
+		want:     make([]*desired, 0, len(cfg.Providers)+legacyProviders),
+		entries:  make([]entry, 0, len(cfg.Providers)+legacyProviders),
+		at:       make(map[string]int, len(cfg.Providers)+legacyProviders),
+		problems: cfg.settlement().check(), unreadable: cfg.variables.unreadable,
+	}
 	n.legacyOpenAI(cfg)
 	n.legacyAnthropic(cfg)
 	for i, provider := range cfg.Providers {
@@ -67,12 +89,14 @@ func normaliseAll(cfg Config) ([]desired, []problem) {
 			variable: func(field string) string { return cfg.variables.indexed(i, field) },
 		})
 	}
-	slices.SortStableFunc(n.want, func(a, b desired) int { return cmp.Compare(a.Name, b.Name) })
 	return n.want, n.problems
 }
 
+// legacyProviders is how many the legacy variables can make.
+const legacyProviders = 2
+
 type normaliser struct {
-	want     []desired
+	want     []*desired
 	at       map[string]int // by name: place in want, and in entries
 	entries  []entry
 	problems []problem
@@ -228,7 +252,7 @@ func (n *normaliser) add(e entry) {
 		n.problem(e, "not a valid name; want lower-case letters, digits and single hyphens between them, at most 255 bytes", fieldName)
 	}
 	if c.Type != "" && !supported {
-		n.want = append(n.want, desired{
+		n.want = append(n.want, &desired{
 			Provider:    Provider{Name: e.name(), Type: ProviderType(c.Type), BaseURL: c.BaseURL},
 			unsupported: true,
 			warnings:    []string{fmt.Sprintf("type %s is not supported, so the provider is skipped; supported are %s", strconv.QuoteToGraphic(label(c.Type)), supportedTypes())},
@@ -247,7 +271,7 @@ func (n *normaliser) add(e entry) {
 }
 
 // merge adds d, unless there is a provider of its name already.
-func (n *normaliser) merge(e entry, d desired) {
+func (n *normaliser) merge(e entry, d *desired) {
 	at, exists := n.at[d.Name]
 	if !exists {
 		n.at[d.Name] = len(n.want)
@@ -255,7 +279,7 @@ func (n *normaliser) merge(e entry, d desired) {
 		n.entries = append(n.entries, e)
 		return
 	}
-	first, other := &n.want[at], n.entries[at]
+	first, other := n.want[at], n.entries[at]
 	if other.legacy {
 		remove := other.makers()
 		n.problems = append(n.problems, problem{e.group, Problem{
@@ -266,7 +290,7 @@ func (n *normaliser) merge(e entry, d desired) {
 		return
 	}
 	variables := []string{other.nameVariable(), e.nameVariable()}
-	if drift := shapeDrift(first.Provider, d); drift != nil {
+	if drift := shapeDrift(first.Provider, *d); drift != nil {
 		var fields []string
 		for _, f := range drift {
 			fields = append(fields, f.Field)
@@ -297,9 +321,9 @@ func (e entry) makers() []string {
 }
 
 // desired is what the entry asks for. It is only used where there is no problem.
-func (e entry) desired() desired {
+func (e entry) desired() *desired {
 	c := e.config
-	d := desired{
+	d := &desired{
 		Provider: Provider{
 			Type:        ProviderType(c.Type),
 			Name:        e.name(),
@@ -307,11 +331,7 @@ func (e entry) desired() desired {
 			Enabled:     true,
 			BaseURL:     c.BaseURL,
 		},
-		variables: map[string]string{
-			fieldType:          e.variable(fieldType),
-			fieldBaseURL:       e.variable(fieldBaseURL),
-			fieldBedrockRegion: e.variable(fieldBedrockRegion),
-		},
+		variable:       e.variable,
 		defaultBaseURL: e.defaultBaseURL,
 		legacy:         e.legacy,
 	}
@@ -323,8 +343,9 @@ func (e entry) desired() desired {
 		d.warnings = append(d.warnings, strings.Join(names, ", ")+": "+reason)
 	}
 	if len(e.bedrockSignals()) == 0 {
-		for _, key := range c.Keys {
-			d.Keys = append(d.Keys, ProviderKey{APIKey: key})
+		d.Keys = make([]ProviderKey, len(c.Keys))
+		for i, key := range c.Keys {
+			d.Keys[i].APIKey = key
 		}
 		// A legacy model can be a default of the host's.
 		if models := e.bedrockFields(); len(models) > 0 && !e.legacy {
@@ -334,7 +355,6 @@ func (e entry) desired() desired {
 	}
 
 	d.BaseURL = c.BedrockBaseURL
-	d.variables[fieldBaseURL] = e.variable(fieldBedrockBaseURL)
 	d.Bedrock = &BedrockSettings{
 		Region:         c.BedrockRegion,
 		Model:          cmp.Or(c.BedrockModel, defaultBedrockModel),
