@@ -173,6 +173,8 @@ func checkBaseURL(raw string) (problem string) {
 		return "not an absolute http or https URL; want one like https://host/path"
 	case u.Hostname() == "":
 		return "a URL without a host; want one like https://host/path"
+	case strings.Contains(u.Hostname(), ":") && !strings.HasPrefix(u.Host, "["):
+		return "a URL with a colon in its host; an IPv6 address goes into brackets"
 	case u.User != nil:
 		return "a URL with user info (user:password@); put the credential into a key variable instead"
 	case strings.Contains(raw, "#"):

@@ -209,7 +209,7 @@ func (s *Store) explain(ctx context.Context, plan *Plan) error {
 		return nil
 	}
 	origins := map[uuid.UUID]json.RawMessage{}
-	err := s.query(ctx, "reading the audits of drifted providers", query{
+	err := s.read(ctx, "reading the audits of drifted providers", query{
 		sql:  s.sql(selectOrigins),
 		args: [][]byte{jsonArg(ids)},
 		rows: func(rows pgx.Rows) error {

@@ -29,6 +29,7 @@ type rig struct {
 	*fixture
 	proxy   *faultproxy.Proxy
 	swept   *pgxpool.Pool
+	options aiseed.StoreOptions
 	patient *aiseed.Store     // on the swept pool
 	hasty   *aiseed.Store     // too, but it soon gives up a server that does not answer
 	after   map[string]string // content after an undisturbed run of each operation
@@ -58,6 +59,7 @@ func (f *fixture) rig(opts ...option) *rig {
 	t.Cleanup(r.swept.Close)
 	r.patient, err = aiseed.Open(context.Background(), r.swept, options)
 	require.NoError(t, err)
+	r.options = options
 	options.LockTimeout, options.AuditTimeout = 100*time.Millisecond, 2*time.Second
 	r.hasty, err = aiseed.Open(context.Background(), r.swept, options)
 	require.NoError(t, err)
@@ -75,21 +77,23 @@ type operation struct {
 	name    string
 	lines   []string     // of the environment
 	prepare func(r *rig) // what is there before; nil for nothing
-	run     func(ctx context.Context, store *aiseed.Store, cfg aiseed.Config, auditor aiseed.Auditor) error
+	run     func(ctx context.Context, r *rig, store *aiseed.Store, cfg aiseed.Config, auditor aiseed.Auditor) error
 	told    told // by an undisturbed run
 
 	adopts   bool // the drift is settled
 	once     bool // it may fail where a connection is lost once
 	constant bool // it writes nothing
+	delivers bool // where it is done all is delivered
+	noStart  bool // it is something else
 }
 
-func seedOperation(ctx context.Context, store *aiseed.Store, cfg aiseed.Config, auditor aiseed.Auditor) error {
+func seedOperation(ctx context.Context, _ *rig, store *aiseed.Store, cfg aiseed.Config, auditor aiseed.Auditor) error {
 	return aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, auditor, slog.Logger{})
 }
 
 func (r *rig) seedWith(auditor aiseed.Auditor, lines ...string) {
 	r.t.Helper()
-	require.NoError(r.t, seedOperation(context.Background(), r.store, r.parse(lines...), auditor))
+	require.NoError(r.t, seedOperation(context.Background(), r, r.store, r.parse(lines...), auditor))
 }
 
 var sweptLines = []string{
@@ -124,10 +128,25 @@ var operations = []operation{
 		prepare: func(r *rig) { r.seedWith(aiseed.LeaveAudits, sweptLines...) },
 	},
 	{
-		name: "delivery of audits", lines: sweptLines, told: toldDone, once: true,
+		name: "delivery of audits", lines: sweptLines, told: toldDone, once: true, delivers: true, noStart: true,
 		prepare: func(r *rig) { r.seedWith(aiseed.LeaveAudits, sweptLines...) },
-		run: func(ctx context.Context, store *aiseed.Store, _ aiseed.Config, auditor aiseed.Auditor) error {
+		run: func(ctx context.Context, _ *rig, store *aiseed.Store, _ aiseed.Config, auditor aiseed.Auditor) error {
 			_, err := store.DeliverAudits(ctx, auditor)
+			return err
+		},
+	},
+	{
+		name: "opening and reading", lines: sweptLines, told: toldDone, constant: true, noStart: true,
+		prepare: func(r *rig) { r.seedWith(aiseed.DiscardAudits, sweptLines...) },
+		run: func(ctx context.Context, r *rig, _ *aiseed.Store, _ aiseed.Config, _ aiseed.Auditor) error {
+			store, err := aiseed.Open(ctx, r.swept, r.options)
+			if err != nil {
+				return err
+			}
+			providers, err := store.Providers(ctx)
+			if err == nil && revealed(providers) != sweptSecrets {
+				r.t.Errorf("read were %s", revealed(providers))
+			}
 			return err
 		},
 	},
@@ -241,7 +260,7 @@ func idsOf(audits *aiseedtest.AuditRecorder) []string {
 
 // converge is the next clean start, after which all is as if nothing had happened.
 func (r *rig) converge(op operation, cfg aiseed.Config, before, after string, marked []string, audits *aiseedtest.AuditRecorder) error {
-	err := seedOperation(context.Background(), r.store, cfg, audits)
+	err := seedOperation(context.Background(), r, r.store, cfg, audits)
 	if got := outcome(err); got != op.told {
 		return fmt.Errorf("the next clean start is told %q, not %q: %w", got, op.told, err)
 	}
@@ -370,11 +389,11 @@ func (r *rig) begin(op operation) aiseed.Config {
 	}
 	if op.adopts {
 		var drift *aiseed.DriftError
-		require.ErrorAs(r.t, seedOperation(context.Background(), r.store, cfg, aiseed.DiscardAudits), &drift)
+		require.ErrorAs(r.t, seedOperation(context.Background(), r, r.store, cfg, aiseed.DiscardAudits), &drift)
 		cfg.DriftAdopt = []string{drift.Providers[0].Name + "@" + drift.Providers[0].Digest}
 	}
 	if _, begun := r.after[op.name]; !begun {
-		err := op.run(context.Background(), r.store, cfg, aiseed.DiscardAudits)
+		err := op.run(context.Background(), r, r.store, cfg, aiseed.DiscardAudits)
 		require.Equal(r.t, op.told, outcome(err), "%v", err)
 		r.after[op.name] = r.content()
 		return r.begin(op)
@@ -426,7 +445,7 @@ func (r *rig) disturb(op operation, d disturbance) (hit bool, err error) {
 	}
 	audits := &aiseedtest.AuditRecorder{}
 	r.arm(d.fault, then)
-	said := op.run(ctx, store, cfg, audits)
+	said := op.run(ctx, r, store, cfg, audits)
 	hit = r.proxy.Fired()
 	record := r.proxy.Record()
 	givesUp.Stop()
@@ -437,6 +456,12 @@ func (r *rig) disturb(op operation, d disturbance) (hit bool, err error) {
 	problems := []error{r.check(what, before, after, marked, idsOf(audits))}
 	if op.constant && r.state() != state {
 		problems = append(problems, errors.New("something was written"))
+	}
+	if left := r.rows(`select count(*) from ai_provider_audits where delivered_at is null`)[0]; op.delivers && what == toldDone && (left != "0" || len(audits.Entries()) == 0) {
+		problems = append(problems, fmt.Errorf("the caller was told that all is delivered, and %s are left", left))
+	}
+	if d.cancel && what == toldUnknown {
+		problems = append(problems, errors.New("the outcome is reported as unknown, although the server is there to be asked"))
 	}
 	survives := !op.once && !d.cancel && d.restart == nil && !d.fault.ForGood && !connecting(record)
 	if (survives || !hit) && what != op.told {

@@ -224,7 +224,7 @@ type wireConn struct {
 
 func (c *wireConn) Write(p []byte) (int, error) {
 	c.wire.mu.Lock()
-	if !c.wrote {
+	if !c.wrote && p[0] != 'X' { // a Terminate message is not answered
 		c.wrote = true
 		c.wire.roundTrips++
 	}

@@ -51,8 +51,8 @@ func TestF2_KilledProcess(t *testing.T) {
 	require.NoError(t, err)
 	sealed := func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Keyring = ring }
 	for _, op := range operations {
-		if op.once {
-			continue // that is no start
+		if op.noStart {
+			continue
 		}
 		t.Run(op.name, func(t *testing.T) {
 			t.Parallel()
@@ -178,7 +178,7 @@ func TestF2_DiskIsFull(t *testing.T) {
 
 			r.swept.Reset()
 			audits := &aiseedtest.AuditRecorder{}
-			err := seedOperation(context.Background(), r.patient, cfg, audits)
+			err := seedOperation(context.Background(), r, r.patient, cfg, audits)
 			var db *aiseed.DatabaseError
 			require.ErrorAs(t, err, &db)
 			require.Equal(t, "53100", db.SQLState)

@@ -219,7 +219,8 @@ func release(ctx context.Context, conn *pgxpool.Conn) {
 	if pg.IsClosed() {
 		select {
 		case <-pg.CleanupDone():
-		case <-ctx.Done():
+		case <-ctx.Done(): // the network swallows everything; pgx gives up by itself
+			_ = pg.Conn().Close()
 		}
 	}
 	conn.Release()

@@ -179,7 +179,7 @@ func (s *Store) checkSchema(ctx context.Context, migrate bool) error {
 func (s *Store) checkStored(ctx context.Context) error {
 	version := -1
 	var keys []storedKey
-	err := s.query(ctx, "opening the store",
+	err := s.read(ctx, "opening the store",
 		query{sql: s.sql(selectSchemaVersion), rows: one(&version)},
 		query{sql: s.sql(selectStoredKeys), rows: func(rows pgx.Rows) (err error) {
 			keys, err = pgx.CollectRows(rows, pgx.RowToStructByPos[storedKey])

@@ -382,7 +382,7 @@ type ProviderInfo struct {
 // of one to enable, restore or delete, also where a key is lost.
 func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
 	var stored []storedProvider
-	err := s.query(ctx, "listing the providers", query{sql: s.sql(selectAll), rows: func(rows pgx.Rows) (err error) {
+	err := s.read(ctx, "listing the providers", query{sql: s.sql(selectAll), rows: func(rows pgx.Rows) (err error) {
 		stored, _, err = s.scanProviders(rows, false)
 		return err
 	}})

@@ -94,6 +94,37 @@ func TestL5_ConnectionLostBeforeTheCommitWasSent(t *testing.T) {
 	}
 }
 
+func TestL5_ReadsSurviveALostConnection(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	cfg := f.seeded("OPENAI_KEY=key")
+	drifted := f.parse("OPENAI_KEY=key", "OPENAI_BASE_URL=https://elsewhere")
+	for name, read := range map[string]func() error{
+		"Providers":     func() error { _, err := f.store.Providers(ctx); return err },
+		"ListProviders": func() error { _, err := f.store.ListProviders(ctx); return err },
+		"a plan":        func() error { _, err := aiseed.PlanAIProvidersFromEnv(ctx, f.store, cfg, slog.Logger{}); return err },
+		"Rotate":        func() error { _, err := f.store.Rotate(ctx); return err },
+		"a drift":       func() error { require.ErrorIs(t, f.seed(drifted), aiseed.ErrDrift); return nil },
+	} {
+		for _, act := range []action{cutBefore, cutAfter} {
+			f.wire.reset(once(act, "select"))
+			require.NoError(t, read(), name)
+		}
+	}
+	// A connection of the pool can be lost while nobody looks.
+	_, w := f.open()
+	config := f.pool.Config().Copy()
+	config.ConnConfig.DialFunc = w.dial
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	require.NoError(t, err)
+	defer pool.Close()
+	require.NoError(t, pool.Ping(ctx))
+	w.reset(once(cutBefore, "select"))
+	_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: f.keyring})
+	require.NoError(t, err, "Open")
+}
+
 func TestL5_AnotherUniqueViolationIsNotRetried(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -102,6 +102,12 @@ func (s *Store) query(ctx context.Context, operation string, queries ...query) e
 	return databaseError(ctx, operation, roundTrip(ctx, conn.Conn(), queries...))
 }
 
+// read is query for what can be done again: a connection that is lost does not
+// show.
+func (s *Store) read(ctx context.Context, operation string, queries ...query) error {
+	return retry(ctx, func() error { return s.query(ctx, operation, queries...) })
+}
+
 func int64Arg(n int64) []byte { return strconv.AppendInt(nil, n, 10) }
 
 func milliseconds(d time.Duration) []byte {

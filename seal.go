@@ -96,7 +96,7 @@ select t.relname, left(k.attname, -length('_key_id')), k.attname,
 
 func (s *Store) sealedColumns(ctx context.Context, operation string) ([]sealedColumn, error) {
 	var columns []sealedColumn
-	err := s.query(ctx, operation, query{
+	err := s.read(ctx, operation, query{
 		sql:  selectSealedColumns,
 		args: [][]byte{[]byte(s.schema)},
 		rows: func(rows pgx.Rows) (err error) {

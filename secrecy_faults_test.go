@@ -259,7 +259,7 @@ func TestF5_S11_NoFaultShowsASecret(t *testing.T) {
 			random := chance(t.Name())
 			restore, operations := w.saveState()
 			faults := w.faults()
-			run := func(o secretOperation, reproduce string, quoted bool, arm func() (disarm func()), decide cutDecision) error {
+			run := func(o secretOperation, reproduce string, quoted bool, arm func() (disarm func()), decide cutDecision, happened func() bool) error {
 				w.exec(restore + o.prepare)
 				disarm := arm()
 				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -274,15 +274,18 @@ func TestF5_S11_NoFaultShowsASecret(t *testing.T) {
 						found = errors.Join(found, w.printed.find(fmt.Sprintf("a %T as %s", v, r.how), r.text))
 					}
 				}
-				cases.check(t, kindFault, fmt.Sprintf("%s: %s, %s", w.name, o.name, reproduce), errors.Join(found, w.look(quoted)))
+				if found = errors.Join(found, w.look(quoted)); found != nil || err != nil || happened() {
+					cases.check(t, kindFault, fmt.Sprintf("%s: %s, %s", w.name, o.name, reproduce), found)
+				}
 				return err
 			}
 			nothing := func() func() { return func() {} }
+			never := func() bool { return false }
 			passing := func(context.CancelFunc, []byte) action { return pass }
 			hit := map[string]bool{}
 			for _, o := range operations {
 				w.f.requireIdle() // the server may still be ending connections that were cut
-				if err := run(o, "no fault", false, nothing, passing); o.fails {
+				if err := run(o, "no fault", false, nothing, passing, never); o.fails {
 					require.Error(t, err, o.name)
 				} else {
 					require.NoError(t, err, o.name)
@@ -291,15 +294,18 @@ func TestF5_S11_NoFaultShowsASecret(t *testing.T) {
 					if hit[fault.name] && random.IntN(full(8, 1)) > 0 {
 						continue
 					}
-					err := run(o, fault.name, fault.quotes, fault.arm, passing)
+					err := run(o, fault.name, fault.quotes, fault.arm, passing, never)
 					hit[fault.name] = hit[fault.name] || err != nil && !o.fails
 				}
-				w.cutEverywhere(random, func(reproduce string, decide cutDecision) error { return run(o, reproduce, false, nothing, decide) })
+				w.cutEverywhere(random, func(reproduce string, decide cutDecision, reached func() bool) error {
+					return run(o, reproduce, false, nothing, decide, reached)
+				})
 			}
 			for _, fault := range faults {
 				require.True(t, hit[fault.name], "%s fails no operation", fault.name)
 			}
 			w.requireDump()
+			require.True(t, w.traced, "nothing was traced")
 		})
 	}
 }
@@ -312,7 +318,7 @@ const maxMessages = 8
 
 // cutEverywhere loses the connection at each message of an operation, in each way.
 // run runs it.
-func (w *secretWorld) cutEverywhere(random *rand.Rand, run func(reproduce string, decide cutDecision) error) {
+func (w *secretWorld) cutEverywhere(random *rand.Rand, run func(reproduce string, decide cutDecision, reached func() bool) error) {
 	for _, way := range []string{"cut before", "cut after", "cut unheard", "cut before, and from then on", "cut after, and from then on", "backends terminated", "caller cancelled"} {
 		for n, reached := 1, true; reached; n++ {
 			if random.IntN(full(12, 1)) > 0 {
@@ -349,7 +355,7 @@ func (w *secretWorld) cutEverywhere(random *rand.Rand, run func(reproduce string
 					cancel()
 				}
 				return pass
-			})
+			}, func() bool { return reached })
 			for _, pool := range w.pools {
 				pool.Reset() // some of their idle connections may be dead
 			}

@@ -72,6 +72,7 @@ func TestF5_S11_NothingThatIsHandedOutShowsASecret(t *testing.T) {
 			called := w.walk()
 			require.Equal(t, exportedFunctions(t), called)
 			w.requireDump()
+			require.True(t, w.traced, "nothing was traced")
 		})
 	}
 }

@@ -47,6 +47,7 @@ type secretWorld struct {
 	wires          []*wire       // of all stores
 	pools          []*pgxpool.Pool
 	out            *sharedBuffer // all logs and traces
+	traced         bool          // there was something of a trace in it
 	logger         slog.Logger
 
 	logRead  int64        // of the server's log
@@ -185,6 +186,26 @@ func (tr tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.Trac
 	return ctx
 }
 
+// The statements of a store go below these; that it takes and makes connections
+// shows here.
+func (tr tracer) TraceConnectStart(ctx context.Context, data pgx.TraceConnectStartData) context.Context {
+	fmt.Fprintf(tr.out, "%+v\n", data)
+	return ctx
+}
+
+func (tr tracer) TraceConnectEnd(_ context.Context, data pgx.TraceConnectEndData) {
+	fmt.Fprintf(tr.out, "%+v %#v\n", data, data)
+}
+
+func (tr tracer) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, data pgxpool.TraceAcquireStartData) context.Context {
+	fmt.Fprintf(tr.out, "%+v\n", data)
+	return ctx
+}
+
+func (tr tracer) TraceAcquireEnd(_ context.Context, _ *pgxpool.Pool, data pgxpool.TraceAcquireEndData) {
+	fmt.Fprintf(tr.out, "acquired %+v %#v\n", data, data)
+}
+
 func (tr tracer) TraceQueryEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceQueryEndData) {
 	fmt.Fprintf(tr.out, "%+v %#v\n", data, data)
 }
@@ -241,7 +262,9 @@ func (w *secretWorld) look(quoted bool) error {
 	case !quoted:
 		err = w.printed.find("the server's log", log)
 	}
-	return errors.Join(err, w.printed.find("a log or a trace", w.out.take()), w.printed.find("pg_stat_activity", w.activity.take()))
+	out := w.out.take()
+	w.traced = w.traced || bytes.Contains(out, []byte("acquired"))
+	return errors.Join(err, w.printed.find("a log or a trace", out), w.printed.find("pg_stat_activity", w.activity.take()))
 }
 
 func (w *secretWorld) readLog() ([]byte, error) {

@@ -82,8 +82,8 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 	if err != nil {
 		return nil, err
 	}
-	stored, err := store.load(ctx, names(want))
-	if err != nil {
+	var stored state
+	if err := store.read(ctx, "reading the providers", store.loadQuery(names(want), &stored)); err != nil {
 		return nil, err
 	}
 	plan := diff(want, stored.providers, cfg.settlement(), store.vault.fingerprint)
@@ -117,7 +117,7 @@ func (s *Store) reconcile(ctx context.Context, want []desired, settle settlement
 	})
 	if err == nil && plan.count(ActionDrifted) > 0 {
 		// That it cannot be explained is no reason not to tell of it.
-		_ = retry(ctx, func() error { return s.explain(ctx, plan) })
+		_ = s.explain(ctx, plan)
 		err = plan.drift(settle.variables.full(""))
 	}
 	return plan, pending, err

@@ -139,7 +139,7 @@ func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, e
 // Errors match [ErrUndecryptable], [ErrPlaintext] or [ErrDatabase].
 func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
 	var stored []storedProvider
-	err := s.query(ctx, "reading the providers", query{
+	err := s.read(ctx, "reading the providers", query{
 		sql: s.sql(selectEnabled),
 		rows: func(rows pgx.Rows) (err error) {
 			stored, _, err = s.scanProviders(rows, true)
@@ -164,9 +164,9 @@ const providerColumns = `
        p.settings, p.settings_key_id, p.created_at, p.updated_at,
        k.id, k.position, k.api_key, k.api_key_key_id, k.created_at, k.updated_at`
 
-// The keys of a provider are a subquery with an order of its own, which keeps the
-// planner to one index look-up per provider, whatever else the table holds and
-// whether or not it was analysed yet.
+// The keys of a provider are a subquery with an "offset 0", which keeps the planner to
+// one index look-up per provider, whatever else the table holds and whether or not it
+// was analysed yet.
 const (
 	selectEnabled = `
 select false,` + providerColumns + `
@@ -178,16 +178,17 @@ select false,` + providerColumns + `
 	// The live row of each name in the JSON array $1, or else its latest
 	// tombstone. The secrets of a tombstone are nobody's business.
 	selectNamed = `
+with named as materialized (
+  select distinct on (name) * from {schema}.ai_providers
+   where name = any (array(select json_array_elements_text($1::json)))
+   order by name, deleted, updated_at desc, id
+)
 select audits.pending,` + providerColumns + `
   from (select (` + selectFirstUndelivered + `) is not null as pending) audits
-  left join (json_array_elements_text($1::json) as want (name)
-             cross join lateral (select * from {schema}.ai_providers
-                                  where name = want.name
-                                  order by deleted, updated_at desc, id
-                                  limit 1) p
+  left join (named p
              left join lateral (select * from {schema}.ai_provider_keys
                                  where provider_id = p.id and not p.deleted
-                                 order by position) k on true) on true
+                                offset 0) k on true) on true
  order by p.name, k.position`
 )
 

@@ -1,0 +1,127 @@
+package aiseed_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"cdr.dev/slog/v3"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/ephemeral"
+)
+
+// manyProviders is an environment of n providers with three keys each.
+func manyProviders(n int) []string {
+	var lines []string
+	for i := range n {
+		at := fmt.Sprintf("PROVIDER_%d_", i)
+		lines = append(lines, at+"TYPE=openai", at+fmt.Sprintf("NAME=provider-%d", i), at+fmt.Sprintf("BASE_URL=https://api-%d.example.com/v1", i),
+			at+fmt.Sprintf("KEYS=sk-%[1]d-first-of-three,sk-%[1]d-second-of-three,sk-%[1]d-third-of-three", i))
+	}
+	return lines
+}
+
+// Q1, Q2: a start costs the same round trips at any number of providers, in any
+// query-exec mode, through a proxy, and on a connection that has seen no statement
+// yet.
+func TestQ1_RoundTrips(t *testing.T) {
+	t.Parallel()
+	server, err := ephemeral.Start(context.Background())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Close()) })
+	proxy, err := ephemeral.StartPgBouncer(context.Background(), server, "default_pool_size=2")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, proxy.Close()) })
+	admin, err := pgxpool.New(context.Background(), server.DSN(""))
+	require.NoError(t, err)
+	t.Cleanup(admin.Close)
+
+	modes := []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol}
+	for _, n := range []int{1, 10, 100, 1000} {
+		for _, mode := range modes {
+			for _, through := range []struct{ name, dsn string }{{"direct", server.DSN("")}, {"through PgBouncer", proxy.DSN("")}} {
+				for _, connection := range []string{"warm", "fresh"} {
+					if n > 10 && mode != modes[0] {
+						continue // what depends on a mode shows with few
+					}
+					t.Run(fmt.Sprintf("%d providers, %s, %s, %s", n, mode, through.name, connection), func(t *testing.T) {
+						config, err := pgxpool.ParseConfig(through.dsn)
+						require.NoError(t, err)
+						w := &wire{}
+						config.ConnConfig.DialFunc = w.dial
+						config.ConnConfig.DefaultQueryExecMode = mode
+						config.MaxConns = 1
+						config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
+						pool, err := pgxpool.NewWithConfig(context.Background(), config)
+						require.NoError(t, err)
+						defer pool.Close()
+						_, err = admin.Exec(context.Background(), `drop schema if exists counted cascade`)
+						require.NoError(t, err)
+						require.NoError(t, aiseed.Migrate(context.Background(), admin, "counted"))
+						ring, audits := aiseedtest.NewKeyring(t), &aiseedtest.AuditRecorder{}
+						cfg, err := aiseed.ParseEnviron(context.Background(), prefixed(manyProviders(n)), slog.Logger{})
+						require.NoError(t, err)
+
+						handshake := 0
+						trips := func(do func() error) (int, string) {
+							if connection == "fresh" {
+								pool.Reset()
+							}
+							w.reset(nil)
+							require.NoError(t, do())
+							count, sent := w.count()
+							return count - handshake, sent
+						}
+						handshake, _ = trips(func() error {
+							conn, err := pool.Acquire(context.Background())
+							if err == nil {
+								conn.Release()
+							}
+							return err
+						})
+						if connection == "warm" {
+							handshake = 0
+						}
+						var store *aiseed.Store
+						count, _ := trips(func() (err error) {
+							store, err = aiseed.Open(context.Background(), pool, aiseed.StoreOptions{Keyring: ring, Schema: "counted"})
+							return err
+						})
+						require.LessOrEqual(t, count, 2, "Open")
+						start := func() error {
+							return aiseed.SeedAIProvidersFromEnv(context.Background(), store, cfg, audits, slog.Logger{})
+						}
+						count, _ = trips(start)
+						require.LessOrEqual(t, count, 5, "a first start")
+						require.Len(t, audits.Entries(), 4*n, "with delivery")
+						count, sent := trips(start)
+						require.Equal(t, 1, count, "a start that changes nothing")
+						require.NotContains(t, sent, "lock")
+						require.NotContains(t, sent, "begin")
+						var providers []aiseed.Provider
+						count, _ = trips(func() (err error) {
+							providers, err = store.Providers(context.Background())
+							return err
+						})
+						require.Equal(t, 1, count, "Providers")
+						require.Len(t, providers, n)
+						require.Len(t, providers[0].Keys, 3)
+					})
+				}
+			}
+		}
+	}
+}
+
+func prefixed(lines []string) []string {
+	environ := make([]string, len(lines))
+	for i, line := range lines {
+		environ[i] = aiseed.DefaultPrefix + line
+	}
+	return environ
+}
