@@ -59,6 +59,7 @@ func (e *DatabaseError) Unwrap() []error {
 // SQLSTATEs that decide something. PostgreSQL Appendix A.
 const (
 	stateReadOnly         = "25006"
+	stateInvalidValue     = "22023"
 	stateUniqueViolated   = "23505"
 	stateUndefinedTable   = "42P01"
 	stateSerialization    = "40001"

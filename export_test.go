@@ -24,6 +24,11 @@ var (
 	Pause         = pause
 )
 
+// AskCommitted asks what became of a transaction.
+func AskCommitted(ctx context.Context, s *Store, transaction string) (bool, error) {
+	return s.askCommitted(ctx, transaction)
+}
+
 // LogRecorder is a sink that keeps what is logged, a line each.
 type LogRecorder struct {
 	mu    sync.Mutex

@@ -460,7 +460,7 @@ func (r *rig) disturb(op operation, d disturbance) (hit bool, err error) {
 	if left := r.rows(`select count(*) from ai_provider_audits where delivered_at is null`)[0]; op.delivers && what == toldDone && (left != "0" || len(audits.Entries()) == 0) {
 		problems = append(problems, fmt.Errorf("the caller was told that all is delivered, and %s are left", left))
 	}
-	if d.cancel && what == toldUnknown {
+	if (d.cancel || d.restart != nil) && what == toldUnknown {
 		problems = append(problems, errors.New("the outcome is reported as unknown, although the server is there to be asked"))
 	}
 	survives := !op.once && !d.cancel && d.restart == nil && !d.fault.ForGood && !connecting(record)

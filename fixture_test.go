@@ -246,6 +246,9 @@ func (c *wireConn) Write(p []byte) (int, error) {
 		n, err := c.Conn.Write(p)
 		// The server has answered: or the cancellation that pgx sends for a
 		// lost connection could overtake the commit.
+		// pgx may have read it already, where writing took long: then there is
+		// nothing more to come.
+		_ = c.Conn.SetReadDeadline(time.Now().Add(time.Second))
 		_, _ = c.Conn.Read(make([]byte, 1))
 		_ = c.Conn.Close()
 		return n, err

@@ -152,7 +152,7 @@ func (s *Store) askCommitted(ctx context.Context, transaction string) (bool, err
 		switch {
 		case err == nil && status == "committed":
 			return true, nil
-		case err == nil && status == "aborted":
+		case err == nil && status == "aborted", isLostByCrash(err):
 			return false, nil
 		}
 		// Not reachable yet, or "in progress".
@@ -162,6 +162,13 @@ func (s *Store) askCommitted(ctx context.Context, transaction string) (bool, err
 				transaction)}
 		}
 	}
+}
+
+// isLostByCrash tells an id that is still to come from other failures: a server that
+// crashed does not know the transactions that it had not written down.
+func isLostByCrash(err error) bool {
+	var db *DatabaseError
+	return errors.As(err, &db) && db.SQLState == stateInvalidValue
 }
 
 // lockError is the error of the first round trip of locked.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -272,6 +273,18 @@ func TestL6_CommitAnsweredWithARollback(t *testing.T) {
 	f.exec(`create constraint trigger fail after insert on ai_providers deferrable initially deferred for each row execute function fail()`)
 	f.seeded("OPENAI_KEY=key")
 	require.Equal(t, []string{"1 2"}, f.rows(`select count(*), (select count(*) from ai_provider_audits) from ai_providers`))
+}
+
+// A server that crashed does not know the last transactions that it had not written
+// down: their ids are still to come.
+func TestL6_TransactionThatACrashLostIsNotCommitted(t *testing.T) {
+	t.Parallel()
+	f := setup(t, lockTimeout(time.Second))
+	next, err := strconv.Atoi(f.rows(`select pg_snapshot_xmax(pg_current_snapshot())::text`)[0])
+	require.NoError(t, err)
+	committed, err := aiseed.AskCommitted(context.Background(), f.store, fmt.Sprint(next+1_000_000))
+	require.NoError(t, err)
+	require.False(t, committed)
 }
 
 func TestL6_TransactionStillInProgressIsWaitedFor(t *testing.T) {
