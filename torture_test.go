@@ -50,6 +50,7 @@ func TestMain(m *testing.M) {
 // F6: each fuzz target runs for a while, in a process of its own. What it finds goes
 // to testdata, where every run of the tests tries it again.
 func TestF6_FuzzTargets(t *testing.T) {
+	t.Parallel()
 	if !*torture {
 		t.Skip("only with -torture; go test runs the corpus of each target by itself")
 	}
