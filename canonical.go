@@ -156,6 +156,9 @@ func isUnreserved(c byte) bool {
 
 // lowerHost lower-cases what stands outside of percent-encoded triplets.
 func lowerHost(host string) string {
+	if !strings.Contains(host, "%") {
+		return strings.ToLower(host)
+	}
 	parts := strings.Split(host, "%")
 	for i, part := range parts {
 		keep := 0
@@ -170,6 +173,9 @@ func lowerHost(host string) string {
 // removeDotSegments is RFC 3986 §5.2.4 for an absolute path. A trailing slash
 // stays, since https://host/v1 and https://host/v1/ are different base URLs.
 func removeDotSegments(path string) string {
+	if !strings.Contains(path, "/.") {
+		return path
+	}
 	segments := strings.Split(path[1:], "/")
 	var out []string
 	for i, segment := range segments {

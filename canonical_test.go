@@ -185,7 +185,7 @@ func TestS11_BaseURLPrintsWithoutWhatCouldBeACredential(t *testing.T) {
 func TestS11_PlanPrintsNoQueryWhereverItIs(t *testing.T) {
 	t.Parallel()
 	p := Provider{Name: "a", BaseURL: "https://h/?token=hunter2"}
-	plan := diff([]desired{{Provider: p}}, map[string]storedProvider{"a": {Provider: p}}, settlement{}, newVault(nil).fingerprint)
+	plan := diff([]desired{{Provider: p}}, map[string]*storedProvider{"a": {Provider: p}}, settlement{}, newVault(nil).fingerprint)
 	for _, v := range []any{plan, *plan, plan.Steps, plan.Steps[0], &plan.Steps[0]} {
 		for _, holder := range []any{v, struct{ v any }{v}, map[string]any{"k": v}, struct{ m map[string]any }{map[string]any{"k": v}}, &struct{ p *struct{ v any } }{&struct{ v any }{v}}} {
 			for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d", "%p", "%t"} {

@@ -79,6 +79,8 @@ func sqlStateHint(state string) string {
 		return "another process keeps writing the same rows, or a row security policy hides them from this role; start again, or check the policies"
 	case "42P07", "42701", "42710", "42723":
 		return "some of the schema is there already, and the table aiseed_schema does not say so; complete it by hand from the files of aiseed.Migrations"
+	case stateUndefinedTable, "42703", "42804":
+		return "the tables are not those of aiseed's schema; compare them with the files of aiseed.Migrations"
 	case "53300":
 		return "the server has no connection slot left; raise max_connections, make the pools smaller, or put a pooler between"
 	case "53100":

@@ -100,7 +100,7 @@ func (s settlement) unused(plan *Plan) (warnings []string) {
 // applies for as long as they stay. The second is that of all that adopting
 // overwrites, the row's revision included: once the row was changed, by adopting or
 // otherwise, it never comes back, not even when the row is again what it once was.
-func driftDigest(stored storedProvider, want Provider) string {
+func driftDigest(stored *storedProvider, want Provider) string {
 	half := func(fields ...string) string {
 		sum := sha256.Sum256(appendFields([]byte("aiseed drift v1\n"), fields...))
 		return hex.EncodeToString(sum[:digestHalf/2])

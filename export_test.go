@@ -19,10 +19,12 @@ import (
 
 var (
 	SchemaVersion = schemaVersion
-	SelectNamed   = selectNamed
 	IndexedNames  = indexedNames
 	Pause         = pause
 )
+
+// LoadSQL is how a start reads the providers of the names in its one parameter.
+func LoadSQL(s *Store) string { return s.load(nil, &state{})[0].sql }
 
 // AskCommitted asks what became of a transaction.
 func AskCommitted(ctx context.Context, s *Store, transaction string) (bool, error) {

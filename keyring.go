@@ -167,10 +167,13 @@ func (k sealingKey) open(c cell, stored string) (string, bool) {
 	if !ok {
 		return "", false
 	}
-	sealed, err := base64.StdEncoding.DecodeString(encoded)
-	// The decoder skips line breaks, and not only in a lenient mode: one value has
+	// The decoder skips line breaks, and not only in its lenient mode: one value has
 	// one text.
-	if err != nil || base64.StdEncoding.EncodeToString(sealed) != encoded {
+	if strings.ContainsAny(encoded, "\r\n") {
+		return "", false
+	}
+	sealed, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	if err != nil {
 		return "", false
 	}
 	plaintext, err := k.aead.Open(nil, nil, sealed, c.associatedData(k.id))
@@ -263,6 +266,11 @@ func newFingerprint(key []byte) func(Secret) string {
 // appendFields appends each field with its length before it, so that different
 // lists never encode alike.
 func appendFields(b []byte, fields ...string) []byte {
+	size := 0
+	for _, field := range fields {
+		size += len(field) + 2
+	}
+	b = slices.Grow(b, size)
 	for _, field := range fields {
 		b = binary.AppendUvarint(b, uint64(len(field)))
 		b = append(b, field...)

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"golang.org/x/xerrors"
 )
 
@@ -61,7 +60,7 @@ func (s *Store) CreateProvider(ctx context.Context, actor string, n NewProvider)
 		p.Bedrock = &settings
 	}
 	var id uuid.UUID
-	err := s.operate(ctx, actor, "creating a provider", s.namedQuery(p.Name), func(found *storedProvider) ([]query, error) {
+	err := s.operate(ctx, actor, "creating a provider", s.byName(p.Name), func(found *storedProvider) ([]query, error) {
 		if found != nil && !found.deleted {
 			return nil, nameTaken(p.Name)
 		}
@@ -81,7 +80,7 @@ func (s *Store) CreateProvider(ctx context.Context, actor string, n NewProvider)
 
 // UpdateProvider changes a live provider, enabled or not.
 func (s *Store) UpdateProvider(ctx context.Context, actor string, id uuid.UUID, u ProviderUpdate) (Provider, error) {
-	err := s.operate(ctx, actor, "updating a provider", s.idQuery(id, true), func(found *storedProvider) ([]query, error) {
+	err := s.operate(ctx, actor, "updating a provider", s.byID(id, opened), func(found *storedProvider) ([]query, error) {
 		if err := wantLive(found, id); err != nil {
 			return nil, err
 		}
@@ -90,7 +89,7 @@ func (s *Store) UpdateProvider(ctx context.Context, actor string, id uuid.UUID, 
 			return nil, err
 		}
 		c := &changes{store: s, actor: actor}
-		if err := c.update(*found, p); err != nil {
+		if err := c.update(found, p); err != nil {
 			return nil, err
 		}
 		return c.queries(), nil
@@ -104,7 +103,7 @@ func (s *Store) UpdateProvider(ctx context.Context, actor string, id uuid.UUID, 
 // SetProviderEnabled enables or disables a live provider. A disabled one is not
 // among [Store.Providers]. That its secrets do not open is no hindrance.
 func (s *Store) SetProviderEnabled(ctx context.Context, actor string, id uuid.UUID, enabled bool) error {
-	return s.operate(ctx, actor, "enabling or disabling a provider", s.idQuery(id, false), func(found *storedProvider) ([]query, error) {
+	return s.operate(ctx, actor, "enabling or disabling a provider", s.byID(id, sealed), func(found *storedProvider) ([]query, error) {
 		if err := wantLive(found, id); err != nil || found.Enabled == enabled {
 			return nil, err
 		}
@@ -115,7 +114,7 @@ func (s *Store) SetProviderEnabled(ctx context.Context, actor string, id uuid.UU
 // DeleteProvider turns a live provider into a tombstone: no start brings it back.
 // That its secrets do not open is no hindrance.
 func (s *Store) DeleteProvider(ctx context.Context, actor string, id uuid.UUID) error {
-	return s.operate(ctx, actor, "deleting a provider", s.idQuery(id, false), func(found *storedProvider) ([]query, error) {
+	return s.operate(ctx, actor, "deleting a provider", s.byID(id, sealed), func(found *storedProvider) ([]query, error) {
 		if err := wantLive(found, id); err != nil {
 			return nil, err
 		}
@@ -126,7 +125,7 @@ func (s *Store) DeleteProvider(ctx context.Context, actor string, id uuid.UUID) 
 // RestoreProvider makes a tombstone live again, with the keys that it had. It
 // fails with [ErrNameTaken] where there is a live provider of its name by now.
 func (s *Store) RestoreProvider(ctx context.Context, actor string, id uuid.UUID) (Provider, error) {
-	err := s.operate(ctx, actor, "restoring a provider", s.idQuery(id, false), func(found *storedProvider) ([]query, error) {
+	err := s.operate(ctx, actor, "restoring a provider", s.byID(id, sealed), func(found *storedProvider) ([]query, error) {
 		if found == nil || !found.deleted {
 			return nil, notFound("there is no deleted provider with id %s", id)
 		}
@@ -141,7 +140,7 @@ func (s *Store) RestoreProvider(ctx context.Context, actor string, id uuid.UUID)
 // AddProviderKey adds a bearer key to a live provider, after those that it has.
 func (s *Store) AddProviderKey(ctx context.Context, actor string, id uuid.UUID, key Secret) (ProviderKey, error) {
 	var added uuid.UUID
-	err := s.operate(ctx, actor, "adding a key", s.idQuery(id, true), func(found *storedProvider) ([]query, error) {
+	err := s.operate(ctx, actor, "adding a key", s.byID(id, opened), func(found *storedProvider) ([]query, error) {
 		if err := wantLive(found, id); err != nil {
 			return nil, err
 		}
@@ -176,7 +175,7 @@ func (s *Store) AddProviderKey(ctx context.Context, actor string, id uuid.UUID, 
 // RemoveProviderKey removes a bearer key of a live provider, for good. That it does
 // not open is no hindrance.
 func (s *Store) RemoveProviderKey(ctx context.Context, actor string, id, key uuid.UUID) error {
-	return s.operate(ctx, actor, "removing a key", s.idQuery(id, false), func(found *storedProvider) ([]query, error) {
+	return s.operate(ctx, actor, "removing a key", s.byID(id, sealed), func(found *storedProvider) ([]query, error) {
 		if err := wantLive(found, id); err != nil {
 			return nil, err
 		}
@@ -220,71 +219,60 @@ func wantLive(found *storedProvider, id uuid.UUID) error {
 }
 
 // operate runs one operation. A decision sees what is true under the lock.
-func (s *Store) operate(ctx context.Context, actor, what string, read func(*storedProvider) query, decide func(*storedProvider) ([]query, error)) error {
+func (s *Store) operate(ctx context.Context, actor, what string, read reading, decide func(*storedProvider) ([]query, error)) error {
 	if strings.TrimSpace(actor) == "" || actor == SystemActor || len(actor) > maxNameBytes || checkText(actor) != "" {
 		return xerrors.New("aiseed: " + what + " needs an actor, for the audit: the name or id of whoever asked, not \"system\", at most 255 bytes of UTF-8 without control characters")
 	}
 	return retry(ctx, func() error {
-		var found storedProvider
-		err := s.locked(ctx, what, []query{read(&found)}, func() ([]query, error) {
-			if found.ID == uuid.Nil {
-				return decide(nil)
-			}
-			return decide(&found)
-		})
+		var found *storedProvider
+		err := s.locked(ctx, what, []query{read(&found)}, func() ([]query, error) { return decide(found) })
 		var db *DatabaseError
 		if errors.As(err, &db) && db.Constraint == liveNameConstraint {
-			return nameTaken(found.Name) // no reason to try again
+			name := ""
+			if found != nil {
+				name = found.Name
+			}
+			return nameTaken(name) // no reason to try again
 		}
 		return err
 	})
 }
 
-const selectByID = `
-select false,` + providerColumns + `
-  from {schema}.ai_providers p
-  left join {schema}.ai_provider_keys k on k.provider_id = p.id
- where p.id = $1
- order by k.position`
+// A reading reads one provider into a pointer that is nil before, and stays so where
+// there is none.
+type reading func(found **storedProvider) query
 
-// idQuery reads a provider by its id, with or without opening its secrets.
-func (s *Store) idQuery(id uuid.UUID, secrets bool) func(*storedProvider) query {
-	return func(into *storedProvider) query {
-		return query{sql: s.sql(selectByID), args: [][]byte{[]byte(id.String())}, rows: s.scanFirst(into, secrets)}
-	}
+// byID is with or without opening the secrets.
+func (s *Store) byID(id uuid.UUID, secrets secrecy) reading {
+	return s.readFirst(`id = $1`, secrets, []byte(id.String()))
 }
 
-// namedQuery reads the live provider of a name, or else a tombstone.
-func (s *Store) namedQuery(name string) func(*storedProvider) query {
-	return func(into *storedProvider) query {
-		return query{sql: s.sql(selectNamed), args: [][]byte{jsonArg([]string{name})}, rows: s.scanFirst(into, false)}
-	}
+// byName is the live provider of a name, or else its latest tombstone.
+func (s *Store) byName(name string) reading {
+	return s.readFirst(isNamed, sealed, jsonArg([]string{name}))
 }
 
-func (s *Store) scanFirst(into *storedProvider, secrets bool) func(pgx.Rows) error {
-	return func(rows pgx.Rows) error {
-		stored, _, err := s.scanProviders(rows, secrets)
-		if len(stored) > 0 {
-			*into = stored[0]
-		}
-		return err
+func (s *Store) readFirst(condition string, secrets secrecy, arg []byte) reading {
+	return func(found **storedProvider) query {
+		return s.selectProviders(condition, secrets, func(stored []*storedProvider) {
+			if len(stored) > 0 {
+				*found = stored[0]
+			}
+		}, arg)
 	}
 }
 
 // provider reads a live provider, enabled or not.
 func (s *Store) provider(ctx context.Context, id uuid.UUID) (Provider, error) {
-	var found storedProvider
-	err := retry(ctx, func() error {
-		found = storedProvider{}
-		return s.query(ctx, "reading a provider", s.idQuery(id, true)(&found))
-	})
+	var found *storedProvider
+	err := s.read(ctx, "reading a provider", s.byID(id, opened)(&found))
 	if err != nil {
 		return Provider{}, xerrors.Errorf("aiseed: it was done, but the provider cannot be read back: %w", err)
 	}
-	if found.ID == uuid.Nil {
-		return Provider{}, wantLive(nil, id)
+	if err := wantLive(found, id); err != nil {
+		return Provider{}, err
 	}
-	return found.Provider, wantLive(&found, id)
+	return found.Provider, nil
 }
 
 // withDefaults gives settings the models that the environment would.
@@ -381,11 +369,8 @@ type ProviderInfo struct {
 // tombstones too, without opening a secret: what an operator needs to find the id
 // of one to enable, restore or delete, also where a key is lost.
 func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
-	var stored []storedProvider
-	err := s.read(ctx, "listing the providers", query{sql: s.sql(selectAll), rows: func(rows pgx.Rows) (err error) {
-		stored, _, err = s.scanProviders(rows, false)
-		return err
-	}})
+	var stored []*storedProvider
+	err := s.read(ctx, "listing the providers", s.selectProviders(`true`, sealed, func(p []*storedProvider) { stored = p }))
 	if err != nil {
 		return nil, err
 	}
@@ -401,9 +386,3 @@ func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
 	}
 	return infos, nil
 }
-
-const selectAll = `
-select false,` + providerColumns + `
-  from {schema}.ai_providers p
-  left join {schema}.ai_provider_keys k on k.provider_id = p.id
- order by p.name, p.deleted, p.created_at, p.id, k.position`

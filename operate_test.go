@@ -306,12 +306,12 @@ func TestO4_WhatWasDoneAndCannotBeReadBackSaysSo(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	f.wire.reset(once(cutBefore, "where p.id = $1"))
+	f.wire.reset(once(cutBefore, "where id = $1"))
 	p, err := f.store.CreateProvider(ctx, "a", aiseed.NewProvider{Type: "openai", Name: "x"})
 	require.NoError(t, err, "one lost connection is no reason")
 	require.Equal(t, "x", p.Name)
 	f.wire.reset(func(sent []byte) action {
-		if strings.Contains(string(sent), "where p.id = $1") && !strings.Contains(string(sent), "lock") {
+		if strings.Contains(string(sent), "where id = $1") && !strings.Contains(string(sent), "lock") {
 			return cutBefore
 		}
 		return pass
@@ -512,7 +512,7 @@ func TestO4_TheKeyThatWasAddedIsReturned(t *testing.T) {
 	other, _ := f.open()
 	var first sync.Once
 	f.wire.reset(func(sent []byte) action {
-		if strings.Contains(string(sent), "where p.id = $1") && !strings.Contains(string(sent), "lock") {
+		if strings.Contains(string(sent), "where id = $1") && !strings.Contains(string(sent), "lock") {
 			first.Do(func() { assert.NoError(t, second(other.AddProviderKey(ctx, "b", p.ID, aiseed.NewSecret("theirs")))) })
 		}
 		return pass

@@ -45,14 +45,14 @@ type Step struct {
 
 // sides are what a step compares.
 type sides struct {
-	want   desired
-	stored storedProvider
+	want   *desired
+	stored *storedProvider // empty where there is none
 }
 
 // between returns the sides, which are empty for a Step that was not made here.
 func (s Step) between() *sides {
 	if s.sides == nil {
-		return &sides{}
+		return &sides{want: &desired{}, stored: &storedProvider{}}
 	}
 	return s.sides()
 }
@@ -73,10 +73,14 @@ type storedProvider struct {
 
 // diff decides, in the order of want. It is a pure function: a plan and a seed
 // both call it.
-func diff(want []desired, stored map[string]storedProvider, settle settlement, fingerprint func(Secret) string) *Plan {
-	plan := &Plan{}
-	for _, d := range want {
+func diff(want []desired, stored map[string]*storedProvider, settle settlement, fingerprint func(Secret) string) *Plan {
+	plan := &Plan{Steps: make([]Step, 0, len(want))}
+	for i := range want {
+		d := &want[i]
 		row, exists := stored[d.Name]
+		if !exists {
+			row = &storedProvider{}
+		}
 		both := &sides{want: d, stored: row}
 		step := Step{Name: d.Name, Type: d.Type, Warnings: slices.Clone(d.warnings), sides: func() *sides { return both }}
 		switch {
@@ -98,7 +102,7 @@ func diff(want []desired, stored map[string]storedProvider, settle settlement, f
 
 func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
 	stored, want := s.between().stored, s.between().want
-	if s.Drift = shapeDrift(stored.Provider, want); s.Drift != nil {
+	if s.Drift = shapeDrift(stored.Provider, *want); s.Drift != nil {
 		s.Digest, s.Moved = driftDigest(stored, want.Provider), SideUnknown
 		entry := s.Name + "@" + s.Digest
 		switch {

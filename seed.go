@@ -83,7 +83,7 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 		return nil, err
 	}
 	var stored state
-	if err := store.read(ctx, "reading the providers", store.loadQuery(names(want), &stored)); err != nil {
+	if err := store.read(ctx, "reading the providers", store.load(names(want), &stored)...); err != nil {
 		return nil, err
 	}
 	plan := diff(want, stored.providers, cfg.settlement(), store.vault.fingerprint)
@@ -96,8 +96,8 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 // carried out, or that could not be, and whether there are audits to deliver.
 func (s *Store) reconcile(ctx context.Context, want []desired, settle settlement) (plan *Plan, pending bool, err error) {
 	err = retry(ctx, func() error {
-		stored, err := s.load(ctx, names(want))
-		if err != nil {
+		var stored state
+		if err := s.query(ctx, "reading the providers", s.load(names(want), &stored)...); err != nil {
 			return err
 		}
 		plan, pending = diff(want, stored.providers, settle, s.vault.fingerprint), stored.pending
@@ -106,7 +106,7 @@ func (s *Store) reconcile(ctx context.Context, want []desired, settle settlement
 		}
 
 		var current state // what is true under the lock
-		return s.locked(ctx, "seeding AI providers", []query{s.loadQuery(names(want), &current)}, func() ([]query, error) {
+		return s.locked(ctx, "seeding AI providers", s.load(names(want), &current), func() ([]query, error) {
 			plan, pending = diff(want, current.providers, settle, s.vault.fingerprint), current.pending
 			if plan.count(ActionDrifted) > 0 || !plan.writes() {
 				return nil, nil

@@ -207,7 +207,7 @@ func TestR5_OtherRowsAreNotReadNorTouched(t *testing.T) {
 	// Neither before the tables were analysed nor after does the plan visit them.
 	for _, prepare := range []string{"select 1", "analyze"} {
 		f.exec(prepare)
-		plan := strings.Join(f.rows("explain "+strings.ReplaceAll(aiseed.SelectNamed, "{schema}", "public"), `["openai","anthropic"]`), "\n")
+		plan := strings.Join(f.rows("explain "+aiseed.LoadSQL(f.store), `["openai","anthropic"]`), "\n")
 		require.NotContains(t, plan, "Seq Scan")
 	}
 }

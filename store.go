@@ -1,14 +1,18 @@
 package aiseed
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/xerrors"
 )
@@ -138,14 +142,8 @@ func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, e
 //
 // Errors match [ErrUndecryptable], [ErrPlaintext] or [ErrDatabase].
 func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
-	var stored []storedProvider
-	err := s.read(ctx, "reading the providers", query{
-		sql: s.sql(selectEnabled),
-		rows: func(rows pgx.Rows) (err error) {
-			stored, _, err = s.scanProviders(rows, true)
-			return err
-		},
-	})
+	var stored []*storedProvider
+	err := s.read(ctx, "reading the providers", s.selectProviders(`enabled and not deleted`, opened, func(p []*storedProvider) { stored = p }))
 	if err != nil {
 		return nil, err
 	}
@@ -156,122 +154,140 @@ func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
 	return providers, nil
 }
 
-// providerColumns is what scanProviders reads, one row per key, or one without a
-// key. pending tells whether there are undelivered audits; it comes with every
-// row so that one statement tells a start everything.
-const providerColumns = `
-       p.id, p.type, p.name, p.display_name, p.enabled, p.deleted, p.base_url, p.revision,
-       p.settings, p.settings_key_id, p.created_at, p.updated_at,
-       k.id, k.position, k.api_key, k.api_key_key_id, k.created_at, k.updated_at`
-
-// The keys of a provider are a subquery with an "offset 0", which keeps the planner to
-// one index look-up per provider, whatever else the table holds and whether or not it
-// was analysed yet.
-const (
-	selectEnabled = `
-select false,` + providerColumns + `
-  from {schema}.ai_providers p
-  left join {schema}.ai_provider_keys k on k.provider_id = p.id
- where p.enabled and not p.deleted
- order by p.name, k.position`
-
-	// The live row of each name in the JSON array $1, or else its latest
-	// tombstone. The secrets of a tombstone are nobody's business.
-	selectNamed = `
-with named as materialized (
-  select distinct on (name) * from {schema}.ai_providers
-   where name = any (array(select json_array_elements_text($1::json)))
-   order by name, deleted, updated_at desc, id
-)
-select audits.pending,` + providerColumns + `
-  from (select (` + selectFirstUndelivered + `) is not null as pending) audits
-  left join (named p
-             left join lateral (select * from {schema}.ai_provider_keys
-                                 where provider_id = p.id and not p.deleted
-                                offset 0) k on true) on true
- order by p.name, k.position`
-)
-
 // state is what a start needs to know.
 type state struct {
-	providers map[string]storedProvider // by name; only the names asked for
+	providers map[string]*storedProvider // by name; only the names asked for
 	pending   bool                      // there are undelivered audits
 }
 
-// loadQuery reads the state of the named providers into st.
-func (s *Store) loadQuery(names []string, st *state) query {
-	return query{
-		sql:  s.sql(selectNamed),
-		args: [][]byte{jsonArg(names)},
-		rows: func(rows pgx.Rows) error {
-			stored, pending, err := s.scanProviders(rows, true)
-			*st = state{providers: map[string]storedProvider{}, pending: pending}
-			for _, p := range stored {
+// load reads the state of the named providers into st.
+func (s *Store) load(names []string, st *state) []query {
+	return []query{
+		s.selectProviders(isNamed, opened, func(stored []*storedProvider) {
+			st.providers = make(map[string]*storedProvider, len(stored))
+			for _, p := range slices.Backward(stored) { // the first of a name counts
 				st.providers[p.Name] = p
+			}
+		}, jsonArg(names)),
+		{sql: s.sql(selectPending), rows: one(&st.pending)},
+	}
+}
+
+// The providers that a condition chooses, a row each, and then their keys, a row
+// each too: a join would send a provider again with each of its keys. It is one
+// statement, for one snapshot. The planner does not know how many are chosen, which
+// keeps it to index look-ups, whatever else the tables hold and whether or not they
+// were analysed yet.
+const providersAndKeys = `
+with chosen as materialized (select * from {schema}.ai_providers where {condition})
+select false, id, id, type, name, coalesce(display_name, ''), base_url, enabled, deleted, revision,
+       settings, settings_key_id, created_at, updated_at
+  from chosen
+ union all
+select true, id, provider_id, '', '', '', '', false, false, position,
+       api_key, api_key_key_id, created_at, updated_at
+  from {schema}.ai_provider_keys
+ where provider_id = any (array(select id from chosen{live}))`
+
+// isNamed chooses the providers of the names in the JSON array $1, tombstones too.
+const isNamed = `name = any (array(select json_array_elements_text($1::json)))`
+
+// secrecy is what to do with the secrets of providers that are read.
+type secrecy bool
+
+const (
+	sealed secrecy = false // leave them alone
+	opened secrecy = true  // open them, but not those of a tombstone, which come without keys
+)
+
+// selectProviders reads the providers that a condition chooses, in order.
+func (s *Store) selectProviders(condition string, secrets secrecy, take func([]*storedProvider), args ...[]byte) query {
+	live := ""
+	if secrets == opened {
+		live = " where not deleted"
+	}
+	return query{
+		sql:  s.sql(strings.NewReplacer("{condition}", condition, "{live}", live).Replace(providersAndKeys)),
+		args: args,
+		rows: func(rows pgx.Rows) error {
+			stored, err := s.scanProviders(rows, secrets)
+			if err == nil {
+				take(stored)
 			}
 			return err
 		},
 	}
 }
 
-func (s *Store) load(ctx context.Context, names []string) (st state, err error) {
-	err = s.query(ctx, "reading the providers", s.loadQuery(names, &st))
-	return st, err
+func (s *Store) scanProviders(rows pgx.Rows, secrets secrecy) ([]*storedProvider, error) {
+	var (
+		isKey, enabled, deleted          bool
+		id, provider                     uuid.UUID // the same of a provider
+		kind, name, displayName, baseURL string
+		number                           int64 // the revision, or the position of a key
+		value, sealedBy                  pgtype.Text
+		created, updated                 time.Time
+	)
+	columns := []any{
+		&isKey, (*[16]byte)(&id), (*[16]byte)(&provider), &kind, &name, &displayName, &baseURL, &enabled, &deleted, &number,
+		&value, &sealedBy, &created, &updated,
+	}
+	var stored []*storedProvider
+	byID := map[uuid.UUID]*storedProvider{}
+	for rows.Next() {
+		if err := rows.Scan(columns...); err != nil {
+			return nil, err
+		}
+		p, known := byID[provider]
+		if !known {
+			p = &storedProvider{}
+			stored, byID[provider] = append(stored, p), p
+		}
+		var err error
+		if isKey {
+			key := ProviderKey{ID: id, CreatedAt: created, UpdatedAt: updated}
+			if secrets == opened {
+				key.APIKey, err = s.vault.open(apiKeyCell(id, provider), value.String, pointerTo(sealedBy))
+			}
+			p.insertKey(key, int(number))
+		} else {
+			p.ID, p.Type, p.Name, p.DisplayName, p.BaseURL = id, ProviderType(kind), name, displayName, baseURL
+			p.Enabled, p.deleted, p.revision, p.CreatedAt, p.UpdatedAt = enabled, deleted, number, created, updated
+			if value.Valid && secrets == opened && !deleted {
+				p.Bedrock, err = s.openSettings(id, value.String, pointerTo(sealedBy))
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(stored, (*storedProvider).compare)
+	return stored, rows.Err()
 }
 
-// scanProviders reads rows of providerColumns. Secrets are opened only if asked
-// for, and those of a tombstone never.
-func (s *Store) scanProviders(rows pgx.Rows, secrets bool) (stored []storedProvider, pending bool, err error) {
-	for rows.Next() {
-		var (
-			id, keyID              *uuid.UUID // null where there is no provider, or no key
-			kind, name, baseURL    *string
-			displayName            *string
-			enabled, deleted       *bool
-			settings, settingsKey  *string
-			created, updated       *time.Time
-			revision               *int64
-			position               *int
-			apiKey, apiKeyKey      *string
-			keyCreated, keyUpdated *time.Time
-		)
-		if err := rows.Scan(&pending, &id, &kind, &name, &displayName, &enabled, &deleted, &baseURL, &revision,
-			&settings, &settingsKey, &created, &updated,
-			&keyID, &position, &apiKey, &apiKeyKey, &keyCreated, &keyUpdated); err != nil {
-			return nil, false, err
-		}
-		if id == nil {
-			continue
-		}
-		if n := len(stored); n == 0 || stored[n-1].ID != *id {
-			p := Provider{
-				ID: *id, Type: ProviderType(*kind), Name: *name, Enabled: *enabled, BaseURL: *baseURL,
-				CreatedAt: *created, UpdatedAt: *updated,
-			}
-			if displayName != nil {
-				p.DisplayName = *displayName
-			}
-			if settings != nil && secrets && !*deleted {
-				if p.Bedrock, err = s.openSettings(p.ID, *settings, settingsKey); err != nil {
-					return nil, false, err
-				}
-			}
-			stored = append(stored, storedProvider{Provider: p, deleted: *deleted, revision: *revision})
-		}
-		if keyID == nil {
-			continue
-		}
-		p := &stored[len(stored)-1]
-		var secret Secret
-		if secrets && !p.deleted {
-			if secret, err = s.vault.open(apiKeyCell(*keyID, p.ID), *apiKey, apiKeyKey); err != nil {
-				return nil, false, err
-			}
-		}
-		p.positions = append(p.positions, *position)
-		p.Keys = append(p.Keys, ProviderKey{ID: *keyID, APIKey: secret, CreatedAt: *keyCreated, UpdatedAt: *keyUpdated})
+// insertKey keeps the keys in the order of their positions.
+func (p *storedProvider) insertKey(key ProviderKey, position int) {
+	i, _ := slices.BinarySearch(p.positions, position)
+	p.Keys, p.positions = slices.Insert(p.Keys, i, key), slices.Insert(p.positions, i, position)
+}
+
+// compare orders by name: of one name the live one first, then the tombstones, the
+// latest first.
+func (p *storedProvider) compare(other *storedProvider) int {
+	switch {
+	case p.Name == other.Name && p.deleted && !other.deleted:
+		return 1
+	case p.Name == other.Name && !p.deleted && other.deleted:
+		return -1
 	}
-	return stored, pending, rows.Err()
+	return cmp.Or(cmp.Compare(p.Name, other.Name), other.UpdatedAt.Compare(p.UpdatedAt), bytes.Compare(p.ID[:], other.ID[:]))
+}
+
+func pointerTo(t pgtype.Text) *string {
+	if !t.Valid {
+		return nil
+	}
+	return &t.String
 }
 
 func settingsCell(provider uuid.UUID) cell {

@@ -163,7 +163,7 @@ func TestO8_AReadThatFailsIsTriedAgain(t *testing.T) {
 	watching, wire := f.open(notify)
 	w := f.watch(watching)
 	f.eventually(w)
-	wire.reset(once(cutBefore, "p.enabled and not p.deleted"))
+	wire.reset(once(cutBefore, "enabled and not deleted"))
 	f.seeded("OPENAI_KEY=key")
 	f.eventually(w, "openai")
 }
@@ -188,7 +188,7 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 		t.Helper()
 		require.Eventually(t, func() bool {
 			_, sent := wire.count()
-			return strings.Count(sent, "p.enabled and not p.deleted") >= n
+			return strings.Count(sent, "enabled and not deleted") >= n
 		}, 20*time.Second, time.Millisecond)
 	}
 	wire.reset(nil)
@@ -226,7 +226,7 @@ func TestO8_ALostConnectionIsNoTrouble(t *testing.T) {
 	watching, wire := f.open(notify)
 	w := f.watch(watching)
 	f.eventually(w)
-	wire.reset(once(cutBefore, "p.enabled and not p.deleted"))
+	wire.reset(once(cutBefore, "enabled and not deleted"))
 	f.seeded("OPENAI_KEY=key")
 	f.eventually(w, "openai")
 	told, troubles := w.counts()
@@ -256,7 +256,7 @@ func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 	var mu sync.Mutex
 	var reads []time.Time
 	wire.reset(func(sent []byte) action {
-		if bytes.Contains(sent, []byte("p.enabled and not p.deleted")) {
+		if bytes.Contains(sent, []byte("enabled and not deleted")) {
 			mu.Lock()
 			defer mu.Unlock()
 			reads = append(reads, time.Now())

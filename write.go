@@ -107,7 +107,7 @@ func (c *changes) addKeys(p Provider, added []ProviderKey, position int) {
 }
 
 // update changes a provider, without its keys. What changes nothing is left out.
-func (c *changes) update(old storedProvider, p Provider) error {
+func (c *changes) update(old *storedProvider, p Provider) error {
 	row := providerUpdate{ID: p.ID, Revision: old.revision, KeepSettings: sameSettings(old.Bedrock, p.Bedrock)}
 	changed := !row.KeepSettings
 	if old.Type != p.Type {
