@@ -85,7 +85,7 @@ func shapeDrift(stored Provider, want desired) []FieldDrift {
 // port, empty path). It works on the text, since a round trip through net/url
 // loses which characters were encoded. What is no base URL stays as it is.
 func normaliseURL(raw string) string {
-	if raw == "" || checkBaseURL(raw) != "" {
+	if isNormalURL(raw) || checkBaseURL(raw) != "" || raw == "" {
 		return raw
 	}
 	scheme, rest, ok := strings.Cut(raw, "://")
@@ -151,7 +151,7 @@ func normalisePercent(s string) string {
 }
 
 func isUnreserved(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~", c) >= 0
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_' || c == '~'
 }
 
 // lowerHost lower-cases what stands outside of percent-encoded triplets.

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"reflect"
 	"strings"
@@ -219,4 +220,32 @@ func FuzzNormaliseURL(f *testing.F) {
 		require.Equal(t, strings.HasSuffix(once, "/"), strings.HasSuffix(normaliseURL(once), "/"))
 		_ = MaskURL(raw)
 	})
+}
+
+// C1: what is taken for normal at a glance is valid, and what the long way makes of it.
+func TestC1_NormalAtAGlance(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(1, 2))
+	const alphabet = "ab.-_~/09AZ:?#%@[]&= \té\x00"
+	normal := 0
+	for range 200_000 {
+		rest := make([]byte, random.IntN(12))
+		for i := range rest {
+			rest[i] = alphabet[random.IntN(len(alphabet))]
+			if random.IntN(2) == 0 {
+				rest[i] = "a./"[random.IntN(3)]
+			}
+		}
+		url := "https://" + string(rest)
+		if !isNormalURL(url) {
+			continue
+		}
+		normal++
+		require.Empty(t, checkParsedURL(url), url)
+		require.Equal(t, url, normaliseURL("HTTPS://"+string(rest)), "an upper-case scheme goes the long way")
+	}
+	require.Greater(t, normal, 1000)
+	for _, url := range []string{"", "https://", "https:///v1", "https://host", "https://Host/", "https://host:443/", "ftp://host/", "https://host/.", "https://u@host/", "https://host/?q", "https://host/#f", "https://host/%41"} {
+		require.False(t, isNormalURL(url), url)
+	}
 }

@@ -17,32 +17,28 @@ const (
 	maxListLength  = 5
 )
 
-// problem is a [Problem] with its place in the order of the variables.
+// problem is a [Problem] with the place of its entry in the order of the variables.
 type problem struct {
-	group int
+	place int
 	Problem
 }
-
-// problemGroup is the place of the problems with the i-th indexed provider: after
-// those with the legacy ones, which are in group 0.
-func problemGroup(i int) int { return i + 1 }
 
 const problemsLast = math.MaxInt
 
 // problem records one, about variables without their prefix.
-func (p *parser) problem(group int, provider, reason string, names ...string) {
+func (p *parser) problem(place int, provider, reason string, names ...string) {
 	for i, name := range names {
 		names[i] = p.full(name)
 	}
-	p.problems = append(p.problems, problem{group, Problem{Variables: names, Provider: label(provider), Reason: reason}})
+	p.problems = append(p.problems, problem{place, Problem{Variables: names, Provider: label(provider), Reason: reason}})
 }
 
 // configError puts problems into the order of the variables. Those without an
 // order of their own are told apart by name.
 func configError(problems []problem) error {
 	slices.SortStableFunc(problems, func(a, b problem) int {
-		if byGroup := cmp.Compare(a.group, b.group); byGroup != 0 || a.group != problemsLast {
-			return byGroup
+		if byPlace := cmp.Compare(a.place, b.place); byPlace != 0 || a.place != problemsLast {
+			return byPlace
 		}
 		return slices.Compare(a.Variables, b.Variables)
 	})
@@ -54,8 +50,8 @@ func configError(problems []problem) error {
 }
 
 // checkValues checks what is set, whatever it is for.
-func (n *normaliser) checkValues(e entry) {
-	c := e.config
+func (n *normaliser) checkValues(e *entry) {
+	c := &e.config
 	for _, f := range []struct {
 		field, value string
 		check        func(string) string
@@ -73,18 +69,19 @@ func (n *normaliser) checkValues(e entry) {
 	n.checkSecrets(e, fieldKey, c.Keys)
 	n.checkSecrets(e, fieldBedrockAccessKey, c.BedrockAccessKeys)
 	n.checkSecrets(e, fieldBedrockAccessKeySecret, c.BedrockAccessKeySecrets)
-	keys, secrets := len(c.BedrockAccessKeys), len(c.BedrockAccessKeySecrets)
-	keysField, secretsField := secretName(fieldBedrockAccessKey, keys), secretName(fieldBedrockAccessKeySecret, secrets)
-	if keys != secrets && !n.unreadable[e.variable(keysField)] && !n.unreadable[e.variable(secretsField)] {
-		n.problem(e, fmt.Sprintf("%s and %s; each access key needs its secret", count(keys, "access key"), count(secrets, "secret")),
-			keysField, secretsField)
+	if keys, secrets := len(c.BedrockAccessKeys), len(c.BedrockAccessKeySecrets); keys != secrets {
+		keysField, secretsField := secretName(fieldBedrockAccessKey, keys), secretName(fieldBedrockAccessKeySecret, secrets)
+		if !e.variables.unreadable[e.variable(keysField)] && !e.variables.unreadable[e.variable(secretsField)] {
+			n.problem(e, fmt.Sprintf("%s and %s; each access key needs its secret", count(keys, "access key"), count(secrets, "secret")),
+				keysField, secretsField)
+		}
 	}
 }
 
-func (n *normaliser) checkSecrets(e entry, field string, secrets []Secret) {
-	field = secretName(field, len(secrets))
+func (n *normaliser) checkSecrets(e *entry, field string, secrets []Secret) {
+	problem := func(reason string) { n.problem(e, reason, secretName(field, len(secrets))) }
 	if len(secrets) > maxListLength {
-		n.problem(e, fmt.Sprintf("%d elements; at most %d are allowed", len(secrets), maxListLength), field)
+		problem(fmt.Sprintf("%d elements; at most %d are allowed", len(secrets), maxListLength))
 		return
 	}
 	for i, s := range secrets {
@@ -96,7 +93,7 @@ func (n *normaliser) checkSecrets(e entry, field string, secrets []Secret) {
 			reason = fmt.Sprintf("element %d: %s", i+1, reason)
 		}
 		if reason != "" {
-			n.problem(e, reason, field)
+			problem(reason)
 		}
 	}
 }
@@ -155,9 +152,13 @@ func isPlain(value string) bool {
 // checkBaseURL says what is wrong with a base URL, without quoting it: it can
 // hold a password. A base URL that is not set is fine.
 func checkBaseURL(raw string) (problem string) {
-	if raw == "" {
+	if raw == "" || isNormalURL(raw) {
 		return ""
 	}
+	return checkParsedURL(raw)
+}
+
+func checkParsedURL(raw string) (problem string) {
 	switch {
 	case isPlain(raw):
 	case !utf8.ValidString(raw):
@@ -181,6 +182,27 @@ func checkBaseURL(raw string) (problem string) {
 		return "a URL with a fragment (#...); remove it"
 	}
 	return ""
+}
+
+// isNormalURL reports whether raw is a base URL in its normal form, as nearly every one
+// is, and needs no closer look: a lower-case host without a port, and a path of
+// unreserved characters without dot segments.
+func isNormalURL(raw string) bool {
+	rest, ok := strings.CutPrefix(raw, "https://")
+	if !ok {
+		rest, ok = strings.CutPrefix(raw, "http://")
+	}
+	slash := strings.IndexByte(rest, '/')
+	if !ok || slash < 1 || strings.Contains(rest, "/.") {
+		return false
+	}
+	for i := range len(rest) {
+		c := rest[i]
+		if !isUnreserved(c) && c != '/' || i < slash && 'A' <= c && c <= 'Z' {
+			return false
+		}
+	}
+	return true
 }
 
 // checkText is for values that people read.

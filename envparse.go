@@ -42,8 +42,8 @@ func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opt
 	cfg := Config{Providers: p.providers(), DriftAdopt: p.list(variableDriftAdopt), DriftKeep: p.list(variableDriftKeep)}
 	p.legacy(&cfg)
 	cfg.variables = p.variables
-	if _, problems := normaliseAll(cfg); len(p.problems)+len(problems) > 0 {
-		return Config{}, configError(append(p.problems, problems...))
+	if problems := append(p.problems, check(&cfg).problems...); len(problems) > 0 {
+		return Config{}, configError(problems)
 	}
 	cfg.variables.indices = nil // without a problem they are the usual ones
 	return cfg, nil
@@ -55,7 +55,7 @@ type parser struct {
 	variables
 	settings values // the variables that are about no provider
 	legacies values
-	indexed  map[string]*values // by index
+	indexed  []indexedValues // those of one index together, where they stand together
 	unknown  []string
 	problems []problem
 }
@@ -66,6 +66,12 @@ type values []setting
 
 type setting struct{ name, value string }
 
+// indexedValues are those of one index.
+type indexedValues struct {
+	index string
+	values
+}
+
 func (v *values) add(name, value string) {
 	for _, known := range *v {
 		if known.name == name {
@@ -75,12 +81,9 @@ func (v *values) add(name, value string) {
 	*v = append(*v, setting{name, value})
 }
 
-func (v values) get(name string) string { return v.getSpelt(name, "") }
-
-// getSpelt is get of name+suffix.
-func (v values) getSpelt(name, suffix string) string {
+func (v values) get(name string) string {
 	for _, known := range v {
-		if len(known.name) == len(name)+len(suffix) && strings.HasPrefix(known.name, name) && strings.HasSuffix(known.name, suffix) {
+		if known.name == name {
 			return known.value
 		}
 	}
@@ -105,7 +108,6 @@ func (v values) set(start string) []string {
 
 func (p *parser) collect(environ []string) {
 	prefix := p.full("")
-	p.indexed = map[string]*values{}
 	others := map[string]bool{}
 	for _, entry := range environ {
 		if !strings.HasPrefix(entry, prefix) {
@@ -126,16 +128,18 @@ func (p *parser) collect(environ []string) {
 func (p *parser) addIndexed(name, value string) bool {
 	indexed, ok := strings.CutPrefix(name, indexedGroup)
 	index, fieldName, _ := strings.Cut(indexed, "_")
-	if !ok || !isIndex(index) || !indexedNames[fieldName] {
+	if !ok || !indexedNames[fieldName] {
 		return false
 	}
-	group := p.indexed[index]
-	if group == nil {
-		few := make(values, 0, 4)
-		group = &few
-		p.indexed[index] = group
+	last := len(p.indexed) - 1
+	if last < 0 || p.indexed[last].index != index {
+		if !isIndex(index) {
+			return false
+		}
+		last++
+		p.indexed = append(p.indexed, indexedValues{index, make(values, 0, 4)})
 	}
-	group.add(fieldName, value)
+	p.indexed[last].add(fieldName, value)
 	return true
 }
 
@@ -165,7 +169,12 @@ func isIndex(s string) bool {
 	if s == "" || len(s) > 1 && s[0] == '0' {
 		return false
 	}
-	return !strings.ContainsFunc(s, func(r rune) bool { return r < '0' || r > '9' })
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return true
 }
 
 // compareIndices orders indices as numbers: without leading zeros the longer
@@ -174,45 +183,63 @@ func compareIndices(a, b string) int {
 	return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
 }
 
-func (p *parser) providers() []ProviderConfig {
-	for index, values := range p.indexed {
-		if values.anySet() {
-			p.indices = append(p.indices, index)
+// byIndex returns the variables of each index of which one is set.
+func (p *parser) byIndex() []indexedValues {
+	slices.SortStableFunc(p.indexed, func(a, b indexedValues) int { return compareIndices(a.index, b.index) })
+	groups := p.indexed[:0]
+	for _, g := range p.indexed {
+		if last := len(groups) - 1; last < 0 || groups[last].index != g.index {
+			groups = append(groups, g)
+			continue
+		}
+		for _, more := range g.values {
+			groups[len(groups)-1].add(more.name, more.value)
 		}
 	}
-	slices.SortFunc(p.indices, compareIndices)
-	providers := make([]ProviderConfig, 0, len(p.indices))
-	expected := "0"
-	for i, index := range p.indices {
-		group := valueGroup{parser: p, group: problemGroup(i), stem: indexedGroup + index + "_", values: *p.indexed[index]}
-		if index != expected {
-			p.problem(group.group, group.name(), "a gap: indices start at 0 and go up by one, and "+p.full(indexedGroup)+expected+"_* is not set", group.set("")...)
+	return slices.DeleteFunc(groups, func(g indexedValues) bool { return !g.anySet() })
+}
+
+func (p *parser) providers() []ProviderConfig {
+	groups := p.byIndex()
+	p.indices = make([]string, 0, len(groups))
+	providers := make([]ProviderConfig, 0, len(groups))
+	expected := []byte("0")
+	for i, g := range groups {
+		group := valueGroup{parser: p, place: indexedPlace(i), index: g.index, values: g.values}
+		if g.index != string(expected) {
+			p.problem(group.place, group.name(), "a gap: indices start at 0 and go up by one, and "+p.full(indexedGroup)+string(expected)+"_* is not set", group.set("")...)
 		}
-		expected = increment(index)
+		expected = increment(append(expected[:0], g.index...))
+		p.indices = append(p.indices, g.index)
 		providers = append(providers, group.provider())
 	}
 	return providers
 }
 
-// increment adds one to a decimal number of any length.
-func increment(index string) string {
-	digits := []byte(index)
+// increment adds one to a decimal number of any length, in place where that is
+// possible.
+func increment(digits []byte) []byte {
 	for i := len(digits) - 1; i >= 0; i-- {
 		if digits[i] != '9' {
 			digits[i]++
-			return string(digits)
+			return digits
 		}
 		digits[i] = '0'
 	}
-	return "1" + string(digits)
+	return append([]byte("1"), digits...)
 }
 
-// list splits a comma list of words.
+// list is the setting of a name as a list.
 func (p *parser) list(name string) []string {
 	words := p.settings.get(name)
 	if words == "" {
 		return nil
 	}
+	return splitList(words)
+}
+
+// splitList splits at commas, and leaves out the spaces around them.
+func splitList(words string) []string {
 	list := strings.Split(words, ",")
 	for i := range list {
 		list[i] = strings.Trim(list[i], " ")
@@ -249,9 +276,17 @@ func (p *parser) legacy(cfg *Config) {
 // valueGroup are the variables of one provider, or the legacy ones.
 type valueGroup struct {
 	*parser
-	group int
-	stem  string // before each name
+	place int
+	index string // "" for the legacy variables
 	values
+}
+
+// stem stands before each name.
+func (v valueGroup) stem() string {
+	if v.index == "" {
+		return ""
+	}
+	return indexedGroup + v.index + "_"
 }
 
 func (v valueGroup) name() string { return cmp.Or(v.get(fieldName), v.get(fieldType)) }
@@ -259,7 +294,7 @@ func (v valueGroup) name() string { return cmp.Or(v.get(fieldName), v.get(fieldT
 // nameOf is the provider that a field belongs to.
 func (v valueGroup) nameOf(field string) string {
 	switch {
-	case v.stem != "":
+	case v.index != "":
 		return v.name()
 	case strings.HasPrefix(field, openAIGroup):
 		return string(TypeOpenAI)
@@ -271,7 +306,7 @@ func (v valueGroup) nameOf(field string) string {
 func (v valueGroup) set(start string) []string {
 	set := v.values.set(start)
 	for i := range set {
-		set[i] = v.stem + set[i]
+		set[i] = v.stem() + set[i]
 	}
 	return set
 }
@@ -294,9 +329,11 @@ func (v valueGroup) provider() ProviderConfig {
 	cfg.BedrockModel = v.get(fieldBedrockModel)
 	cfg.BedrockSmallFastModel = v.get(fieldBedrockSmallFastModel)
 
-	if set := v.set(bedrockGroup); kind.bedrock && len(cfg.Keys) > 0 && len(set) > 0 {
-		v.problem(v.group, v.name(), "a provider authenticates with bearer keys or with Bedrock settings, not with both; remove one",
-			append(v.set(fieldKey), set...)...)
+	if kind.bedrock && len(cfg.Keys) > 0 {
+		if set := v.set(bedrockGroup); len(set) > 0 {
+			v.problem(v.place, v.name(), "a provider authenticates with bearer keys or with Bedrock settings, not with both; remove one",
+				append(v.set(fieldKey), set...)...)
+		}
 	}
 	return cfg
 }
@@ -305,48 +342,53 @@ func (v valueGroup) provider() ProviderConfig {
 // is a problem it still returns something, so that no second problem follows
 // from the first.
 func (v valueGroup) secrets(name string) []Secret {
-	set := make([]string, 0, len(secretSpellings))
-	for _, spelling := range secretSpellings {
-		if v.getSpelt(name, spelling) != "" {
-			set = append(set, spelling)
+	set := make([]setting, 0, len(secretSpellings)) // by spelling
+	for _, known := range v.values {
+		if known.value == "" || !strings.HasPrefix(known.name, name) {
+			continue
+		}
+		if spelling := known.name[len(name):]; slices.Contains(secretSpellings[:], spelling) {
+			set = append(set, setting{spelling, known.value})
 		}
 	}
 	if len(set) == 0 {
 		return nil
 	}
 	if len(set) > 1 {
-		names := slices.Clone(set)
-		for i := range names {
-			names[i] = v.stem + name + names[i]
+		slices.SortFunc(set, func(a, b setting) int {
+			return cmp.Compare(slices.Index(secretSpellings[:], a.name), slices.Index(secretSpellings[:], b.name))
+		})
+		var names []string
+		for _, s := range set {
+			names = append(names, v.stem()+name+s.name)
 		}
-		v.problem(v.group, v.nameOf(name), "only one of them may be set", names...)
+		v.problem(v.place, v.nameOf(name), "only one of them may be set", names...)
 	}
-	value := v.getSpelt(name, set[0])
-	plural, isFile := strings.CutSuffix(set[0], fileTwinSuffix)
+	spelling, value := set[0].name, set[0].value
+	plural, isFile := strings.CutSuffix(spelling, fileTwinSuffix)
 	if isFile {
-		variable := v.stem + name + set[0]
+		variable := v.stem() + name + spelling
 		contents, reason := readSecretFile(value)
 		if reason != "" {
-			v.problem(v.group, v.nameOf(name), shownPath(value)+" "+reason, variable)
+			v.problem(v.place, v.nameOf(name), shownPath(value)+" "+reason, variable)
 			v.unreadable = withKey(v.unreadable, v.full(variable), true)
-			v.actual = withKey(v.actual, v.full(v.stem+name), v.full(variable))
+			v.actual = withKey(v.actual, v.full(v.stem()+name), v.full(variable))
 			return []Secret{NewSecret("unreadable")}
 		}
 		value = contents
 	}
-	elements := []string{value}
-	if plural != "" {
-		elements = strings.Split(value, ",")
-	}
-	secrets := make([]Secret, len(elements))
-	for i, element := range elements {
-		if plural != "" {
-			element = strings.Trim(element, " ")
+	var secrets []Secret
+	if plural == "" {
+		secrets = []Secret{NewSecret(value)}
+	} else {
+		elements := splitList(value)
+		secrets = make([]Secret, len(elements))
+		for i := range elements {
+			secrets[i] = secretAt(&elements[i])
 		}
-		secrets[i] = NewSecret(element)
 	}
-	if usual := secretName("", len(secrets)); usual != set[0] {
-		v.actual = withKey(v.actual, v.full(v.stem+name+usual), v.full(v.stem+name+set[0]))
+	if usual := secretName("", len(secrets)); usual != spelling {
+		v.actual = withKey(v.actual, v.full(v.stem()+name+usual), v.full(v.stem()+name+spelling))
 	}
 	return secrets
 }

@@ -60,62 +60,91 @@ func (d desired) variableOf(field string) string {
 
 // normalise turns a Config into the providers that it asks for, in order of name.
 func normalise(cfg Config) ([]desired, error) {
-	want, problems := normaliseAll(cfg)
-	if len(problems) > 0 {
-		return nil, configError(problems)
+	n := check(&cfg)
+	if len(n.problems) > 0 {
+		return nil, configError(n.problems)
 	}
-	slices.SortStableFunc(want, func(a, b *desired) int { return cmp.Compare(a.Name, b.Name) })
-	sorted := make([]desired, len(want))
-	for i, d := range want {
-		sorted[i] = *d
+	want := make([]desired, len(n.kept))
+	for i, place := range n.kept {
+		e, _ := cfg.entry(place)
+		want[i] = e.desired()
+		want[i].warnings = append(want[i].warnings, n.warnings[place]...)
 	}
-	return sorted, nil
+	slices.SortStableFunc(want, func(a, b desired) int { return cmp.Compare(a.Name, b.Name) })
+	return want, nil
 }
 
-// normaliseAll returns them in the order of the Config, and all that is wrong.
-func normaliseAll(cfg Config) ([]*desired, []problem) {
-	n := &normaliser{
-		want:     make([]*desired, 0, len(cfg.Providers)+legacyProviders),
-		entries:  make([]entry, 0, len(cfg.Providers)+legacyProviders),
-		at:       make(map[string]int, len(cfg.Providers)+legacyProviders),
-		problems: cfg.settlement().check(), unreadable: cfg.variables.unreadable,
-	}
-	n.legacyOpenAI(cfg)
-	n.legacyAnthropic(cfg)
-	for i, provider := range cfg.Providers {
-		n.add(entry{
-			group:    problemGroup(i),
-			config:   provider,
-			variable: func(field string) string { return cfg.variables.indexed(i, field) },
-		})
-	}
-	return n.want, n.problems
-}
-
-// legacyProviders is how many the legacy variables can make.
-const legacyProviders = 2
-
+// A normaliser finds out which entries of a Config count, and all that is wrong.
 type normaliser struct {
-	want     []*desired
-	at       map[string]int // by name: place in want, and in entries
-	entries  []entry
+	cfg      *Config
+	kept     []int            // places
+	byName   map[string]int   // place, without those of an unsupported type
+	warnings map[int][]string // by place
 	problems []problem
+}
 
-	unreadable map[string]bool // variables that are a problem already
+func check(cfg *Config) *normaliser {
+	n := &normaliser{
+		cfg:      cfg,
+		kept:     make([]int, 0, len(cfg.Providers)),
+		byName:   make(map[string]int, len(cfg.Providers)),
+		warnings: map[int][]string{},
+		problems: cfg.settlement().check(),
+	}
+	for place := range indexedPlace(len(cfg.Providers)) {
+		if e, makes := cfg.entry(place); makes {
+			n.add(&e)
+		} else {
+			n.checkValues(&e)
+		}
+	}
+	return n
 }
 
 // An entry is a provider of a Config: an indexed one, or what the legacy
 // variables amount to.
 type entry struct {
-	group          int
+	place          int
 	legacy         bool
 	defaultBaseURL bool
 	config         ProviderConfig
-	variable       func(field string) string
+	variables      *variables
+	source         func(field string) string // where a field comes from; nil of an indexed one
 }
 
-func (n *normaliser) legacyOpenAI(cfg Config) {
-	e := entry{
+// The places of the entries are the order in which problems are told.
+const (
+	openAIPlace = iota
+	anthropicPlace
+	firstIndexedPlace
+)
+
+func indexedPlace(i int) int { return firstIndexedPlace + i }
+
+// entry also tells whether it makes a provider. What is set is to be checked where
+// it does not, too.
+func (cfg *Config) entry(place int) (e entry, makes bool) {
+	switch place {
+	case openAIPlace:
+		return cfg.legacyOpenAI()
+	case anthropicPlace:
+		return cfg.legacyAnthropic()
+	}
+	return entry{place: place, config: cfg.Providers[place-firstIndexedPlace], variables: &cfg.variables}, true
+}
+
+// variable is the full name of where a field comes from, or would.
+func (e *entry) variable(field string) string {
+	if e.source != nil {
+		return e.source(field)
+	}
+	return e.variables.indexed(e.place-firstIndexedPlace, field)
+}
+
+func (cfg *Config) legacyOpenAI() (e entry, makes bool) {
+	e = entry{
+		place:          openAIPlace,
+		variables:      &cfg.variables,
 		legacy:         true,
 		defaultBaseURL: cfg.LegacyOpenAI.BaseURL == "",
 		config: ProviderConfig{
@@ -123,7 +152,7 @@ func (n *normaliser) legacyOpenAI(cfg Config) {
 			BaseURL: cmp.Or(cfg.LegacyOpenAI.BaseURL, defaultOpenAIBaseURL),
 			Keys:    nonZero(cfg.LegacyOpenAI.Key),
 		},
-		variable: func(field string) string {
+		source: func(field string) string {
 			switch field {
 			case fieldType, fieldName, fieldKey:
 				return cfg.variables.legacy(openAIGroup + fieldKey)
@@ -133,17 +162,15 @@ func (n *normaliser) legacyOpenAI(cfg Config) {
 			return cfg.variables.legacy(field)
 		},
 	}
-	if len(e.config.Keys) == 0 { // no provider, yet what is set is checked
-		n.checkValues(e)
-		return
-	}
-	n.add(e)
+	return e, len(e.config.Keys) > 0
 }
 
-func (n *normaliser) legacyAnthropic(cfg Config) {
+func (cfg *Config) legacyAnthropic() (e entry, makes bool) {
 	bedrock := cfg.LegacyBedrock
-	e := entry{
-		legacy: true,
+	e = entry{
+		place:     anthropicPlace,
+		variables: &cfg.variables,
+		legacy:    true,
 		config: ProviderConfig{
 			Type:                    string(TypeAnthropic),
 			BaseURL:                 cfg.LegacyAnthropic.BaseURL,
@@ -156,10 +183,11 @@ func (n *normaliser) legacyAnthropic(cfg Config) {
 			BedrockSmallFastModel:   bedrock.SmallFastModel,
 		},
 	}
-	e.variable = func(field string) string {
+	signals := e.bedrockSignals()
+	e.source = func(field string) string {
 		switch field {
 		case fieldType, fieldName:
-			if signals := e.bedrockSignals(); len(signals) > 0 {
+			if len(signals) > 0 {
 				return cfg.variables.legacy(signals[0])
 			}
 			return cfg.variables.legacy(anthropicGroup + fieldKey)
@@ -168,15 +196,15 @@ func (n *normaliser) legacyAnthropic(cfg Config) {
 		}
 		return cfg.variables.legacy(field)
 	}
-	if len(e.config.Keys) == 0 && len(e.bedrockSignals()) == 0 {
-		n.checkValues(e)
-		return
+	if len(signals) > 0 {
+		return e, true
 	}
-	if len(e.bedrockSignals()) == 0 {
-		e.defaultBaseURL = e.config.BaseURL == ""
-		e.config.BaseURL = cmp.Or(e.config.BaseURL, defaultAnthropicBaseURL)
+	if len(e.config.Keys) == 0 {
+		return e, false
 	}
-	n.add(e)
+	e.defaultBaseURL = e.config.BaseURL == ""
+	e.config.BaseURL = cmp.Or(e.config.BaseURL, defaultAnthropicBaseURL)
+	return e, true
 }
 
 func nonZero(s Secret) []Secret {
@@ -219,26 +247,26 @@ func (e entry) bedrockFields() []string {
 	return set
 }
 
-func (e entry) name() string { return cmp.Or(e.config.Name, e.config.Type) }
+func (e *entry) name() string { return cmp.Or(e.config.Name, e.config.Type) }
 
 // nameVariable is the variable that gives the provider its name.
-func (e entry) nameVariable() string {
+func (e *entry) nameVariable() string {
 	if e.config.Name == "" {
 		return e.variable(fieldType)
 	}
 	return e.variable(fieldName)
 }
 
-func (n *normaliser) problem(e entry, reason string, fields ...string) {
+func (n *normaliser) problem(e *entry, reason string, fields ...string) {
 	var names []string
 	for _, f := range fields {
 		names = append(names, e.variable(f))
 	}
-	n.problems = append(n.problems, problem{e.group, Problem{Variables: names, Provider: label(e.name()), Reason: reason}})
+	n.problems = append(n.problems, problem{e.place, Problem{Variables: names, Provider: label(e.name()), Reason: reason}})
 }
 
-func (n *normaliser) add(e entry) {
-	c := e.config
+func (n *normaliser) add(e *entry) {
+	c := &e.config
 	kind, supported := providerTypes[ProviderType(c.Type)]
 	switch {
 	case c.Type == "" && c.Name == "":
@@ -252,12 +280,7 @@ func (n *normaliser) add(e entry) {
 		n.problem(e, "not a valid name; want lower-case letters, digits and single hyphens between them, at most 255 bytes", fieldName)
 	}
 	if c.Type != "" && !supported {
-		n.want = append(n.want, &desired{
-			Provider:    Provider{Name: e.name(), Type: ProviderType(c.Type), BaseURL: c.BaseURL},
-			unsupported: true,
-			warnings:    []string{fmt.Sprintf("type %s is not supported, so the provider is skipped; supported are %s", strconv.QuoteToGraphic(label(c.Type)), supportedTypes())},
-		})
-		n.entries = append(n.entries, e)
+		n.kept = append(n.kept, e.place)
 		return
 	}
 	n.checkValues(e)
@@ -267,49 +290,47 @@ func (n *normaliser) add(e entry) {
 	if c.Type == "" {
 		return // everything below is about providers that could be
 	}
-	n.merge(e, e.desired())
-}
-
-// merge adds d, unless there is a provider of its name already.
-func (n *normaliser) merge(e entry, d *desired) {
-	at, exists := n.at[d.Name]
-	if !exists {
-		n.at[d.Name] = len(n.want)
-		n.want = append(n.want, d)
-		n.entries = append(n.entries, e)
+	if first, exists := n.byName[e.name()]; exists {
+		n.merge(first, e)
 		return
 	}
-	first, other := n.want[at], n.entries[at]
-	if other.legacy {
-		remove := other.makers()
-		n.problems = append(n.problems, problem{e.group, Problem{
+	n.byName[e.name()] = e.place
+	n.kept = append(n.kept, e.place)
+}
+
+// merge leaves e out: there is an entry of its name already.
+func (n *normaliser) merge(place int, e *entry) {
+	first, _ := n.cfg.entry(place)
+	if first.legacy {
+		remove := first.makers()
+		n.problems = append(n.problems, problem{e.place, Problem{
 			Variables: append([]string{e.nameVariable()}, remove...),
-			Provider:  d.Name,
+			Provider:  e.name(),
 			Reason:    "the legacy variables make a provider of this name too; remove " + strings.Join(remove, " and ") + ", or give the indexed provider another name",
 		}})
 		return
 	}
-	variables := []string{other.nameVariable(), e.nameVariable()}
-	if drift := shapeDrift(first.Provider, *d); drift != nil {
+	variables := []string{first.nameVariable(), e.nameVariable()}
+	if drift := shapeDrift(first.desired().Provider, e.desired()); drift != nil {
 		var fields []string
 		for _, f := range drift {
 			fields = append(fields, f.Field)
 		}
-		n.problems = append(n.problems, problem{e.group, Problem{
+		n.problems = append(n.problems, problem{e.place, Problem{
 			Variables: variables,
-			Provider:  d.Name,
+			Provider:  e.name(),
 			Reason:    "one name for two providers that differ in " + strings.Join(fields, " and ") + "; remove or rename one",
 		}})
 		return
 	}
-	different := divergence(first.Provider, d.Provider, func(Secret) string { return "" })
+	different := divergence(first.desired().Provider, e.desired().Provider, func(Secret) string { return "" })
 	if len(different) > 0 {
-		first.warnings = append(first.warnings, fmt.Sprintf("%s name the same provider with different credentials or models; those of the first are used", strings.Join(variables, " and ")))
+		n.warnings[place] = append(n.warnings[place], fmt.Sprintf("%s name the same provider with different credentials or models; those of the first are used", strings.Join(variables, " and ")))
 	}
 }
 
 // makers lists the variables that make a legacy provider.
-func (e entry) makers() []string {
+func (e *entry) makers() []string {
 	var set []string
 	if len(e.config.Keys) > 0 {
 		set = append(set, e.variable(fieldKey))
@@ -321,9 +342,16 @@ func (e entry) makers() []string {
 }
 
 // desired is what the entry asks for. It is only used where there is no problem.
-func (e entry) desired() *desired {
-	c := e.config
-	d := &desired{
+func (e entry) desired() desired {
+	c := &e.config
+	if _, supported := providerTypes[ProviderType(c.Type)]; !supported {
+		return desired{
+			Provider:    Provider{Name: e.name(), Type: ProviderType(c.Type), BaseURL: c.BaseURL},
+			unsupported: true,
+			warnings:    []string{fmt.Sprintf("type %s is not supported, so the provider is skipped; supported are %s", strconv.QuoteToGraphic(label(c.Type)), supportedTypes())},
+		}
+	}
+	d := desired{
 		Provider: Provider{
 			Type:        ProviderType(c.Type),
 			Name:        e.name(),
@@ -342,7 +370,9 @@ func (e entry) desired() *desired {
 		}
 		d.warnings = append(d.warnings, strings.Join(names, ", ")+": "+reason)
 	}
-	if len(e.bedrockSignals()) == 0 {
+	if len(e.bedrockSignals()) > 0 {
+		d.authenticateWithBedrock(c, warn)
+	} else {
 		d.Keys = make([]ProviderKey, len(c.Keys))
 		for i, key := range c.Keys {
 			d.Keys[i].APIKey = key
@@ -351,9 +381,11 @@ func (e entry) desired() *desired {
 		if models := e.bedrockFields(); len(models) > 0 && !e.legacy {
 			warn("ignored, since there is no Bedrock base URL, region or access key to use a model with", models...)
 		}
-		return d
 	}
+	return d
+}
 
+func (d *desired) authenticateWithBedrock(c *ProviderConfig, warn func(reason string, fields ...string)) {
 	d.BaseURL = c.BedrockBaseURL
 	d.Bedrock = &BedrockSettings{
 		Region:         c.BedrockRegion,
@@ -373,7 +405,6 @@ func (e entry) desired() *desired {
 	if c.BaseURL != "" && c.BaseURL != c.BedrockBaseURL {
 		warn("ignored, since the provider takes the Bedrock base URL", fieldBaseURL)
 	}
-	return d
 }
 
 func supportedTypes() string {

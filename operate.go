@@ -324,8 +324,8 @@ func checkProvider(old, p Provider) error {
 		c.BedrockRegion, c.BedrockModel, c.BedrockSmallFastModel = b.Region, b.Model, b.SmallFastModel
 		c.BedrockAccessKeys, c.BedrockAccessKeySecrets = nonZero(b.AccessKey), nonZero(b.AccessKeySecret)
 	}
-	e := entry{config: c, variable: strings.ToLower}
-	n := &normaliser{at: map[string]int{}}
+	e := &entry{config: c, variables: &variables{}, source: strings.ToLower}
+	n := &normaliser{byName: map[string]int{}}
 	if c.Name == "" && c.Type != "" {
 		n.problem(e, "required", fieldName)
 	}

@@ -25,10 +25,15 @@ type Secret struct {
 
 // NewSecret wraps value. NewSecret("") is the zero Secret.
 func NewSecret(value string) Secret {
-	if value == "" {
+	return secretAt(&value)
+}
+
+// secretAt is NewSecret of a string that nobody changes any more.
+func secretAt(value *string) Secret {
+	if *value == "" {
 		return Secret{}
 	}
-	return Secret{mask: maskSecret(value), value: &value}
+	return Secret{mask: maskSecret(*value), value: value}
 }
 
 // Reveal returns the secret itself. What is done with it from here on is the

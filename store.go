@@ -157,7 +157,7 @@ func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
 // state is what a start needs to know.
 type state struct {
 	providers map[string]*storedProvider // by name; only the names asked for
-	pending   bool                      // there are undelivered audits
+	pending   bool                       // there are undelivered audits
 }
 
 // load reads the state of the named providers into st.
