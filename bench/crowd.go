@@ -107,7 +107,7 @@ func (s *suite) crowd(ctx context.Context) (contenders []contender, closeAll fun
 			pool.Close()
 		}
 	}
-	var starts, reads, onces []func(context.Context) error
+	var starts, reads, preparedReads []func(context.Context) error
 	for range crowdSize {
 		pool, err := s.pool(ctx, crowdDatabase, 0)
 		if err != nil {
@@ -124,10 +124,10 @@ func (s *suite) crowd(ctx context.Context) (contenders []contender, closeAll fun
 			return aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, aiseed.DiscardAudits, slog.Logger{})
 		})
 		reads = append(reads, func(ctx context.Context) error {
-			return bareRead(ctx, pool, wanted, pgx.QueryExecModeCacheStatement)
-		})
-		onces = append(onces, func(ctx context.Context) error {
 			return bareRead(ctx, pool, wanted, pgx.QueryExecModeCacheDescribe)
+		})
+		preparedReads = append(preparedReads, func(ctx context.Context) error {
+			return bareRead(ctx, pool, wanted, pgx.QueryExecModeCacheStatement)
 		})
 	}
 	ready := func(ctx context.Context) error {
@@ -141,7 +141,7 @@ func (s *suite) crowd(ctx context.Context) (contenders []contender, closeAll fun
 	return []contender{
 		{name: ours, prepare: ready, run: atOnce(starts)},
 		{name: limit, prepare: ready, run: atOnce(reads)},
-		{name: limitOnce, prepare: ready, run: atOnce(onces)},
+		{name: prepared, prepare: ready, run: atOnce(preparedReads)},
 	}, closeAll, nil
 }
 

@@ -25,6 +25,12 @@ type key struct {
 	latency              time.Duration
 }
 
+// of is the same of another contender.
+func (k key) of(contender string) key {
+	k.contender = contender
+	return k
+}
+
 // A result is the median of each figure over the rounds, for one run.
 type result struct {
 	rounds        int

@@ -24,8 +24,10 @@ type parsedByOthers struct {
 	} `envPrefix:"CODER_AIBRIDGE_PROVIDER"`
 }
 
-func parseWithEnv(variables map[string]string) (parsed parsedByOthers, err error) {
-	err = env.ParseWithOptions(&parsed, env.Options{Environment: variables})
+// parseWithEnv does what env.Parse does, which gets the variables of the process as a
+// list, too.
+func parseWithEnv(environ []string) (parsed parsedByOthers, err error) {
+	err = env.ParseWithOptions(&parsed, env.Options{Environment: env.ToMap(environ)})
 	return parsed, err
 }
 
@@ -60,8 +62,7 @@ func lookFirstOfEach(environ []string) int {
 func (s *suite) parsing(ctx context.Context) error {
 	for _, n := range append([]int{12}, s.sizes...) {
 		variables := environ(n)
-		byName := env.ToMap(variables)
-		if err := sameParsed(ctx, variables, byName); err != nil {
+		if err := sameParsed(ctx, variables); err != nil {
 			return err
 		}
 		counted := func(count func([]string) int) func(context.Context) error {
@@ -79,7 +80,7 @@ func (s *suite) parsing(ctx context.Context) error {
 				return err
 			}},
 			{name: caarlos, repeat: repeat, run: func(context.Context) error {
-				_, err := parseWithEnv(byName)
+				_, err := parseWithEnv(variables)
 				return err
 			}},
 			{name: lookOnly, repeat: repeat, run: counted(look)},
@@ -97,12 +98,12 @@ func (s *suite) parsing(ctx context.Context) error {
 }
 
 // sameParsed fails unless both parsers see the same.
-func sameParsed(ctx context.Context, variables []string, byName map[string]string) error {
+func sameParsed(ctx context.Context, variables []string) error {
 	cfg, err := aiseed.ParseEnviron(ctx, variables, slog.Logger{})
 	if err != nil {
 		return err
 	}
-	parsed, err := parseWithEnv(byName)
+	parsed, err := parseWithEnv(variables)
 	if err != nil {
 		return fmt.Errorf("caarlos0/env: %w", err)
 	}

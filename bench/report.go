@@ -147,27 +147,22 @@ func digits(x float64) string {
 
 // Times are the times of an operation over sizes and latencies.
 func (p *page) Times(operation string) string {
-	contenders := []string{ours, reference, limit, limitOnce}
+	contenders := []string{ours, reference, limit, prepared}
 	if operation == firstStart {
-		contenders = contenders[:3]
+		contenders = []string{ours, reference, serverPart}
 	}
 	var rows [][]string
 	for _, latency := range p.latencies {
 		for _, n := range p.sizes {
 			row := []string{fmt.Sprintf("N = %s, %s", thousands(n), distance(latency))}
 			for _, c := range contenders {
-				of := operation
-				if c == limit {
-					of = noOpStart
-				}
-				row = append(row, p.time(key{of, c, n, latency}))
+				row = append(row, p.time(key{operation, c, n, latency}))
 			}
+			at := key{operation: operation, n: n, latency: latency}
 			if operation == firstStart {
-				a, b := p.results[key{operation, ours, n, latency}], p.results[key{operation, reference, n, latency}]
-				row = append(row, quotient(b.time, a.time))
+				row = append(row, p.ratio(at.of(reference), at.of(ours)))
 			} else {
-				a, b := p.results[key{operation, ours, n, latency}], p.results[key{operation, limit, n, latency}]
-				row = append(row, quotient(a.time, b.time))
+				row = append(row, p.ratio(at.of(ours), at.of(limit)))
 			}
 			rows = append(rows, row)
 		}
@@ -239,7 +234,7 @@ func (p *page) Others() string {
 	return table([]string{"with 10 providers, without latency", "time"}, [][]string{
 		row("200 no-op starts at once, until the last is done", key{crowd, ours, crowdN, 0}),
 		row("200 bare reads at once", key{crowd, limit, crowdN, 0}),
-		row("200 bare reads at once, not prepared", key{crowd, limitOnce, crowdN, 0}),
+		row("200 bare reads at once, as prepared statements", key{crowd, prepared, crowdN, 0}),
 		{"lock waits of 200 no-op starts", fmt.Sprint(p.locks.waits)},
 		row("a no-op start", key{foreignRows, noForeign, 10, 0}),
 		row("a no-op start beside 100,000 foreign providers, before `analyze`", key{foreignRows, notAnalysed, 10, 0}),
@@ -294,6 +289,23 @@ func (p *page) Targets() string {
 	rows = append(rows, []string{"lock waits of 200 concurrent no-op starts", "none", fmt.Sprint(p.locks.waits), map[bool]string{true: "met", false: notMet}[p.locks.waits == 0]})
 	return table([]string{"what", "target", "measured", ""}, rows)
 }
+
+// ServerRatio is how much faster a first start could be than row at a time.
+func (p *page) ServerRatio() string {
+	at := key{operation: firstStart, n: 100, latency: time.Millisecond}
+	return p.ratio(at.of(reference), at.of(serverPart))
+}
+
+// LookGrowth and LookFirstGrowth are how the limits of the parser grow.
+func (p *page) LookGrowth() string { return p.parseGrowth(lookOnly) }
+
+func (p *page) LookFirstGrowth() string { return p.parseGrowth(lookFirst) }
+
+func (p *page) parseGrowth(contender string) string {
+	return p.ratio(key{parse, contender, 10_000, 0}, key{parse, contender, 1_000, 0})
+}
+
+func (p *page) ratio(a, b key) string { return quotient(p.results[a].time, p.results[b].time) }
 
 // A shownProfile is a profile as the page has it.
 type shownProfile struct{ Title, Wall, CPU, Library, All string }

@@ -84,15 +84,28 @@ func (s *suite) targets() (list []target) {
 				k, key{noOpStart, limit, n, latency})
 		}
 	}
+	for _, n := range s.sizes {
+		if n > 1_000 {
+			continue
+		}
+		k := key{noOpStart, ours, n, 0}
+		over(target{what: fmt.Sprintf("no-op start, N = %s, no latency, against the bare read as a prepared statement", thousands(n)), limit: 1.5, profile: &k},
+			k, key{noOpStart, prepared, n, 0})
+	}
 	first := key{firstStart, ours, 100, ms}
 	over(target{what: "first start, N = 100, 1 ms, against row at a time", limit: 40, faster: true, profile: &first},
 		key{firstStart, reference, 100, ms}, first)
+	fresh := key{freshFirst, ours, 1, 0}
 	one := key{firstStart, ours, 1, 0}
-	over(target{what: "first start, N = 1, no latency, against row at a time", limit: 1, faster: true, profile: &one},
+	over(target{what: "first start, N = 1, no latency, on a fresh connection, against row at a time", limit: 1, faster: true, profile: &one},
+		key{freshFirst, reference, 1, 0}, fresh)
+	over(target{what: "first start, N = 1, no latency, against row at a time with prepared statements", limit: 1, faster: true, profile: &one},
 		key{firstStart, reference, 1, 0}, one)
 	many := key{crowd, ours, crowdN, 0}
 	over(target{what: "200 concurrent no-op starts, against 200 bare reads", limit: 1.5, profile: &many},
 		many, key{crowd, limit, crowdN, 0})
+	over(target{what: "200 concurrent no-op starts, against 200 bare reads as prepared statements", limit: 1.5, profile: &many},
+		many, key{crowd, prepared, crowdN, 0})
 	beside := key{foreignRows, noForeign, 10, 0}
 	over(target{what: "no-op start beside 100,000 foreign rows, before analyze, against none", limit: 1.1}, key{foreignRows, notAnalysed, 10, 0}, beside)
 	over(target{what: "no-op start beside 100,000 foreign rows, after analyze, against none", limit: 1.1}, key{foreignRows, wasAnalysed, 10, 0}, beside)
