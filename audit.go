@@ -157,11 +157,19 @@ select id, created_at, actor, action, resource, resource_id, provider_id, provid
 update {schema}.ai_provider_audits set delivered_at = clock_timestamp()
  where id in (select id::uuid from json_array_elements_text($1::json) as delivered (id))`
 
-	// selectPending tells whether there are undelivered audits. The order keeps the
-	// planner to the index, however many were delivered.
-	selectPending = `
-select (select seq from {schema}.ai_provider_audits where delivered_at is null order by seq limit 1) is not null`
+	// The order keeps the planner to the index, however many were delivered.
+	selectFirstUndelivered = `
+select seq from {schema}.ai_provider_audits where delivered_at is null order by seq limit 1`
 )
+
+// pending tells whether there are undelivered entries.
+func (s *Store) pending(into *bool) query {
+	return query{sql: s.sql(selectFirstUndelivered), rows: func(rows pgx.Rows) error {
+		*into = rows.Next()
+		rows.Close()
+		return rows.Err()
+	}}
+}
 
 // DeliverAudits hands the entries that are not delivered yet to auditor, and
 // returns how many it accepted. A seed does this by itself; a host may do it from
@@ -247,7 +255,7 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 			return rows.Err()
 		}})
 	}
-	committed, err := commit(ctx, conn.Conn(), finish, query{sql: s.sql(selectPending), rows: one(&more)})
+	committed, err := commit(ctx, conn.Conn(), finish, s.pending(&more))
 	err = databaseError(ctx, "marking audits as delivered", err)
 	if committed && marked < int64(len(accepted)) {
 		// A policy or a trigger forbids it. To go on would deliver them again.

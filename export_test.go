@@ -24,7 +24,7 @@ var (
 )
 
 // LoadSQL is how a start reads the providers of the names in its one parameter.
-func LoadSQL(s *Store) string { return s.load(nil, &state{})[0].sql }
+func LoadSQL(s *Store) string { return s.load(nil, nil).sql }
 
 // AskCommitted asks what became of a transaction.
 func AskCommitted(ctx context.Context, s *Store, transaction string) (bool, error) {

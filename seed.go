@@ -82,11 +82,11 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 	if err != nil {
 		return nil, err
 	}
-	var stored state
-	if err := store.read(ctx, "reading the providers", store.load(names(want), &stored)...); err != nil {
+	var stored map[string]*storedProvider
+	if err := store.read(ctx, "reading the providers", store.load(names(want), &stored)); err != nil {
 		return nil, err
 	}
-	plan := diff(want, stored.providers, cfg.settlement(), store.vault.fingerprint)
+	plan := diff(want, stored, cfg.settlement(), store.vault.fingerprint)
 	_ = store.explain(ctx, plan) // without it who moved is unknown, and all else is true
 	logger.Debug(ctx, "planned AI providers", plan.fields()...)
 	return plan, nil
@@ -96,18 +96,18 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 // carried out, or that could not be, and whether there are audits to deliver.
 func (s *Store) reconcile(ctx context.Context, want []desired, settle settlement) (plan *Plan, pending bool, err error) {
 	err = retry(ctx, func() error {
-		var stored state
-		if err := s.query(ctx, "reading the providers", s.load(names(want), &stored)...); err != nil {
+		var stored map[string]*storedProvider
+		if err := s.query(ctx, "reading the providers", s.load(names(want), &stored), s.pending(&pending)); err != nil {
 			return err
 		}
-		plan, pending = diff(want, stored.providers, settle, s.vault.fingerprint), stored.pending
+		plan = diff(want, stored, settle, s.vault.fingerprint)
 		if plan.count(ActionDrifted) > 0 || !plan.writes() {
 			return nil
 		}
 
-		var current state // what is true under the lock
-		return s.locked(ctx, "seeding AI providers", s.load(names(want), &current), func() ([]query, error) {
-			plan, pending = diff(want, current.providers, settle, s.vault.fingerprint), current.pending
+		// What is true under the lock counts.
+		return s.locked(ctx, "seeding AI providers", []query{s.load(names(want), &stored), s.pending(&pending)}, func() ([]query, error) {
+			plan = diff(want, stored, settle, s.vault.fingerprint)
 			if plan.count(ActionDrifted) > 0 || !plan.writes() {
 				return nil, nil
 			}

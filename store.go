@@ -154,23 +154,14 @@ func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
 	return providers, nil
 }
 
-// state is what a start needs to know.
-type state struct {
-	providers map[string]*storedProvider // by name; only the names asked for
-	pending   bool                       // there are undelivered audits
-}
-
-// load reads the state of the named providers into st.
-func (s *Store) load(names []string, st *state) []query {
-	return []query{
-		s.selectProviders(isNamed, opened, func(stored []*storedProvider) {
-			st.providers = make(map[string]*storedProvider, len(stored))
-			for _, p := range slices.Backward(stored) { // the first of a name counts
-				st.providers[p.Name] = p
-			}
-		}, jsonArg(names)),
-		{sql: s.sql(selectPending), rows: one(&st.pending)},
-	}
+// load reads the providers of names, each the live one or else its latest tombstone.
+func (s *Store) load(names []string, into *map[string]*storedProvider) query {
+	return s.selectProviders(isNamed, opened, func(stored []*storedProvider) {
+		*into = make(map[string]*storedProvider, len(stored))
+		for _, p := range slices.Backward(stored) { // the first of a name counts
+			(*into)[p.Name] = p
+		}
+	}, jsonArg(names))
 }
 
 // The providers that a condition chooses, a row each, and then their keys, a row
@@ -202,12 +193,12 @@ const (
 
 // selectProviders reads the providers that a condition chooses, in order.
 func (s *Store) selectProviders(condition string, secrets secrecy, take func([]*storedProvider), args ...[]byte) query {
-	live := ""
+	text, live := strings.Replace(providersAndKeys, "{condition}", condition, 1), ""
 	if secrets == opened {
 		live = " where not deleted"
 	}
 	return query{
-		sql:  s.sql(strings.NewReplacer("{condition}", condition, "{live}", live).Replace(providersAndKeys)),
+		sql:  s.sql(strings.Replace(text, "{live}", live, 1)),
 		args: args,
 		rows: func(rows pgx.Rows) error {
 			stored, err := s.scanProviders(rows, secrets)
