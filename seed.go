@@ -83,7 +83,8 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 		return nil, err
 	}
 	var stored map[string]*storedProvider
-	if err := store.read(ctx, "reading the providers", store.load(names(want), &stored)); err != nil {
+	var pending bool // of no use here, but what a start cannot read fails a plan too
+	if err := store.read(ctx, "reading the providers", store.load(names(want), &stored), store.pending(&pending)); err != nil {
 		return nil, err
 	}
 	plan := diff(want, stored, cfg.settlement(), store.vault.fingerprint)
