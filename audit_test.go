@@ -186,7 +186,7 @@ func TestA4_DelivererWithNothingToDoLooksOnceMore(t *testing.T) {
 	other, w := f.open()
 	late := &aiseedtest.AuditRecorder{}
 	// Entries that come in while the other one holds the lock for nothing.
-	w.reset(once(pass, "limit 1) is not null", func() { f.seeded("OPENAI_KEY=key") }))
+	w.reset(once(pass, "order by seq limit 1", func() { f.seeded("OPENAI_KEY=key") }))
 	n, err := other.DeliverAudits(context.Background(), late)
 	require.NoError(t, err)
 	require.Equal(t, 2, n)
