@@ -118,6 +118,35 @@ func TestQ1_RoundTrips(t *testing.T) {
 	}
 }
 
+// Q3: what is done is in proportion to the providers of the environment, and the same
+// beside others. Allocations are counted, since time is not to be relied on; that is
+// for the whole process, so this test runs alone.
+func TestQ3_WorkGrowsWithTheEnvironmentOnly(t *testing.T) {
+	ctx := context.Background()
+	count := func(n, foreign int) map[string]float64 {
+		f := setup(t)
+		environ := prefixed(manyProviders(n))
+		cfg := f.seeded(manyProviders(n)...)
+		f.exec(`insert into ai_providers (id, type, name, enabled) select gen_random_uuid(), 'openai', 'foreign-' || n, false from generate_series(1, $1) n`, foreign)
+		f.exec(`insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 0, 'foreign' from ai_providers where name like 'foreign-%'`)
+		counts := map[string]float64{}
+		for operation, do := range map[string]func() error{
+			"parse":     func() error { _, err := aiseed.ParseEnviron(ctx, environ, slog.Logger{}); return err },
+			"plan":      func() error { _, err := aiseed.PlanAIProvidersFromEnv(ctx, f.store, cfg, slog.Logger{}); return err },
+			"start":     func() error { return aiseed.SeedAIProvidersFromEnv(ctx, f.store, cfg, f.audits, slog.Logger{}) },
+			"Providers": func() error { _, err := f.store.Providers(ctx); return err },
+		} {
+			counts[operation] = testing.AllocsPerRun(3, func() { require.NoError(t, do()) })
+		}
+		return counts
+	}
+	few, many, beside := count(100, 0), count(1000, 0), count(100, 5000)
+	for operation := range few {
+		require.Less(t, many[operation], 10.5*few[operation], operation)
+		require.InEpsilon(t, few[operation], beside[operation], 0.02, "%s beside other providers", operation)
+	}
+}
+
 func prefixed(lines []string) []string {
 	environ := make([]string, len(lines))
 	for i, line := range lines {
