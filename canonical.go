@@ -52,7 +52,8 @@ func canonicalHash(p Provider) [sha256.Size]byte { return sha256.Sum256(canonica
 
 // shapeDrift lists the fields of the shape in which stored and want differ.
 func shapeDrift(stored Provider, want desired) []FieldDrift {
-	if canonicalHash(stored) == canonicalHash(want.Provider) {
+	writtenAlike := !slices.ContainsFunc(shapeFields, func(f shapeField) bool { return f.value(stored) != f.value(want.Provider) })
+	if writtenAlike || canonicalHash(stored) == canonicalHash(want.Provider) {
 		return nil
 	}
 	var drift []FieldDrift

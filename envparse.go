@@ -35,7 +35,8 @@ func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opt
 		opt(p)
 	}
 	p.collect(environ)
-	for _, name := range slices.Sorted(slices.Values(p.unknown)) {
+	slices.Sort(p.unknown)
+	for _, name := range p.unknown {
 		logger.Warn(ctx, "unknown environment variable is ignored; check its spelling", slog.F("variable", shortened(p.full(name))))
 	}
 
@@ -108,6 +109,7 @@ func (v values) set(start string) []string {
 
 func (p *parser) collect(environ []string) {
 	prefix := p.full("")
+	p.indexed = make([]indexedValues, 0, len(environ)/4) // mostly, a provider has as many
 	others := map[string]bool{}
 	for _, entry := range environ {
 		if !strings.HasPrefix(entry, prefix) {

@@ -217,10 +217,14 @@ const cleanupTimeout = 5 * time.Second
 // release gives a connection back with nothing left on it: no open transaction,
 // no lock, and no goroutine that still closes it.
 func release(ctx context.Context, conn *pgxpool.Conn) {
+	defer conn.Release()
+	pg := conn.Conn().PgConn()
+	if !pg.IsClosed() && pg.TxStatus() == 'I' {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	pg := conn.Conn().PgConn()
-	if !pg.IsClosed() && pg.TxStatus() != 'I' {
+	if !pg.IsClosed() {
 		_ = roundTrip(ctx, conn.Conn(), query{sql: `rollback`}) // or the pool closes it
 	}
 	if pg.IsClosed() {
@@ -230,7 +234,6 @@ func release(ctx context.Context, conn *pgxpool.Conn) {
 			_ = pg.Conn().Close()
 		}
 	}
-	conn.Release()
 }
 
 // liveNameConstraint is the index that allows one live row per name.

@@ -142,6 +142,9 @@ func (e *entry) variable(field string) string {
 }
 
 func (cfg *Config) legacyOpenAI() (e entry, makes bool) {
+	if cfg.LegacyOpenAI == (OpenAIConfig{}) {
+		return e, false
+	}
 	e = entry{
 		place:          openAIPlace,
 		variables:      &cfg.variables,
@@ -166,6 +169,9 @@ func (cfg *Config) legacyOpenAI() (e entry, makes bool) {
 }
 
 func (cfg *Config) legacyAnthropic() (e entry, makes bool) {
+	if cfg.LegacyAnthropic == (AnthropicConfig{}) && cfg.LegacyBedrock == (BedrockConfig{}) {
+		return e, false
+	}
 	bedrock := cfg.LegacyBedrock
 	e = entry{
 		place:     anthropicPlace,
