@@ -24,9 +24,9 @@ type laboratory struct {
 	pools  []*pgxpool.Pool
 }
 
-func newLaboratory(ctx context.Context) (*laboratory, error) {
+func newLaboratory(ctx context.Context, settings ...string) (*laboratory, error) {
 	// Statistics are gathered by the benchmarks, at known times.
-	server, err := ephemeral.Start(ctx, "autovacuum=off")
+	server, err := ephemeral.Start(ctx, append(settings, "autovacuum=off")...)
 	if err != nil {
 		return nil, fmt.Errorf("start a private PostgreSQL server (scripts/deps.sh postgres installs one): %w", err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,11 +9,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"cdr.dev/slog/v3"
+	"github.com/jackc/pgx/v5"
 
 	"example.com/aiseed"
 )
@@ -24,6 +27,7 @@ type profile struct {
 	cpu     time.Duration // of this process in that run; the rest is the server and waiting
 	library []string      // lines of pprof: functions of the library, with what they call that is not of it
 	all     []string      // lines of pprof: all functions, each by itself
+	server  []string      // lines about the statements that the server ran; none for the parser
 }
 
 // profiles looks into what did not meet its target.
@@ -91,8 +95,101 @@ func (s *suite) profile(ctx context.Context, at key) (p profile, err error) {
 	if p.library, err = top(ctx, file.Name(), `-show=^example\.com/aiseed\.`); err != nil {
 		return p, err
 	}
-	p.all, err = top(ctx, file.Name())
+	if p.all, err = top(ctx, file.Name()); err != nil || at.operation == parse {
+		return p, err
+	}
+	p.server, err = s.statements(ctx, at)
 	return p, err
+}
+
+// statements tells what the server did in one run, on a server of its own: to keep
+// count slows it down.
+func (s *suite) statements(ctx context.Context, at key) (lines []string, err error) {
+	lab, err := newLaboratory(ctx, "shared_preload_libraries=pg_stat_statements", "pg_stat_statements.track=all", "pg_stat_statements.track_planning=on")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, lab.close()) }()
+	probe := &suite{laboratory: lab, scale: s.scale, sealer: s.sealer, results: map[key]result{}}
+	name := databaseOf(at)
+	if at.operation == firstStart {
+		err = probe.database(ctx, name, "")
+	} else {
+		err = probe.seeded(ctx, name, at.n)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c, closeAll, err := probe.profiled(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll()
+	counter, err := lab.pool(ctx, name, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer counter.Close()
+	if _, err := counter.Exec(ctx, "create extension pg_stat_statements"); err != nil {
+		return nil, err
+	}
+	if err := warmUp(ctx, []contender{c}, 3); err != nil {
+		return nil, err
+	}
+
+	const runs = 20
+	type work struct {
+		text          string
+		calls         int
+		planned, runs float64 // milliseconds
+	}
+	var works []work
+	for range runs {
+		if c.prepare != nil {
+			if err := c.prepare(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if _, err := counter.Exec(ctx, "select pg_stat_statements_reset()"); err != nil {
+			return nil, err
+		}
+		if err := c.run(ctx); err != nil {
+			return nil, err
+		}
+		rows, err := counter.Query(ctx, `select query, calls, total_plan_time, total_exec_time from pg_stat_statements
+			where query !~ 'pg_stat_statements' and dbid = (select oid from pg_database where datname = current_database())`)
+		if err != nil {
+			return nil, err
+		}
+		var w work
+		if _, err := pgx.ForEachRow(rows, []any{&w.text, &w.calls, &w.planned, &w.runs}, func() error {
+			i := slices.IndexFunc(works, func(known work) bool { return known.text == w.text })
+			if i < 0 {
+				i, works = len(works), append(works, work{text: w.text})
+			}
+			works[i].calls += w.calls
+			works[i].planned += w.planned
+			works[i].runs += w.runs
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(works, func(a, b work) int { return cmp.Compare(b.planned+b.runs, a.planned+a.runs) })
+	lines = append(lines, "plan ms  run ms  calls  statement")
+	for _, w := range works[:min(8, len(works))] {
+		text := strings.Join(strings.Fields(w.text), " ")
+		lines = append(lines, fmt.Sprintf("%7.3f %7.3f %6d  %.70s", w.planned/runs, w.runs/runs, w.calls/runs, text))
+	}
+	return lines, nil
+}
+
+// databaseOf is where an operation is profiled.
+func databaseOf(at key) string {
+	if at.operation == firstStart {
+		return fmt.Sprintf("empty_%d", at.n)
+	}
+	return fmt.Sprintf("seeded_%d", at.n)
 }
 
 // profiled is the contender of ours that was measured at at.
@@ -111,11 +208,7 @@ func (s *suite) profiled(ctx context.Context, at key) (c contender, closeAll fun
 		}
 		return contenders[0], closeAll, nil
 	}
-	database := "seeded_%d"
-	if at.operation == firstStart {
-		database = "empty_%d"
-	}
-	b, err := s.bench(ctx, fmt.Sprintf(database, at.n), at.n, 0)
+	b, err := s.bench(ctx, databaseOf(at), at.n, 0)
 	if err != nil {
 		return c, nil, err
 	}

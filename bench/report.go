@@ -308,7 +308,7 @@ func (p *page) parseGrowth(contender string) string {
 func (p *page) ratio(a, b key) string { return quotient(p.results[a].time, p.results[b].time) }
 
 // A shownProfile is a profile as the page has it.
-type shownProfile struct{ Title, Wall, CPU, Library, All string }
+type shownProfile struct{ Title, Wall, CPU, Library, All, Server string }
 
 // Profiles are those of what did not meet its target.
 func (p *page) Profiles() (list []shownProfile) {
@@ -316,7 +316,7 @@ func (p *page) Profiles() (list []shownProfile) {
 		list = append(list, shownProfile{
 			Title: fmt.Sprintf("%s, N = %s", f.at.operation, thousands(f.at.n)),
 			Wall:  short(f.wall), CPU: short(f.cpu),
-			Library: strings.Join(f.library, "\n"), All: strings.Join(f.all, "\n"),
+			Library: strings.Join(f.library, "\n"), All: strings.Join(f.all, "\n"), Server: strings.Join(f.server, "\n"),
 		})
 	}
 	return list

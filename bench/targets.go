@@ -37,6 +37,8 @@ func (t target) measured() string {
 	switch {
 	case t.missing:
 		return "–"
+	case t.faster && t.ratio < 1:
+		return ratioText(1/t.ratio) + " times slower"
 	case t.faster:
 		return ratioText(t.ratio) + " times faster"
 	}
