@@ -56,7 +56,8 @@ type parser struct {
 	variables
 	settings values // the variables that are about no provider
 	legacies values
-	indexed  []indexedValues // those of one index together, where they stand together
+	indexed  []indexedValues
+	places   map[string]int // in indexed, by index
 	unknown  []string
 	problems []problem
 }
@@ -109,7 +110,8 @@ func (v values) set(start string) []string {
 
 func (p *parser) collect(environ []string) {
 	prefix := p.full("")
-	p.indexed = make([]indexedValues, 0, len(environ)/4) // mostly, a provider has as many
+	providers := len(environ) / 4 // mostly, one has as many variables
+	p.indexed, p.places = make([]indexedValues, 0, providers), make(map[string]int, providers)
 	others := map[string]bool{}
 	for _, entry := range environ {
 		if !strings.HasPrefix(entry, prefix) {
@@ -134,12 +136,17 @@ func (p *parser) addIndexed(name, value string) bool {
 		return false
 	}
 	last := len(p.indexed) - 1
-	if last < 0 || p.indexed[last].index != index {
-		if !isIndex(index) {
-			return false
+	if last < 0 || p.indexed[last].index != index { // mostly, those of one index stand together
+		at, known := p.places[index]
+		if !known {
+			if !isIndex(index) {
+				return false
+			}
+			at = len(p.indexed)
+			p.places[index] = at
+			p.indexed = append(p.indexed, indexedValues{index, make(values, 0, 4)})
 		}
-		last++
-		p.indexed = append(p.indexed, indexedValues{index, make(values, 0, 4)})
+		last = at
 	}
 	p.indexed[last].add(fieldName, value)
 	return true
@@ -185,24 +192,9 @@ func compareIndices(a, b string) int {
 	return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
 }
 
-// byIndex returns the variables of each index of which one is set.
-func (p *parser) byIndex() []indexedValues {
-	slices.SortStableFunc(p.indexed, func(a, b indexedValues) int { return compareIndices(a.index, b.index) })
-	groups := p.indexed[:0]
-	for _, g := range p.indexed {
-		if last := len(groups) - 1; last < 0 || groups[last].index != g.index {
-			groups = append(groups, g)
-			continue
-		}
-		for _, more := range g.values {
-			groups[len(groups)-1].add(more.name, more.value)
-		}
-	}
-	return slices.DeleteFunc(groups, func(g indexedValues) bool { return !g.anySet() })
-}
-
 func (p *parser) providers() []ProviderConfig {
-	groups := p.byIndex()
+	groups := slices.DeleteFunc(p.indexed, func(v indexedValues) bool { return !v.anySet() })
+	slices.SortFunc(groups, func(a, b indexedValues) int { return compareIndices(a.index, b.index) })
 	p.indices = make([]string, 0, len(groups))
 	providers := make([]ProviderConfig, 0, len(groups))
 	expected := []byte("0")

@@ -26,6 +26,19 @@ var (
 // LoadSQL is how a start reads the providers of the names in its one parameter.
 func LoadSQL(s *Store) string { return s.load(nil, nil).sql }
 
+// FoundAgain reads a provider by its id twice, as a reading that is tried again
+// does, and reports whether the second one found it.
+func FoundAgain(ctx context.Context, s *Store, id uuid.UUID, between func()) (bool, error) {
+	var found *storedProvider
+	read := s.byID(id, opened)(&found)
+	if err := s.query(ctx, "reading", read); err != nil {
+		return false, err
+	}
+	between()
+	err := s.query(ctx, "reading", read)
+	return found != nil, err
+}
+
 // AskCommitted asks what became of a transaction.
 func AskCommitted(ctx context.Context, s *Store, transaction string) (bool, error) {
 	return s.askCommitted(ctx, transaction)

@@ -238,8 +238,7 @@ func (s *Store) operate(ctx context.Context, actor, what string, read reading, d
 	})
 }
 
-// A reading reads one provider into a pointer that is nil before, and stays so where
-// there is none.
+// A reading reads one provider. The pointer is nil where there is none.
 type reading func(found **storedProvider) query
 
 // byID is with or without opening the secrets.
@@ -255,7 +254,7 @@ func (s *Store) byName(name string) reading {
 func (s *Store) readFirst(condition string, secrets secrecy, arg []byte) reading {
 	return func(found **storedProvider) query {
 		return s.selectProviders(condition, secrets, func(stored []*storedProvider) {
-			if len(stored) > 0 {
+			if *found = nil; len(stored) > 0 { // what an attempt before this one read does not count
 				*found = stored[0]
 			}
 		}, arg)
@@ -367,7 +366,8 @@ type ProviderInfo struct {
 
 // ListProviders returns all providers in order of name, disabled ones and
 // tombstones too, without opening a secret: what an operator needs to find the id
-// of one to enable, restore or delete, also where a key is lost.
+// of one to enable, restore or delete, also where a key is lost. Of one name the live
+// one comes first, and then the tombstones, the latest first.
 func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
 	var stored []*storedProvider
 	err := s.read(ctx, "listing the providers", s.selectProviders(`true`, sealed, func(p []*storedProvider) { stored = p }))

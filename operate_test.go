@@ -538,3 +538,16 @@ func TestO4_TheSecretsOfATombstoneAreNotOpened(t *testing.T) {
 	_, err = f.store.AddProviderKey(ctx, "op", p.ID, aiseed.NewSecret("another"))
 	require.ErrorIs(t, err, aiseed.ErrNotFound)
 }
+
+func TestO4_WhatWasReadBeforeARetryIsForgotten(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	p, err := f.store.CreateProvider(context.Background(), "a", aiseed.NewProvider{Type: "openai", Name: "x"})
+	require.NoError(t, err)
+	found, err := aiseed.FoundAgain(context.Background(), f.store, p.ID, func() {})
+	require.NoError(t, err)
+	require.True(t, found)
+	found, err = aiseed.FoundAgain(context.Background(), f.store, p.ID, func() { f.exec(`delete from ai_providers`) })
+	require.NoError(t, err)
+	require.False(t, found)
+}

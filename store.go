@@ -167,8 +167,8 @@ func (s *Store) load(names []string, into *map[string]*storedProvider) query {
 // The providers that a condition chooses, a row each, and then their keys, a row
 // each too: a join would send a provider again with each of its keys. It is one
 // statement, for one snapshot. The planner does not know how many are chosen, which
-// keeps it to index look-ups, whatever else the tables hold and whether or not they
-// were analysed yet.
+// keeps it to index look-ups in any table but a small one, whether or not it was
+// analysed yet.
 const providersAndKeys = `
 with chosen as materialized (select * from {schema}.ai_providers where {condition})
 select false, id, id, type, name, coalesce(display_name, ''), base_url, enabled, deleted, revision,

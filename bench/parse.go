@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 
 	"cdr.dev/slog/v3"
@@ -65,6 +67,8 @@ func (s *suite) parsing(ctx context.Context) error {
 		if err := sameParsed(ctx, variables); err != nil {
 			return err
 		}
+		inAnyOrder := slices.Clone(variables)
+		rand.New(rand.NewPCG(1, 2)).Shuffle(len(inAnyOrder), func(i, j int) { inAnyOrder[i], inAnyOrder[j] = inAnyOrder[j], inAnyOrder[i] })
 		counted := func(count func([]string) int) func(context.Context) error {
 			return func(context.Context) error {
 				if got := count(variables); got != len(variables) {
@@ -77,6 +81,10 @@ func (s *suite) parsing(ctx context.Context) error {
 		contenders := []contender{
 			{name: ours, repeat: repeat, run: func(ctx context.Context) error {
 				_, err := aiseed.ParseEnviron(ctx, variables, slog.Logger{})
+				return err
+			}},
+			{name: shuffled, repeat: repeat, run: func(ctx context.Context) error {
+				_, err := aiseed.ParseEnviron(ctx, inAnyOrder, slog.Logger{})
 				return err
 			}},
 			{name: caarlos, repeat: repeat, run: func(context.Context) error {

@@ -137,12 +137,12 @@ func (r *rowAtATime) insert(ctx context.Context, tx pgx.Tx, list []provider) err
 	}
 	for _, p := range list {
 		id := uuid.New()
-		if _, err := tx.Exec(ctx, `insert into ai_providers (id, type, name, display_name, enabled, base_url) values ($1, 'openai', $2, '', true, $3)`,
+		if _, err := tx.Exec(ctx, `insert into ai_providers (id, type, name, display_name, enabled, base_url) values ($1, 'openai', $2, $2, true, $3)`,
 			id, p.name, p.baseURL); err != nil {
 			return err
 		}
 		if err := r.audit(ctx, tx, aiseed.ResourceProvider, id, id, p.name, map[string]any{
-			"type": "openai", "name": p.name, "display_name": "", "enabled": true, "base_url": p.baseURL, "bedrock": nil,
+			"type": "openai", "name": p.name, "display_name": p.name, "enabled": true, "base_url": p.baseURL, "bedrock": nil,
 		}); err != nil {
 			return err
 		}

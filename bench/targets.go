@@ -83,7 +83,7 @@ func (s *suite) targets() (list []target) {
 			}
 			k := key{noOpStart, ours, n, latency}
 			over(target{what: fmt.Sprintf("no-op start, N = %s, %s, against the bare read of the same rows", thousands(n), distance(latency)), limit: 1.5, profile: &k},
-				k, key{noOpStart, limit, n, latency})
+				k, s.faster(k.of(limit), k.of(keysApart)))
 		}
 	}
 	for _, n := range s.sizes {
@@ -121,6 +121,14 @@ func (s *suite) targets() (list []target) {
 	over(target{what: "parsing 10,000 providers, against the bare look at every variable", limit: 6, profile: &lots}, lots, key{parse, lookOnly, 10_000, 0})
 	over(target{what: "parsing 10,000 providers, against a look that keeps the first of each name", limit: 6, profile: &lots}, lots, key{parse, lookFirst, 10_000, 0})
 	return list
+}
+
+// faster is the one of two that took less time.
+func (s *suite) faster(a, b key) key {
+	if x, ok := s.results[b]; ok && x.time < s.results[a].time {
+		return b
+	}
+	return a
 }
 
 func distance(latency time.Duration) string {

@@ -76,7 +76,7 @@ select array[p.name, 'ai_provider_keys.api_key', left(k.api_key_key_id, 8) || 'â
  order by row`
 
 func (s *story) secondStart(ctx context.Context) error {
-	s.say("The server restarts with the same environment. All is there already: one statement reads what there is to know, and that is it. (From here on a warning that was shown before is left out.)")
+	s.say("The server restarts with the same environment. All is there already: one round trip reads what there is to know, and that is it. (From here on a warning that was shown before is left out.)")
 	second, err := s.start(ctx, s.cfg)
 	if err != nil {
 		return err
