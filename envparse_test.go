@@ -78,6 +78,25 @@ func TestWantedProviders(t *testing.T) {
 		"E1, E11: also where the first is empty": {
 			environ: vars("OPENAI_KEY=", "OPENAI_KEY=second"),
 		},
+		"E1: the first of a doubled indexed one": {
+			environ: vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEY=first", "PROVIDER_0_KEY=second"),
+			want:    []string{"openai openai (none) key=first"},
+		},
+		"E1: also where others stand between": {
+			environ: vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEY=first", "PROVIDER_1_TYPE=anthropic", "PROVIDER_0_KEY=second"),
+			want:    []string{"anthropic anthropic (none)", "openai openai (none) key=first"},
+		},
+		"E1, E11: an empty indexed one before": {
+			environ: vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEY=", "PROVIDER_0_KEY=second"),
+			want:    []string{"openai openai (none)"},
+		},
+		"E11: an index of which nothing is set": {
+			environ: vars("PROVIDER_0_TYPE=openai", "PROVIDER_1_TYPE="),
+			want:    []string{"openai openai (none)"},
+		},
+		"E11: what is empty is neither misspelt nor a bad index": {
+			environ: vars("PROVIDER_x_KEY=", "PROVIDER_0_TPYE=", "OPENAI_KYE="),
+		},
 		"E1: what has no equals sign is no variable": {
 			environ: append(vars("OPENAI_KEY"), "", "=", "CODER_AIBRIDGE_"),
 		},
@@ -189,6 +208,11 @@ func TestWantedProviders(t *testing.T) {
 				"Open AI Open AI nonsense unsupported", "openai openai https://api.openai.com/v1/ key=k", "openai x (none) unsupported",
 			},
 			warnings: []string{`Open AI: type "Open AI" is not supported`, `openai: type "x" is not supported`},
+		},
+		"N7: beside a supported one of its name": {
+			environ:  vars("PROVIDER_0_TYPE=copilot", "PROVIDER_0_NAME=a", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=a"),
+			want:     []string{"a copilot (none) unsupported", "a openai (none)"},
+			warnings: []string{`a: type "copilot" is not supported`},
 		},
 		"N9: one name and one shape is one provider": {
 			environ: vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://H", "PROVIDER_0_KEY=k",
@@ -635,4 +659,41 @@ func TestO7_VariablesAreThoseThatAreRead(t *testing.T) {
 		require.Equal(t, want, byName[name])
 	}
 	require.Equal(t, Variables(DefaultPrefix), Variables(""))
+}
+
+func TestE1_TheFirstCountsAmongMany(t *testing.T) {
+	t.Parallel()
+	var lines []string
+	for round := range 3 {
+		for i := range 30 {
+			lines = append(lines, fmt.Sprintf("PROVIDER_%d_TYPE=openai", i), fmt.Sprintf("PROVIDER_%d_NAME=p-%02d", i, i), fmt.Sprintf("PROVIDER_%d_KEY=%d", i, round))
+		}
+	}
+	providers, _ := wanted(t, vars(lines...))
+	require.Len(t, providers, 30)
+	for i, p := range providers {
+		require.Equal(t, fmt.Sprintf("p-%02d openai (none) key=0", i), p)
+	}
+}
+
+func TestE9_WhatMakesNoProviderIsCheckedByItself(t *testing.T) {
+	t.Parallel()
+	for _, line := range []string{"OPENAI_BASE_URL=ftp://h/", "ANTHROPIC_BASE_URL=ftp://h/", "BEDROCK_MODEL=a b", "BEDROCK_SMALL_FAST_MODEL=a b"} {
+		_, err := ParseEnviron(context.Background(), vars(line), slog.Logger{})
+		require.ErrorIs(t, err, ErrInvalidConfig, line)
+	}
+}
+
+func TestR3_TheDefaultOfEachLegacyProviderIsSaid(t *testing.T) {
+	t.Parallel()
+	cfg, err := ParseEnviron(context.Background(), vars("OPENAI_KEY=k", "ANTHROPIC_KEY=k"), slog.Logger{})
+	require.NoError(t, err)
+	want, err := normalise(cfg)
+	require.NoError(t, err)
+	require.Len(t, want, 2)
+	for _, d := range want {
+		stored := d.Provider
+		stored.BaseURL = "https://other/"
+		require.Equal(t, "the default; the variable is not set", shapeDrift(stored, d)[0].note, d.Name)
+	}
 }

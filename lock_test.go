@@ -462,10 +462,10 @@ func TestL7_NothingIsLeftAtTheMomentOfReturn(t *testing.T) {
 	f := setup(t, refusing(&n, &dials))
 	f.wire.reset(once(pass, "pg_advisory_xact_lock", func() {
 		f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://other/')`)
+		dials.Store(0)
 	}))
 	require.ErrorIs(t, f.seed(f.parse("OPENAI_KEY=key")), aiseed.ErrDrift)
 	require.Empty(t, f.rows(leftOver), "asked once, not until it is true")
-	dials.Store(0)
 	_, err := f.store.Providers(context.Background())
 	require.NoError(t, err)
 	require.Zero(t, dials.Load(), "the connection was good, and is used again")

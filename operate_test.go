@@ -2,6 +2,7 @@ package aiseed_test
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -550,4 +551,33 @@ func TestO4_WhatWasReadBeforeARetryIsForgotten(t *testing.T) {
 	found, err = aiseed.FoundAgain(context.Background(), f.store, p.ID, func() { f.exec(`delete from ai_providers`) })
 	require.NoError(t, err)
 	require.False(t, found)
+}
+
+func TestO4_TombstonesAreListedLatestFirst(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	var latestFirst, listed []string
+	for range 3 {
+		p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+		require.NoError(t, f.store.DeleteProvider(context.Background(), "a", p.ID))
+		latestFirst = slices.Insert(latestFirst, 0, p.ID.String())
+	}
+	infos, err := f.store.ListProviders(context.Background())
+	require.NoError(t, err)
+	for _, info := range infos {
+		listed = append(listed, info.ID.String())
+	}
+	require.Equal(t, latestFirst, listed)
+}
+
+func TestO4_SettingsThatDoNotOpenAreNoHindrance(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.NewProvider{Type: "anthropic", Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r"}})
+	f.exec(`update ai_providers set settings = 'damaged'`)
+	_, err := f.store.ListProviders(ctx)
+	require.NoError(t, err)
+	require.NoError(t, f.store.SetProviderEnabled(ctx, "a", p.ID, false))
+	require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
 }

@@ -440,3 +440,14 @@ func TestS5_SealedTextIsNeverTakenForASecret(t *testing.T) {
 		require.ErrorIs(t, err, aiseed.ErrUndecryptable)
 	}
 }
+
+func TestS7_TheTimesOfAKeyAreThoseOfItsRow(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.seeded("OPENAI_KEY=key")
+	f.exec(`update ai_provider_keys set created_at = '2001-01-01', updated_at = '2002-01-01'`)
+	providers, err := f.store.Providers(context.Background())
+	require.NoError(t, err)
+	key := providers[0].Keys[0]
+	require.Equal(t, []int{2001, 2002}, []int{key.CreatedAt.UTC().Year(), key.UpdatedAt.UTC().Year()})
+}
