@@ -86,7 +86,7 @@ func shapeDrift(stored Provider, want desired) []FieldDrift {
 // port, empty path). It works on the text, since a round trip through net/url
 // loses which characters were encoded. What is no base URL stays as it is.
 func normaliseURL(raw string) string {
-	if isNormalURL(raw) || checkBaseURL(raw) != "" || raw == "" {
+	if raw == "" || isNormalURL(raw) || checkParsedURL(raw) != "" {
 		return raw
 	}
 	scheme, rest, ok := strings.Cut(raw, "://")

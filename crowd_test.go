@@ -140,12 +140,7 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 	}
 	contentsOfSame, contentsOfOwn := serially(same, 1), serially(own, crowdSize)
 
-	server, err := ephemeral.Start(context.Background())
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, server.Close()) })
-	proxy, err := ephemeral.StartPgBouncer(context.Background(), server, "default_pool_size=2")
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, proxy.Close()) })
+	server, proxy := behindPgBouncer(t)
 
 	type variant struct {
 		kind, name                  string
@@ -173,6 +168,7 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 			name := fmt.Sprintf("%s, round %d", v.name, round)
 			t.Run(name, func(t *testing.T) {
 				f := &fixture{t: t}
+				var err error
 				dsn := ""
 				if v.bouncer { // always empty: the template is on another server
 					database := fmt.Sprintf("round_%d_%t", round, v.own)

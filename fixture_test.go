@@ -17,6 +17,7 @@ import (
 
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/ephemeral"
 )
 
 // fixture is a store on a database of its own.
@@ -268,4 +269,16 @@ func (c *wireConn) Read(p []byte) (int, error) {
 func (f *fixture) dsn() string {
 	c := f.pool.Config().ConnConfig
 	return fmt.Sprintf("host='%s' port=%d user='%s' password='%s' dbname='%s'", c.Host, c.Port, c.User, c.Password, c.Database)
+}
+
+// behindPgBouncer starts a private server and a transaction-pooling proxy before it.
+func behindPgBouncer(t *testing.T) (*ephemeral.Server, *ephemeral.PgBouncer) {
+	t.Helper()
+	server, err := ephemeral.Start(context.Background())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Close()) })
+	proxy, err := ephemeral.StartPgBouncer(context.Background(), server, "default_pool_size=2")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, proxy.Close()) })
+	return server, proxy
 }

@@ -17,7 +17,6 @@ import (
 
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
-	"example.com/aiseed/internal/ephemeral"
 )
 
 func TestL1_LockKeyIsFrozenAndOfTheSchema(t *testing.T) {
@@ -384,12 +383,7 @@ func TestL8_AnyQueryExecMode(t *testing.T) {
 func TestL8_TransactionPoolingProxy(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	server, err := ephemeral.Start(ctx)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, server.Close()) })
-	proxy, err := ephemeral.StartPgBouncer(ctx, server, "default_pool_size=2")
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, proxy.Close()) })
+	_, proxy := behindPgBouncer(t)
 
 	keyring, audits := aiseedtest.NewKeyring(t), &aiseedtest.AuditRecorder{}
 	cfg, err := aiseed.ParseEnviron(ctx, aiseed.Environ(t, "gateway.env"), slog.Logger{})

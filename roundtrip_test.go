@@ -13,7 +13,6 @@ import (
 
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
-	"example.com/aiseed/internal/ephemeral"
 )
 
 // manyProviders is an environment of n providers with three keys each.
@@ -32,12 +31,7 @@ func manyProviders(n int) []string {
 // yet.
 func TestQ1_RoundTrips(t *testing.T) {
 	t.Parallel()
-	server, err := ephemeral.Start(context.Background())
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, server.Close()) })
-	proxy, err := ephemeral.StartPgBouncer(context.Background(), server, "default_pool_size=2")
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, proxy.Close()) })
+	server, proxy := behindPgBouncer(t)
 	admin, err := pgxpool.New(context.Background(), server.DSN(""))
 	require.NoError(t, err)
 	t.Cleanup(admin.Close)

@@ -53,40 +53,41 @@ type line struct {
 }
 
 func (s *suite) pictures() []picture {
-	overSize := func(operation string, latency time.Duration, contenders ...string) (lines []line) {
+	lines := func(contenders []string, at []key, x func(key) float64) (lines []line) {
 		for _, c := range contenders {
 			l := line{contender: c}
-			for _, n := range s.sizes {
-				if r, ok := s.results[key{operation, c, n, latency}]; ok {
-					l.points = append(l.points, plotter.XY{X: float64(n), Y: milliseconds(r.time)})
+			for _, k := range at {
+				if r, ok := s.results[k.of(c)]; ok {
+					l.points = append(l.points, plotter.XY{X: x(k), Y: milliseconds(r.time)})
 				}
 			}
 			lines = append(lines, l)
 		}
 		return lines
 	}
-	overLatency := func(operation string, n int) (lines []line) {
-		for _, c := range []string{reference, ours, serverPart} {
-			l := line{contender: c}
-			for _, latency := range s.latencies {
-				if r, ok := s.results[key{operation, c, n, latency}]; ok {
-					l.points = append(l.points, plotter.XY{X: milliseconds(latency), Y: milliseconds(r.time)})
-				}
-			}
-			lines = append(lines, l)
+	overSize := func(operation string, latency time.Duration, contenders ...string) []line {
+		var at []key
+		for _, n := range s.sizes {
+			at = append(at, key{operation: operation, n: n, latency: latency})
 		}
-		return lines
+		return lines(contenders, at, func(k key) float64 { return float64(k.n) })
+	}
+	overLatency := func(operation string, n int, contenders ...string) []line {
+		var at []key
+		for _, latency := range s.latencies {
+			at = append(at, key{operation: operation, n: n, latency: latency})
+		}
+		return lines(contenders, at, func(k key) float64 { return milliseconds(k.latency) })
 	}
 	const size = "providers, with 3 keys each"
-	pictures := []picture{
+	return []picture{
 		{file: "first-start.svg", title: "First start, 1 ms to the database", across: size, lines: overSize(firstStart, time.Millisecond, reference, ours, serverPart)},
 		{file: "no-op-start.svg", title: "Start that changes nothing, 1 ms to the database", across: size, lines: overSize(noOpStart, time.Millisecond, reference, ours, limit)},
 		{file: "first-start-local.svg", title: "First start, database on the same machine", across: size, lines: overSize(firstStart, 0, reference, ours, serverPart)},
 		{file: "no-op-start-local.svg", title: "Start that changes nothing, database on the same machine", across: size, lines: overSize(noOpStart, 0, reference, ours, limit)},
-		{file: "latency.svg", title: "First start of 100 providers", across: "ms to the database and back", lines: overLatency(firstStart, 100), narrow: true},
+		{file: "latency.svg", title: "First start of 100 providers", across: "ms to the database and back", lines: overLatency(firstStart, 100, reference, ours, serverPart), narrow: true},
 		{file: "parse.svg", title: "From the environment to a Config", across: size, lines: overSize(parse, 0, caarlos, ours, lookFirst, lookOnly)},
 	}
-	return pictures
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

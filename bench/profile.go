@@ -145,10 +145,8 @@ func (s *suite) statements(ctx context.Context, at key) (lines []string, err err
 	}
 	var works []work
 	for range runs {
-		if c.prepare != nil {
-			if err := c.prepare(ctx); err != nil {
-				return nil, err
-			}
+		if err := prepare(ctx, c); err != nil {
+			return nil, err
 		}
 		if _, err := counter.Exec(ctx, "select pg_stat_statements_reset()"); err != nil {
 			return nil, err

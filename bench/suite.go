@@ -72,13 +72,6 @@ var full = scale{
 	patience: 20 * time.Second,
 }
 
-var quick = scale{
-	sizes:     []int{1, 10, 100},
-	latencies: []time.Duration{0, time.Millisecond},
-	rounds:    func(int) int { return 5 },
-	patience:  2 * time.Second,
-}
-
 // run races contenders, and keeps the results.
 func (s *suite) run(ctx context.Context, at key, rounds int, contenders []contender) error {
 	results, err := race(ctx, rounds, contenders)
