@@ -62,6 +62,7 @@ const (
 	stateInvalidValue     = "22023"
 	stateUniqueViolated   = "23505"
 	stateUndefinedTable   = "42P01"
+	stateUndefinedSchema  = "3F000"
 	stateSerialization    = "40001"
 	stateDeadlock         = "40P01"
 	stateLockTimeout      = "55P03"
@@ -79,7 +80,7 @@ func sqlStateHint(state string) string {
 		return "another process keeps writing the same rows, or a row security policy hides them from this role; start again, or check the policies"
 	case "42P07", "42701", "42710", "42723":
 		return "some of the schema is there already, and the table aiseed_schema does not say so; complete it by hand from the files of aiseed.Migrations"
-	case stateUndefinedTable, "42703", "42804":
+	case stateUndefinedTable, stateUndefinedSchema, "42703", "42804":
 		return "the tables are not those of aiseed's schema; compare them with the files of aiseed.Migrations"
 	case "53300":
 		return "the server has no connection slot left; raise max_connections, make the pools smaller, or put a pooler between"

@@ -165,6 +165,7 @@ type wire struct {
 	mu         sync.Mutex
 	roundTrips int
 	sent       bytes.Buffer
+	halfClosed int // connections on which the client closed its direction alone
 	decide     func(sent []byte) action
 }
 
@@ -255,6 +256,13 @@ func (c *wireConn) Write(p []byte) (int, error) {
 		return n, err
 	}
 	return c.Conn.Write(p)
+}
+
+func (c *wireConn) CloseWrite() error {
+	c.wire.mu.Lock()
+	c.wire.halfClosed++
+	c.wire.mu.Unlock()
+	return c.Conn.(interface{ CloseWrite() error }).CloseWrite()
 }
 
 func (c *wireConn) Read(p []byte) (int, error) {

@@ -86,17 +86,23 @@ func (s *Store) migrate(ctx context.Context) error {
 	return retry(ctx, func() error {
 		err := s.tryMigrate(ctx)
 		var db *DatabaseError
-		if errors.As(err, &db) && slices.Contains(createdMeanwhile, db.SQLState) {
+		if errors.As(err, &db) && slices.Contains(migratedMeanwhile, db.SQLState) {
 			db.transient = true // the next attempt finds what another process created
 		}
 		return err
 	})
 }
 
-// createdMeanwhile is what a statement of a migration fails with where another
-// process was faster, if the lock did not keep them apart: the name of a row in a
-// catalog, a schema, a table or an index, a column, a function, or another object is taken.
-var createdMeanwhile = []string{stateUniqueViolated, "42P06", "42P07", "42701", "42723", "42710"}
+// migratedMeanwhile is what a statement of a migration fails with if another process
+// migrates at the same time and the lock does not keep them apart.
+var migratedMeanwhile = []string{
+	// The name is taken: of a row in a catalog, a schema, a table or an index, a column, a
+	// function, or another object.
+	stateUniqueViolated, "42P06", "42P07", "42701", "42723", "42710",
+	// The other process has committed, and this session's cache of names does not know it
+	// yet: a commit becomes visible before its invalidations arrive.
+	stateUndefinedTable, stateUndefinedSchema,
+}
 
 func (s *Store) tryMigrate(ctx context.Context) error {
 	const operation = "applying the schema"
@@ -152,7 +158,9 @@ select count(n.oid) > 0, count(c.oid) > 0
 		}
 		// The simple protocol takes a file of several statements. There are no
 		// parameters in it.
-		if _, err := conn.Conn().PgConn().Exec(ctx, m.sql).ReadAll(); err != nil {
+		results := conn.Conn().PgConn().Exec(ctx, m.sql)
+		endPartialWrite(conn.Conn())
+		if _, err := results.ReadAll(); err != nil {
 			return databaseError(ctx, operation, lostIfClosed(conn.Conn(), err))
 		}
 	}

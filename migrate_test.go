@@ -219,3 +219,32 @@ func TestS8_NamesAreOrderedByTheirBytes(t *testing.T) {
 	f := setup(t)
 	require.Equal(t, []string{"C"}, f.rows(`select collname from pg_attribute a join pg_collation c on c.oid = attcollation where attrelid = 'ai_providers'::regclass and attname = 'name'`))
 }
+
+// A commit becomes visible in the catalogs before other sessions hear that their cached
+// names are out of date. Until then a table that is there is not found.
+func TestL4_MigrationTriesAgainWhileTablesOfAnotherProcessAreNotFoundYet(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ schema, state, sql string }{
+		"the version": {"public", "42P01", `
+			alter table aiseed_schema rename to versions;
+			create view aiseed_schema as select version from versions where found()`},
+		"the schema": {"fresh", "3F000", `
+			create schema fresh;
+			create function on_create() returns event_trigger language plpgsql as 'begin perform public.found(); end';
+			create event trigger on_create on ddl_command_start when tag in ('CREATE TABLE') execute function on_create()`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.exec(`create sequence lookups`)
+			f.exec(`create function found() returns boolean language plpgsql as $$ begin
+				if nextval('public.lookups') <= 3 then raise exception 'injected' using errcode = '` + tt.state + `'; end if;
+				return true; end $$`)
+			f.exec(tt.sql)
+			require.NoError(t, aiseed.Migrate(context.Background(), f.pool, tt.schema))
+			require.Equal(t, []string{"true"}, f.rows(`select last_value > 3 from lookups`))
+			_, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: tt.schema})
+			require.NoError(t, err)
+		})
+	}
+}

@@ -2,6 +2,7 @@ package aiseed
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"strconv"
 	"time"
@@ -46,6 +47,7 @@ func roundTrip(ctx context.Context, conn *pgx.Conn, queries ...query) error {
 	}
 	var rowsErr error
 	results := conn.PgConn().ExecBatch(ctx, batch)
+	endPartialWrite(conn)
 	for _, q := range queries {
 		if !results.NextResult() {
 			break
@@ -60,6 +62,26 @@ func roundTrip(ctx context.Context, conn *pgx.Conn, queries ...query) error {
 		return lostIfClosed(conn, err)
 	}
 	return rowsErr
+}
+
+// endPartialWrite is called after each write. If the write failed, a cancelled context
+// can have ended it inside a message. The server then waits for the rest, without a
+// limit and without an answer, and pgx waits for the server. Closing our direction of the
+// connection tells the server that nothing more will come; it rolls back and closes its own.
+func endPartialWrite(conn *pgx.Conn) {
+	if !conn.IsClosed() {
+		return
+	}
+	socket := conn.PgConn().Conn()
+	if encrypted, ok := socket.(*tls.Conn); ok {
+		// Its own CloseWrite sends a last record, which can block as well.
+		socket = encrypted.NetConn()
+	}
+	if half, ok := socket.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+		return
+	}
+	_ = socket.Close()
 }
 
 func lostIfClosed(conn *pgx.Conn, err error) error {

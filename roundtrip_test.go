@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"runtime"
 	"testing"
+	"time"
 
 	"cdr.dev/slog/v3"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
@@ -145,6 +147,39 @@ func TestQ3_WorkGrowsWithTheEnvironmentOnly(t *testing.T) {
 		require.Less(t, many[operation], 12*few[operation], operation)
 		require.InEpsilon(t, few[operation], beside[operation], 0.1, "%s beside other providers", operation)
 	}
+}
+
+// A batch that is larger than the buffers of the connection is sent while the server reads
+// it. The server does not answer from the middle of a message, and nobody waits for that.
+func TestL7_CancelledWhileABatchIsPartlyWritten(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	cfg := f.parse(manyProviders(2000)...)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	blocking, err := f.pool.Begin(context.Background())
+	require.NoError(t, err)
+	f.wire.reset(once(pass, "insert into", func() {
+		// The server stops reading at the insert of providers, with the keys still to come.
+		_, err := blocking.Exec(context.Background(), `lock table ai_providers in share mode`)
+		assert.NoError(t, err)
+	}))
+	done := make(chan error, 1)
+	go func() {
+		done <- aiseed.SeedAIProvidersFromEnv(ctx, f.store, cfg, f.audits, slog.Logger{})
+	}()
+	require.Eventually(t, func() bool {
+		return len(f.rows(`select from pg_locks where not granted and relation = 'ai_providers'::regclass`)) > 0
+	}, time.Minute, time.Millisecond)
+	cancel()
+	err = <-done
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, blocking.Rollback(context.Background()))
+	require.Empty(t, f.rows(leftOver), "at the moment of return")
+	require.Empty(t, f.rows(`select id from ai_providers`))
+	f.wire.mu.Lock()
+	defer f.wire.mu.Unlock()
+	require.Equal(t, 1, f.wire.halfClosed, "the server is told that the rest of the message does not come")
 }
 
 func prefixed(lines []string) []string {
