@@ -12,7 +12,12 @@ demo: ## Show what the library does, on a database that is gone afterwards
 
 .PHONY: test
 test: deps ## Run all tests, on private PostgreSQL servers
-	go test -race -shuffle=on -count=1 -timeout=5m ./...
+	go test -race -shuffle=on -count=1 -timeout=15m ./...
+
+# N runs in each setting; a run takes some minutes, and wants a machine that does nothing else.
+.PHONY: stress
+stress: deps ## Run all tests N times on a quiet machine, a busy one, and with GOMAXPROCS=1
+	@scripts/stress.sh $(or $(N),1)
 
 # SEED repeats what an earlier run chose by chance. Without the race detector, which
 # make test has on, it tries more in the same time.

@@ -40,6 +40,9 @@ func TestMain(m *testing.M) {
 		_ = f.Value.Set(fmt.Sprint(*seedFlag))
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if code != 0 {
+			fmt.Println("-seed", *seedFlag)
+		}
 		if *torture {
 			cases.print(os.Stdout)
 		}
