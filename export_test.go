@@ -21,6 +21,8 @@ var (
 	SchemaVersion = schemaVersion
 	IndexedNames  = indexedNames
 	Pause         = pause
+	Offer         = offer
+	AuditorGrace  = auditorGrace
 )
 
 // LoadSQL is how a start reads the providers of the names in its one parameter.

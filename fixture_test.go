@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -19,6 +20,22 @@ import (
 	"example.com/aiseed/aiseedtest"
 	"example.com/aiseed/internal/ephemeral"
 )
+
+// patience is how long a test waits for what has to come. A right library never
+// needs it, however slow the machine is; it is there for one that hangs.
+const patience = time.Minute
+
+// awaited returns what comes from a channel.
+func awaited[T any](t *testing.T, from <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-from:
+		return v
+	case <-time.After(patience):
+		require.FailNow(t, "it never came")
+		panic("unreachable")
+	}
+}
 
 // fixture is a store on a database of its own.
 type fixture struct {
@@ -57,7 +74,7 @@ func (f *fixture) requireNothingLeft() {
 	require.Eventually(f.t, func() bool {
 		left := f.rows(`select count(*) from pg_stat_activity where datname = current_database() and backend_type = 'client backend'`)
 		return left[0] == fmt.Sprint(f.pool.Stat().TotalConns())
-	}, 10*time.Second, 5*time.Millisecond, "a backend is left")
+	}, patience, 5*time.Millisecond, "a backend is left")
 }
 
 // open makes another store on the same database, over connections of its own.
@@ -69,7 +86,8 @@ func (f *fixture) open(opts ...option) (*aiseed.Store, *wire) {
 	// A pool pings a connection that was idle for long, which on a busy machine
 	// would be counted among our round trips.
 	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
-	options := aiseed.StoreOptions{Keyring: f.keyring}
+	// What a host waits for by default can be too short for a busy machine.
+	options := aiseed.StoreOptions{Keyring: f.keyring, LockTimeout: patience, AuditTimeout: patience}
 	for _, opt := range opts {
 		opt(&options, config)
 	}
@@ -143,10 +161,11 @@ func (f *fixture) state() string {
 	return strings.Join(all, "\n")
 }
 
-// leftOver are the backends with a transaction or a lock.
+// leftOver are the backends with a transaction or a lock. An autovacuum worker is
+// nobody's.
 const leftOver = `
 select pid from pg_stat_activity
- where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle'
+ where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle' and backend_type = 'client backend'
  union all select pid from pg_locks
  where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`
 
@@ -156,7 +175,7 @@ func (f *fixture) requireIdle() {
 	f.t.Helper()
 	require.Eventually(f.t, func() bool {
 		return len(f.rows(leftOver)) == 0
-	}, 10*time.Second, 5*time.Millisecond)
+	}, patience, 5*time.Millisecond)
 }
 
 // A wire is what the store's connections go through: it counts round trips and
@@ -167,6 +186,7 @@ type wire struct {
 	sent       bytes.Buffer
 	halfClosed int // connections on which the client closed its direction alone
 	decide     func(sent []byte) action
+	written    func() // what is to be done once the message that is decided on is written
 }
 
 type action int
@@ -203,7 +223,14 @@ func (w *wire) count() (roundTrips int, sent string) {
 	return w.roundTrips, w.sent.String()
 }
 
-// once acts on the first message that contains text.
+// onceWritten acts on the first message that contains text, and calls then when it
+// is written: a context that is cancelled before can keep pgx from sending it.
+func (w *wire) onceWritten(act action, text string, then func()) func([]byte) action {
+	return once(act, text, func() { w.written = then })
+}
+
+// once acts on the first message that contains text. It calls then before the
+// message is written.
 func once(act action, text string, then ...func()) func([]byte) action {
 	done := false
 	return func(sent []byte) action {
@@ -222,6 +249,7 @@ type wireConn struct {
 	net.Conn
 	wire  *wire
 	wrote bool
+	deaf  bool // an answer counts as lost
 }
 
 func (c *wireConn) Write(p []byte) (int, error) {
@@ -235,27 +263,32 @@ func (c *wireConn) Write(p []byte) (int, error) {
 	if c.wire.decide != nil {
 		act = c.wire.decide(p)
 	}
+	c.deaf = c.deaf || act == cutAfter
+	written := c.wire.written
+	c.wire.written = nil
 	c.wire.mu.Unlock()
-	switch act {
-	case cutBefore:
+	if act == cutBefore {
 		_ = c.Conn.Close()
 		return 0, io.ErrClosedPipe
-	case cutUnheard:
-		n, err := c.Conn.Write(p)
-		_ = c.Conn.Close()
-		return n, err
-	case cutAfter:
-		n, err := c.Conn.Write(p)
-		// The server has answered: or the cancellation that pgx sends for a
-		// lost connection could overtake the commit.
-		// pgx may have read it already, where writing took long: then there is
-		// nothing more to come.
-		_ = c.Conn.SetReadDeadline(time.Now().Add(time.Second))
-		_, _ = c.Conn.Read(make([]byte, 1))
-		_ = c.Conn.Close()
-		return n, err
 	}
-	return c.Conn.Write(p)
+	n, err := c.Conn.Write(p)
+	if act == cutAfter && err == nil {
+		c.awaitAnswer()
+	}
+	if act != pass {
+		_ = c.Conn.Close()
+	}
+	if written != nil {
+		written()
+	}
+	return n, err
+}
+
+// awaitAnswer returns when the server has answered: or the cancellation that pgx
+// sends for a lost connection could overtake the commit.
+func (c *wireConn) awaitAnswer() {
+	_ = c.Conn.SetReadDeadline(time.Now().Add(patience))
+	_, _ = c.Read(make([]byte, 1))
 }
 
 func (c *wireConn) CloseWrite() error {
@@ -269,7 +302,14 @@ func (c *wireConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.wire.mu.Lock()
 	c.wrote = false
+	deaf := c.deaf
 	c.wire.mu.Unlock()
+	if deaf {
+		// pgx reads too where writing took long, and whoever reads the answer ends
+		// the wait of the other.
+		_ = c.Conn.Close()
+		return 0, io.ErrUnexpectedEOF
+	}
 	return n, err
 }
 
@@ -277,6 +317,38 @@ func (c *wireConn) Read(p []byte) (int, error) {
 func (f *fixture) dsn() string {
 	c := f.pool.Config().ConnConfig
 	return fmt.Sprintf("host='%s' port=%d user='%s' password='%s' dbname='%s'", c.Host, c.Port, c.User, c.Password, c.Database)
+}
+
+// role creates a role of this database only. Its password is that of the pool's role,
+// for a server that asks for one.
+func (f *fixture) role(prefix string) string {
+	f.t.Helper()
+	c := f.pool.Config().ConnConfig
+	role := prefix + c.Database
+	f.exec(`create role ` + role + ` login`)
+	f.t.Cleanup(func() { f.exec(`drop owned by ` + role); f.exec(`drop role ` + role) })
+	if c.Password != "" {
+		f.exec(fmt.Sprintf(`do $$ begin execute format('alter role %s password %%L', '%s'); end $$`,
+			role, strings.ReplaceAll(c.Password, "'", "''")))
+	}
+	return role
+}
+
+// grantTables is what a server needs.
+const grantTables = `grant usage on schema public to %[1]s; grant select, insert, update on all tables in schema public to %[1]s`
+
+// requireRefused is for what a server refuses. Its words are in its own language.
+func requireRefused(t *testing.T, err error, sqlState, constraint string, args ...any) {
+	t.Helper()
+	var refused *pgconn.PgError
+	require.ErrorAs(t, err, &refused, args...)
+	require.Equal(t, []string{sqlState, constraint}, []string{refused.Code, refused.ConstraintName}, args...)
+}
+
+// scan reads one row.
+func (f *fixture) scan(sql string, into ...any) {
+	f.t.Helper()
+	require.NoError(f.t, f.pool.QueryRow(context.Background(), sql).Scan(into...))
 }
 
 // behindPgBouncer starts a private server and a transaction-pooling proxy before it.

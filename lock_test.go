@@ -87,7 +87,7 @@ func TestL2_ReadCommittedWhateverTheDefault(t *testing.T) {
 			_, err = holder.Exec(context.Background(), "commit")
 			require.NoError(t, err)
 
-			require.NoError(t, <-done)
+			require.NoError(t, awaited(t, done))
 			require.Equal(t, []string{"anthropic 1", "openai 0"}, f.rows(`select name, (select count(*) from ai_provider_keys where provider_id = p.id) from ai_providers p order by name`))
 			n, _ := w.count()
 			require.LessOrEqual(t, n, 5, "what the holder committed is seen at once, without a failed attempt")
@@ -100,7 +100,7 @@ func (f *fixture) waitForWaiter() {
 	f.t.Helper()
 	require.Eventually(f.t, func() bool {
 		return len(f.rows(`select pid from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())`)) > 0
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 }
 
 func TestL3_LockTimeoutNamesKeyAndHolder(t *testing.T) {
@@ -116,9 +116,17 @@ func TestL3_LockTimeoutNamesKeyAndHolder(t *testing.T) {
 	require.NotNil(t, timeout.Holder)
 	require.EqualValues(t, holder.PgConn().PID(), timeout.Holder.PID)
 	require.Equal(t, "the holder", timeout.Holder.ApplicationName)
-	require.WithinDuration(t, time.Now(), timeout.Holder.Since, time.Minute)
+	var since time.Time
+	var address string // none over a socket
+	f.scan(fmt.Sprintf(`select xact_start, coalesce(host(client_addr), '') from pg_stat_activity where pid = %d`, timeout.Holder.PID), &since, &address)
+	require.True(t, since.Equal(timeout.Holder.Since))
+	require.Equal(t, address, timeout.Holder.ClientAddr)
+	from := ""
+	if address != "" {
+		from = "from " + address + ", "
+	}
 	require.ErrorContains(t, err, fmt.Sprintf("waited 50ms for advisory lock %d", timeout.Key))
-	require.ErrorContains(t, err, fmt.Sprintf(`Holder: pid %d, application "the holder", since `, timeout.Holder.PID))
+	require.ErrorContains(t, err, fmt.Sprintf(`Holder: pid %d, application "the holder", %ssince `, timeout.Holder.PID, from))
 	require.ErrorContains(t, err, "select pg_terminate_backend(")
 	require.Equal(t, before, f.state())
 	require.NoError(t, holder.Close(context.Background()))
@@ -145,7 +153,7 @@ func TestL3_WaiterIsNotTakenForTheHolder(t *testing.T) {
 	defer cancel()
 	require.Eventually(t, func() bool {
 		return f.rows(`select count(*) from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())`)[0] == "8"
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	var timeout *aiseed.LockTimeoutError
 	require.ErrorAs(t, f.seed(f.parse("OPENAI_KEY=key")), &timeout)
 	require.NotNil(t, timeout.Holder)
@@ -174,7 +182,7 @@ func TestL3_TinyLockTimeoutIsNotForEver(t *testing.T) {
 	t.Parallel()
 	f := setup(t, lockTimeout(time.Microsecond))
 	f.hold("public")
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
 	require.ErrorIs(t, err, aiseed.ErrLockTimeout)
@@ -191,9 +199,12 @@ func TestL3_TimeoutsAsTheServerIsToldThem(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := setup(t, lockTimeout(tt.lockTimeout))
+			f := setup(t, lockTimeout(tt.lockTimeout), auditTimeout(0))
 			f.wire.reset(nil)
-			f.seeded("OPENAI_KEY=key")
+			// What is told is all that counts: on a busy machine a second can be too
+			// short for the rest of a seed.
+			_ = f.seed(f.parse("OPENAI_KEY=key"))
+			_, _ = f.store.DeliverAudits(context.Background(), f.audits)
 			_, sent := f.wire.count()
 			parameters := func(lock, idle string) string { // of a Bind message: each with its length before it
 				return fmt.Sprintf("\x00\x02\x00\x00\x00%c%s\x00\x00\x00%c%s", len(lock), lock, len(idle), idle)
@@ -207,10 +218,8 @@ func TestL3_TimeoutsAsTheServerIsToldThem(t *testing.T) {
 func TestL3_HolderOfAnotherRoleShowsWhatTheServerShows(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	role := "role_of_" + f.pool.Config().ConnConfig.Database
-	f.exec(`create role ` + role + ` login`)
-	t.Cleanup(func() { f.exec(`drop owned by ` + role); f.exec(`drop role ` + role) })
-	f.exec(`grant usage on schema public to ` + role + `; grant select, insert, update on all tables in schema public to ` + role)
+	role := f.role("role_of_")
+	f.exec(fmt.Sprintf(grantTables, role))
 	store, _ := f.open(lockTimeout(50*time.Millisecond), func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.User = role })
 	f.hold("public")
 	err := aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
@@ -222,21 +231,40 @@ func TestL3_HolderOfAnotherRoleShowsWhatTheServerShows(t *testing.T) {
 
 func TestL3_SilentHolderIsEndedByTheServer(t *testing.T) {
 	t.Parallel()
-	f := setup(t, lockTimeout(10*time.Second))
+	f := setup(t)
 	// One that took the lock as a seed does, and then says nothing: the wire
 	// stops there, as a stopped process would.
 	silent, w := f.open(lockTimeout(time.Second))
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	w.reset(once(pass, "insert into", func() { close(stopped); <-stop }))
+	wakeUp := sync.OnceFunc(func() { close(stop) })
+	defer wakeUp()
 	done := make(chan error, 1)
 	cfg := f.parse("OPENAI_KEY=key")
 	go func() {
 		done <- aiseed.SeedAIProvidersFromEnv(context.Background(), silent, cfg, f.audits, slog.Logger{})
 	}()
-	<-stopped
+	awaited(t, stopped)
 	require.NoError(t, f.seed(cfg), "gets through once the server ended the silent one")
-	close(stop)
-	require.NoError(t, <-done, "which finds its work done when it wakes up")
+	wakeUp()
+	if err := awaited(t, done); err != nil {
+		// Its second is over before it could ask. The next test gives it the time.
+		require.ErrorIs(t, err, aiseed.ErrCommitUnknown)
+	}
+	require.Len(t, f.rows(`select id from ai_providers`), 1)
+	require.Len(t, f.audits.Entries(), 2)
+}
+
+func TestL3_HolderThatWasEndedFindsItsWorkDone(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	silent, w := f.open()
+	cfg := f.parse("OPENAI_KEY=key")
+	w.reset(once(pass, "insert into", func() {
+		f.exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
+		assert.NoError(t, f.seed(cfg))
+	}))
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), silent, cfg, f.audits, slog.Logger{}))
 	require.Len(t, f.rows(`select id from ai_providers`), 1)
 	require.Len(t, f.audits.Entries(), 2)
 }
@@ -295,10 +323,10 @@ func TestL4_TheUniqueIndexIsThere(t *testing.T) {
 	f := setup(t)
 	f.seeded("OPENAI_KEY=key")
 	_, err := f.pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
-	require.ErrorContains(t, err, "ai_providers_live_name_key")
+	requireRefused(t, err, "23505", "ai_providers_live_name_key")
 	f.exec(`update ai_providers set enabled = false`)
 	_, err = f.pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
-	require.ErrorContains(t, err, "ai_providers_live_name_key", "a disabled row is a live one")
+	requireRefused(t, err, "23505", "ai_providers_live_name_key", "a disabled row is a live one")
 	f.exec(`insert into ai_providers (id, type, name, deleted) values (gen_random_uuid(), 'openai', 'openai', true), (gen_random_uuid(), 'openai', 'openai', true)`)
 }
 
@@ -317,7 +345,7 @@ func TestL7_CancelledContextLeavesNothing(t *testing.T) {
 			if text == "" {
 				cancel()
 			}
-			f.wire.reset(once(pass, text, cancel))
+			f.wire.reset(f.wire.onceWritten(pass, text, cancel))
 			err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
 			require.ErrorIs(t, err, context.Canceled)
 			require.Equal(t, before, f.state())
@@ -336,7 +364,7 @@ func TestL7_CancelledWaiterReturnsAndLeavesTheQueue(t *testing.T) {
 	go func() { done <- aiseed.SeedAIProvidersFromEnv(ctx, f.store, cfg, f.audits, slog.Logger{}) }()
 	f.waitForWaiter()
 	cancel()
-	require.ErrorIs(t, <-done, context.Canceled, "although the lock is still held")
+	require.ErrorIs(t, awaited(t, done), context.Canceled, "although the lock is still held")
 	require.NoError(t, holder.Close(context.Background()))
 	f.requireIdle()
 	require.Empty(t, f.rows(`select id from ai_providers`))
@@ -349,7 +377,7 @@ func TestL7_CancelledAfterTheCommitWasSent(t *testing.T) {
 	for range 5 {
 		f := setup(t)
 		ctx, cancel := context.WithCancel(context.Background())
-		f.wire.reset(once(pass, "insert into", cancel))
+		f.wire.reset(f.wire.onceWritten(pass, "insert into", cancel))
 		err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
 		committed := len(f.rows(`select id from ai_providers`)) == 1
 		require.Equal(t, committed, err == nil, "%v", err)
@@ -360,6 +388,30 @@ func TestL7_CancelledAfterTheCommitWasSent(t *testing.T) {
 		}
 		f.requireIdle()
 	}
+}
+
+// Here the server has committed before the cancellation comes, and the call may not
+// have read that yet.
+func TestL7_CancelledAfterTheServerCommitted(t *testing.T) {
+	t.Parallel()
+	for range 5 {
+		f := setup(t)
+		ctx, cancel := context.WithCancel(context.Background())
+		f.wire.reset(f.wire.onceWritten(pass, "insert into", func() {
+			f.waitForProvider()
+			cancel()
+		}))
+		require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{}))
+		require.Len(t, f.rows(`select id from ai_providers`), 1)
+		require.Len(t, f.audits.Entries(), 2, "A5: the delivery is not cancelled")
+		f.requireIdle()
+	}
+}
+
+// waitForProvider returns when a provider was committed.
+func (f *fixture) waitForProvider() {
+	f.t.Helper()
+	assert.Eventually(f.t, func() bool { return len(f.rows(`select id from ai_providers`)) > 0 }, patience, time.Millisecond)
 }
 
 func TestL8_AnyQueryExecMode(t *testing.T) {
@@ -396,7 +448,7 @@ func TestL8_TransactionPoolingProxy(t *testing.T) {
 				return
 			}
 			defer pool.Close()
-			store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true})
+			store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true, LockTimeout: patience, AuditTimeout: patience})
 			if !assert.NoError(t, err) {
 				return
 			}
@@ -410,13 +462,22 @@ func TestL8_TransactionPoolingProxy(t *testing.T) {
 	require.Len(t, audits.Entries(), 10, "A4: each entry once")
 }
 
+// That it is off is seen where the wait would be: a timeout that is short enough to
+// end a wait soon could end a statement before it, on a busy machine.
 func TestL3_StatementTimeoutOfTheRoleDoesNotEndTheWait(t *testing.T) {
 	t.Parallel()
-	f := setup(t, lockTimeout(300*time.Millisecond), func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
-		c.ConnConfig.RuntimeParams["statement_timeout"] = "100ms"
+	f := setup(t)
+	f.exec(`create schema nolock; create table seen (statement_timeout text)`)
+	f.exec(`create function nolock.pg_advisory_xact_lock(bigint) returns void language sql as $$
+		insert into public.seen select current_setting('statement_timeout'); select pg_catalog.pg_advisory_xact_lock($1) $$`)
+	store, w := f.open(withoutLock, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+		c.ConnConfig.RuntimeParams["statement_timeout"] = "10min"
 	})
-	f.hold("public")
-	require.ErrorIs(t, f.seed(f.parse("OPENAI_KEY=key")), aiseed.ErrLockTimeout)
+	w.reset(nil)
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{}))
+	require.Equal(t, []string{"0"}, f.rows(`select statement_timeout from seen`))
+	_, sent := w.count()
+	require.Contains(t, sent, "\x00select pg_advisory_xact_lock($1)\x00", "a statement of its own: one that has begun keeps its timeout")
 }
 
 // Behind a proxy the next client gets the same session.
@@ -425,7 +486,7 @@ func TestL8_NoSettingStaysOnTheConnection(t *testing.T) {
 	ctx := context.Background()
 	config := aiseedtest.NewPool(t).Config().Copy()
 	config.MaxConns = 1
-	config.ConnConfig.RuntimeParams["statement_timeout"] = "20s" // which is not what a transaction sets
+	config.ConnConfig.RuntimeParams["statement_timeout"] = "10min" // which is not what a transaction sets
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	require.NoError(t, err)
 	defer pool.Close()
@@ -472,14 +533,18 @@ func TestL7_NoGoroutineOfAConnectionThatWasCutOutlivesTheCall(t *testing.T) {
 	for _, during := range []string{"json_array_elements_text", "pg_advisory_xact_lock"} {
 		t.Run(during, func(t *testing.T) {
 			t.Parallel()
-			var f *fixture
-			var cancelled, finished atomic.Bool
-			f = setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+			var cancelled, early atomic.Bool
+			returned, dialled := make(chan struct{}), make(chan struct{})
+			f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
 				dial := c.ConnConfig.DialFunc
 				c.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-					if cancelled.Load() {
-						f.exec(`select count(*) from pg_class, pg_attribute`) // takes a while
-						defer finished.Store(true)
+					if cancelled.Swap(false) {
+						defer close(dialled)
+						select {
+						case <-returned: // it did not wait
+							early.Store(true)
+						case <-time.After(100 * time.Millisecond): // it may well wait for longer
+						}
 					}
 					return dial(ctx, network, address)
 				}
@@ -489,13 +554,17 @@ func TestL7_NoGoroutineOfAConnectionThatWasCutOutlivesTheCall(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			f.wire.reset(once(pass, during, func() {
 				_, err := holder.Exec(context.Background(), `lock table ai_providers`)
-				require.NoError(t, err)
-				cancelled.Store(true)
-				cancel()
+				assert.NoError(t, err)
+				f.wire.written = func() {
+					cancelled.Store(true)
+					cancel()
+				}
 			}))
 			err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+			close(returned)
 			require.ErrorIs(t, err, context.Canceled)
-			require.True(t, finished.Load())
+			awaited(t, dialled)
+			require.False(t, early.Load())
 		})
 	}
 }

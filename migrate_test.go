@@ -60,7 +60,7 @@ func TestS8_MigrateIsSafeUnderConcurrentStarts(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			assert.NoError(t, aiseed.Migrate(ctx, pool, "fresh"))
-			_, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "also-fresh", Migrate: true})
+			_, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "also-fresh", Migrate: true, LockTimeout: patience})
 			assert.NoError(t, err)
 		})
 	}
@@ -85,6 +85,7 @@ func TestL3_MigrationThatWaitsTooLongNamesTheLock(t *testing.T) {
 	var timeout *aiseed.LockTimeoutError
 	require.ErrorAs(t, err, &timeout)
 	require.Equal(t, aiseed.LockKey("fresh"), timeout.Key)
+	require.NotNil(t, timeout.Holder)
 	require.Equal(t, "the holder", timeout.Holder.ApplicationName)
 }
 
@@ -192,7 +193,7 @@ func TestS8_TablesRefuseWhatMakesNoSense(t *testing.T) {
 		{"openai", "a", "key", "ai_providers_settings_key_id_check"},
 	} {
 		_, err := f.pool.Exec(context.Background(), insert, tt.kind, tt.name, tt.keyID)
-		require.ErrorContains(t, err, tt.constraint, "%q %q", tt.kind, tt.name)
+		requireRefused(t, err, "23514", tt.constraint, "%q %q", tt.kind, tt.name)
 	}
 	for _, name := range []string{"a", "0-a-1", strings.Repeat("a", 255)} {
 		f.exec(insert, "openai", name, nil)
@@ -204,9 +205,9 @@ func TestS8_KeysBelongToAProvider(t *testing.T) {
 	f := setup(t)
 	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
 	_, err := f.pool.Exec(context.Background(), `insert into ai_provider_keys (id, provider_id, position, api_key) values (gen_random_uuid(), gen_random_uuid(), 0, 'key')`)
-	require.ErrorContains(t, err, "ai_provider_keys_provider_id_fkey")
+	requireRefused(t, err, "23503", "ai_provider_keys_provider_id_fkey")
 	_, err = f.pool.Exec(context.Background(), `insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 0, 'key' from ai_providers`)
-	require.ErrorContains(t, err, "ai_provider_keys_position_key")
+	requireRefused(t, err, "23505", "ai_provider_keys_position_key")
 	f.exec(`delete from ai_providers where name = 'openai'`)
 	require.Equal(t, []string{"1"}, f.rows(`select count(*) from ai_provider_keys`))
 	require.Equal(t, []string{"4"}, f.rows(`select count(*) from ai_provider_audits`), "the audits stay")

@@ -14,6 +14,7 @@ import (
 	"cdr.dev/slog/v3"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
@@ -54,7 +55,7 @@ func TestL5_RetriesAreBounded(t *testing.T) {
 	require.Equal(t, []string{"8"}, f.rows(`select last_value from failures`))
 
 	ctx, cancel := context.WithCancel(context.Background())
-	f.wire.reset(once(pass, "insert into", cancel))
+	f.wire.reset(f.wire.onceWritten(pass, "insert into", cancel))
 	err = aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
 	require.Error(t, err)
 	require.Equal(t, []string{"9"}, f.rows(`select greatest(last_value, 9) from failures`), "and by the context")
@@ -279,7 +280,7 @@ func TestL6_CommitAnsweredWithARollback(t *testing.T) {
 // down: their ids are still to come.
 func TestL6_TransactionThatACrashLostIsNotCommitted(t *testing.T) {
 	t.Parallel()
-	f := setup(t, lockTimeout(time.Second))
+	f := setup(t)
 	next, err := strconv.Atoi(f.rows(`select pg_snapshot_xmax(pg_current_snapshot())::text`)[0])
 	require.NoError(t, err)
 	committed, err := aiseed.AskCommitted(context.Background(), f.store, fmt.Sprint(next+1_000_000))
@@ -300,25 +301,26 @@ func TestL6_TransactionStillInProgressIsWaitedFor(t *testing.T) {
 			f.exec(`create constraint trigger wait after insert on ai_providers deferrable initially deferred for each row execute function wait()`)
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
-			asked := 0
+			var asked atomic.Int64
 			f.wire.reset(func(sent []byte) action {
 				switch {
 				case strings.Contains(string(sent), "insert into"):
 					if cancelled {
-						cancel() // who gives up is still told the truth
+						f.wire.written = cancel // who gives up is still told the truth
 					}
 					return cutUnheard
 				case strings.HasPrefix(string(sent), "\x00\x00\x00\x10\x04\xd2\x16\x2e"):
 					return cutBefore // a CancelRequest, which pgx sends for a lost connection
 				case strings.Contains(string(sent), "pg_xact_status"):
-					if asked++; asked == 2 {
-						go func() { _ = gate.Close(context.Background()) }()
+					if asked.Add(1) == 2 { // who was cancelled has no time for many
+						assert.NoError(t, gate.Close(context.Background()))
+						f.waitForProvider()
 					}
 				}
 				return pass
 			})
 			require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{}))
-			require.GreaterOrEqual(t, asked, 2)
+			require.GreaterOrEqual(t, asked.Load(), int64(2))
 			require.Len(t, f.rows(`select id from ai_providers`), 1)
 			require.Len(t, f.audits.Entries(), 2)
 		})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,7 +82,7 @@ func TestO5_RotationThatIsCutConverges(t *testing.T) {
 	old, current := byte(1), byte(2)
 	for n := 1; ; n++ {
 		f.keyring = keyring(t, current, old)
-		rotating, w := f.open(lockTimeout(time.Second))
+		rotating, w := f.open()
 		sent := 0
 		cutContext, cancel := context.WithCancel(ctx)
 		w.reset(func([]byte) action {
@@ -124,18 +125,32 @@ func TestO5_ReadersAndWritersGoOnMeanwhile(t *testing.T) {
 	f.keyring = keyring(t, 1, 2)
 	server, _ := f.open()
 	f.keyring = keyring(t, 2, 1)
-	rotating, _ := f.open()
+	rotating, w := f.open()
 
 	var all sync.WaitGroup
-	reads := 0
+	reads := make(chan struct{})
 	all.Go(func() {
 		for ctx.Err() == nil {
 			providers, err := server.Providers(context.Background())
 			assert.NoError(t, err)
 			assert.GreaterOrEqual(t, len(providers), 150)
-			reads++
+			select {
+			case reads <- struct{}{}:
+			default:
+			}
 		}
 	})
+	var meanwhile atomic.Bool
+	w.reset(once(pass, `set "api_key"`, func() {
+		for range 2 { // the first may have begun before
+			select {
+			case <-reads:
+			case <-time.After(patience):
+				return
+			}
+		}
+		meanwhile.Store(true)
+	}))
 	for i := range 10 { // servers that still seal with the old key
 		cfg := f.parse("PROVIDER_0_TYPE=openai", fmt.Sprintf("PROVIDER_0_NAME=new-%d", i), "PROVIDER_0_KEY=key")
 		all.Go(func() {
@@ -146,7 +161,7 @@ func TestO5_ReadersAndWritersGoOnMeanwhile(t *testing.T) {
 	require.NoError(t, err)
 	cancel()
 	all.Wait()
-	require.NotZero(t, reads)
+	require.True(t, meanwhile.Load(), "a read from beginning to end while the rotation has its locks")
 	_, err = rotating.Rotate(context.Background())
 	require.NoError(t, err)
 	require.Len(t, f.keyIDs(), 1)
@@ -314,10 +329,8 @@ func TestO5_RowsThatAPolicyHidesAreAnError(t *testing.T) {
 	f.keyring = keyring(t, 1)
 	f.store, _ = f.open()
 	f.seedMany(2)
-	role := "rls_of_" + f.pool.Config().ConnConfig.Database
-	f.exec(`create role ` + role + ` login`)
-	t.Cleanup(func() { f.exec(`drop owned by ` + role); f.exec(`drop role ` + role) })
-	f.exec(`grant usage on schema public to ` + role + `; grant select, insert, update on all tables in schema public to ` + role)
+	role := f.role("rls_of_")
+	f.exec(fmt.Sprintf(grantTables, role))
 	f.exec(`alter table ai_provider_keys enable row level security`)
 	f.exec(`create policy partial on ai_provider_keys using (position = 0)`)
 	f.keyring = keyring(t, 2, 1)

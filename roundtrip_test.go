@@ -92,7 +92,9 @@ func TestQ1_RoundTrips(t *testing.T) {
 						}
 						var store *aiseed.Store
 						count, _ := trips(func() (err error) {
-							store, err = aiseed.Open(context.Background(), pool, aiseed.StoreOptions{Keyring: ring, Schema: "counted"})
+							store, err = aiseed.Open(context.Background(), pool, aiseed.StoreOptions{
+								Keyring: ring, Schema: "counted", LockTimeout: patience, AuditTimeout: patience,
+							})
 							return err
 						})
 						require.LessOrEqual(t, count, 2, "Open")

@@ -3,10 +3,13 @@ package aiseed_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"testing"
 	"time"
 
 	"cdr.dev/slog/v3"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -136,13 +139,16 @@ func TestS4_KeyOfARowIsAForeignKey(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
-	for _, sql := range []string{
-		`update ai_provider_keys set api_key_key_id = 'unknown'`,
-		`update ai_providers set settings_key_id = 'unknown' where settings is not null`,
-		`delete from ai_encryption_keys`,
+	for sql, keys := range map[string][]string{
+		`update ai_provider_keys set api_key_key_id = 'unknown'`:                         {"ai_provider_keys_api_key_key_id_fkey"},
+		`update ai_providers set settings_key_id = 'unknown' where settings is not null`: {"ai_providers_settings_key_id_fkey"},
+		`delete from ai_encryption_keys`:                                                 {"ai_provider_keys_api_key_key_id_fkey", "ai_providers_settings_key_id_fkey"},
 	} {
 		_, err := f.pool.Exec(context.Background(), sql)
-		require.ErrorContains(t, err, "foreign key", sql)
+		var refused *pgconn.PgError
+		require.ErrorAs(t, err, &refused, sql)
+		require.Equal(t, "23503", refused.Code, sql)
+		require.Contains(t, keys, refused.ConstraintName, sql)
 	}
 }
 
@@ -312,7 +318,7 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
 		config := f.pool.Config().Copy()
-		config.ConnConfig.Database = "missing"
+		config.ConnConfig.Database += "_missing"
 		pool, err := pgxpool.NewWithConfig(ctx, config)
 		require.NoError(t, err)
 		defer pool.Close()
@@ -340,9 +346,7 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 	t.Run("no privileges", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
-		role := "nobody_of_" + f.pool.Config().ConnConfig.Database
-		f.exec(`create role ` + role + ` login`)
-		t.Cleanup(func() { f.exec(`drop role ` + role) })
+		role := f.role("nobody_of_")
 		config := f.pool.Config().Copy()
 		config.ConnConfig.User = role
 		pool, err := pgxpool.NewWithConfig(ctx, config)
@@ -356,18 +360,25 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 		server, err := ephemeral.Start(ctx, "max_connections=4", "superuser_reserved_connections=0")
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, server.Close()) })
-		full, err := pgxpool.New(ctx, server.DSN("postgres")+" pool_max_conns=4")
-		require.NoError(t, err)
-		t.Cleanup(full.Close)
-		require.NoError(t, aiseed.Migrate(ctx, full, ""))
-		for range 4 {
-			conn, err := full.Acquire(ctx)
-			require.NoError(t, err)
-			t.Cleanup(conn.Release)
-		}
 		pool, err := pgxpool.New(ctx, server.DSN("postgres"))
 		require.NoError(t, err)
 		t.Cleanup(pool.Close)
+		require.NoError(t, aiseed.Migrate(ctx, pool, ""))
+		pool.Reset()
+		// A server process ends a while after its connection, and has its slot until
+		// then.
+		limited, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		for held := 0; held < 4; {
+			conn, err := pgx.Connect(limited, server.DSN("postgres"))
+			var refused *pgconn.PgError
+			if errors.As(err, &refused) && refused.Code == "53300" {
+				continue
+			}
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = conn.Close(ctx) })
+			held++
+		}
 		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
 		databaseError(t, err, "53300", "the server has no connection slot left; raise max_connections")
 	})
@@ -379,19 +390,22 @@ func TestL8_SettingsOfTheSession(t *testing.T) {
 	t.Parallel()
 	for name, value := range map[string]string{
 		"datestyle": "German", "timezone": "Asia/Kolkata", "intervalstyle": "iso_8601", "bytea_output": "escape", "standard_conforming_strings": "off",
-		"extra_float_digits": "-3", "lc_messages": "C", "statement_timeout": "20s", "default_transaction_deferrable": "on", "search_path": "pg_temp",
+		"extra_float_digits": "-3", "lc_messages": "C", "statement_timeout": "10min", "default_transaction_deferrable": "on", "search_path": "pg_temp",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.RuntimeParams[name] = value })
 			cfg := f.parseEnviron(aiseed.Environ(t, "gateway.env"))
+			var start, end time.Time // by the server's clock
+			f.scan(`select clock_timestamp()`, &start)
 			require.NoError(t, f.seed(cfg))
+			f.scan(`select clock_timestamp()`, &end)
 			require.NoError(t, f.seed(cfg))
 			require.Len(t, f.audits.Entries(), 10)
 			providers, err := f.store.Providers(context.Background())
 			require.NoError(t, err)
 			require.Len(t, providers, 6)
-			require.WithinDuration(t, time.Now(), providers[0].CreatedAt, time.Minute)
+			require.WithinRange(t, providers[0].CreatedAt, start, end)
 		})
 	}
 	t.Run("but the encoding of the client", func(t *testing.T) {
@@ -445,9 +459,10 @@ func TestS7_TheTimesOfAKeyAreThoseOfItsRow(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.seeded("OPENAI_KEY=key")
-	f.exec(`update ai_provider_keys set created_at = '2001-01-01', updated_at = '2002-01-01'`)
+	f.exec(`update ai_provider_keys set created_at = '2001-01-01Z', updated_at = '2002-01-01Z'`)
 	providers, err := f.store.Providers(context.Background())
 	require.NoError(t, err)
 	key := providers[0].Keys[0]
-	require.Equal(t, []int{2001, 2002}, []int{key.CreatedAt.UTC().Year(), key.UpdatedAt.UTC().Year()})
+	require.Equal(t, time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC), key.CreatedAt.UTC())
+	require.Equal(t, time.Date(2002, 1, 1, 0, 0, 0, 0, time.UTC), key.UpdatedAt.UTC())
 }

@@ -3,6 +3,7 @@ package aiseed_test
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -56,14 +57,14 @@ func (f *fixture) watch(store *aiseed.Store) *watched {
 	go func() { done <- store.Watch(ctx, w.changed) }()
 	f.t.Cleanup(func() {
 		cancel()
-		require.ErrorIs(f.t, <-done, context.Canceled)
+		require.ErrorIs(f.t, awaited(f.t, done), context.Canceled)
 	})
 	return w
 }
 
 func (f *fixture) eventually(w *watched, want ...string) {
 	f.t.Helper()
-	require.EventuallyWithT(f.t, func(c *assert.CollectT) { require.Equal(c, append([]string{}, want...), w.last()) }, 20*time.Second, time.Millisecond)
+	require.EventuallyWithT(f.t, func(c *assert.CollectT) { require.Equal(c, append([]string{}, want...), w.last()) }, patience, time.Millisecond)
 }
 
 func TestO8_AnotherInstanceIsToldOfChanges(t *testing.T) {
@@ -81,8 +82,9 @@ func TestO8_AnotherInstanceIsToldOfChanges(t *testing.T) {
 	require.NoError(t, f.store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
 	f.eventually(w, "openai")
 	require.NoError(t, f.store.DeleteProvider(ctx, "a", providers[1].ID))
-	require.EventuallyWithT(t, func(c *assert.CollectT) { require.Empty(c, w.last()) }, 20*time.Second, time.Millisecond)
-	require.Empty(t, w.errs)
+	require.EventuallyWithT(t, func(c *assert.CollectT) { require.Empty(c, w.last()) }, patience, time.Millisecond)
+	_, troubles := w.counts()
+	require.Zero(t, troubles)
 }
 
 func TestO8_ItReconnectsAndMissesNothing(t *testing.T) {
@@ -115,7 +117,7 @@ func TestO8_TroubleIsToldAndOver(t *testing.T) {
 		defer w.mu.Unlock()
 		require.Len(c, w.errs, 1)
 		require.ErrorIs(c, w.errs[0], aiseed.ErrUndecryptable)
-	}, 20*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	f.exec(`update ai_provider_keys set api_key = $1`, good)
 	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
 	f.eventually(w, "anthropic", "openai")
@@ -189,7 +191,7 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 		require.Eventually(t, func() bool {
 			_, sent := wire.count()
 			return strings.Count(sent, "enabled and not deleted") >= n
-		}, 20*time.Second, time.Millisecond)
+		}, patience, time.Millisecond)
 	}
 	wire.reset(nil)
 	f.exec(`select pg_notify('Providers changed', '')`)
@@ -208,16 +210,16 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 	f.exec(`select pg_notify('Providers changed', '')`)
 	reads(4) // again and again, after a pause
 	f.exec(`update ai_provider_keys set api_key = $1`, good)
-	require.Eventually(t, func() bool { told, _ := w.counts(); return told >= 3 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { told, _ := w.counts(); return told >= 3 }, patience, time.Millisecond)
 	told, troubles := w.counts()
 	require.Equal(t, []int{3, 1}, []int{told, troubles}, "each kind of trouble once")
 
 	// And a second time it is trouble again.
 	f.exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	f.exec(`select pg_notify('Providers changed', '')`)
-	require.Eventually(t, func() bool { _, troubles := w.counts(); return troubles == 2 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { _, troubles := w.counts(); return troubles == 2 }, patience, time.Millisecond)
 	require.NoError(t, f.store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
-	require.Eventually(t, func() bool { told, _ := w.counts(); return told == 4 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { told, _ := w.counts(); return told == 4 }, patience, time.Millisecond)
 }
 
 func TestO8_ALostConnectionIsNoTrouble(t *testing.T) {
@@ -264,17 +266,26 @@ func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 		return pass
 	})
 	f.watch(watching)
+	var seen []time.Time
 	require.Eventually(t, func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return len(reads) >= 4
-	}, 20*time.Second, time.Millisecond, "a connection that was closed is not waited for")
-	mu.Lock()
-	defer mu.Unlock()
+		seen = slices.Clone(reads)
+		return len(seen) >= 4
+	}, patience, time.Millisecond, "a connection that was closed is not waited for")
+	growth := 0
 	for i := range 3 { // a busy machine makes a pause longer, and never shorter
-		require.GreaterOrEqual(t, reads[i+1].Sub(reads[i]), 10*time.Millisecond<<i, "the pauses grow")
+		// But after a second of listening the pauses are short again, and so long
+		// can a busy machine take to begin with it.
+		if i > 0 && seen[i+1].Sub(seen[i-1]) > time.Second {
+			growth = 0
+		}
+		require.GreaterOrEqual(t, seen[i+1].Sub(seen[i]), 10*time.Millisecond<<growth, "the pauses grow")
+		growth++
 	}
-	require.LessOrEqual(t, len(f.rows(listening)), 1, "each time the connection before is closed")
+	// One that was left open would stay.
+	require.Eventually(t, func() bool { return len(f.rows(listening)) <= 1 }, patience, time.Millisecond,
+		"each time the connection before is closed")
 }
 
 func TestO8_NothingOfItIsLeft(t *testing.T) { // F7
@@ -287,6 +298,6 @@ func TestO8_NothingOfItIsLeft(t *testing.T) { // F7
 	f.eventually(w)
 	require.Len(t, f.rows(listening), 1)
 	cancel()
-	require.ErrorIs(t, <-done, context.Canceled)
-	require.Eventually(t, func() bool { return len(f.rows(listening)) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.ErrorIs(t, awaited(t, done), context.Canceled)
+	require.Eventually(t, func() bool { return len(f.rows(listening)) == 0 }, patience, 5*time.Millisecond)
 }
