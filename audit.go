@@ -244,7 +244,11 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 
 	// What was accepted is marked also when the time is up. Whoever came meanwhile
 	// left his entries to us, so one more look, after the lock is free again.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	limit := cleanupTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = max(limit, time.Until(deadline))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	marked := int64(len(accepted))
 	var finish []query

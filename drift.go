@@ -53,8 +53,9 @@ func (s settlement) check() (problems []problem) {
 		}
 	}
 	for _, entry := range s.adopt {
-		if slices.Contains(s.keep, entry) {
-			report(printable(entry)+" is in both; choose one", variableDriftAdopt, variableDriftKeep)
+		// Another text could be anything, a secret too.
+		if settlementPattern.MatchString(entry) && slices.Contains(s.keep, entry) {
+			report(entry+" is in both; choose one", variableDriftAdopt, variableDriftKeep)
 		}
 	}
 	return problems

@@ -198,6 +198,16 @@ func TestO3_Typos(t *testing.T) {
 			require.ErrorContains(t, err, tt.want)
 		})
 	}
+	t.Run("E10: a secret in both is not shown", func(t *testing.T) {
+		t.Parallel()
+		const secret = "sk-a-key-in-the-wrong-place"
+		_, err := aiseed.ParseEnviron(context.Background(),
+			[]string{"CODER_AIBRIDGE_DRIFT_ADOPT=" + secret, "CODER_AIBRIDGE_DRIFT_KEEP=" + secret}, slog.Logger{})
+		var config *aiseed.ConfigError
+		require.ErrorAs(t, err, &config)
+		require.Len(t, config.Problems, 2)
+		require.NotContains(t, err.Error(), secret)
+	})
 	t.Run("an unknown name is a warning, as is a variable of another name", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"cdr.dev/slog/v3"
 	"github.com/google/uuid"
@@ -24,6 +25,12 @@ var (
 	Offer         = offer
 	AuditorGrace  = auditorGrace
 )
+
+// CleanupTimeout is that of the library in the tests: no verdict depends on how fast the
+// machine is.
+const CleanupTimeout = time.Minute
+
+func init() { cleanupTimeout = CleanupTimeout }
 
 // LoadSQL is how a start reads the providers of the names in its one parameter.
 func LoadSQL(s *Store) string { return s.load(nil, nil).sql }

@@ -211,8 +211,8 @@ select a.pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), ''
    and (l.classid::bigint << 32 | l.objid::bigint) = $1`
 
 // cleanupTimeout bounds what is done for tidiness after the caller's context
-// ended, or after a failure.
-const cleanupTimeout = 5 * time.Second
+// ended, or after a failure. Tests, which can run on a very slow machine, lengthen it.
+var cleanupTimeout = 5 * time.Second
 
 // release gives a connection back with nothing left on it: no open transaction,
 // no lock, and no goroutine that still closes it.
