@@ -16,18 +16,22 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
+
+	"example.com/aiseed/internal/leak"
 )
 
 // childVariable makes this test binary start servers, print their directories
 // and wait to be killed, instead of testing.
 const childVariable = "EPHEMERAL_TEST_CHILD"
 
+// patience is for what has to happen soon, however much else the machine does.
+const patience = time.Minute
+
 func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) != "" {
 		child()
 	}
-	goleak.VerifyTestMain(m)
+	leak.VerifyTestMain(m)
 }
 
 func child() {
@@ -72,6 +76,14 @@ func startServer(t *testing.T, settings ...string) *Server {
 	return server
 }
 
+func parent(t *testing.T) string {
+	t.Helper()
+
+	dir, err := ParentDir()
+	require.NoError(t, err)
+	return dir
+}
+
 func connect(t *testing.T, dsn string) *pgx.Conn {
 	t.Helper()
 
@@ -88,7 +100,7 @@ func requireGone(t *testing.T, dir string) {
 	require.Eventually(t, func() bool {
 		_, err := os.Lstat(dir)
 		return os.IsNotExist(err) && len(processesOf(t, dir)) == 0
-	}, 30*time.Second, 10*time.Millisecond, "%s or a process of it is left", dir)
+	}, patience, 10*time.Millisecond, "%s or a process of it is left", dir)
 }
 
 // processesOf returns the ids of the processes that have the directory in their
