@@ -3,6 +3,7 @@ package ephemeral
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -75,6 +77,37 @@ func startServer(t *testing.T, settings ...string) *Server {
 	t.Cleanup(func() { require.NoError(t, server.Close()) })
 	return server
 }
+
+// shared returns a server for tests that leave it as it is. It ends with the process.
+// Its user guest has a password.
+func shared(t *testing.T) *Server {
+	t.Helper()
+
+	server, err := sharedServer()
+	require.NoError(t, err)
+	return server
+}
+
+var sharedServer = sync.OnceValues(func() (*Server, error) {
+	ctx := context.Background()
+	server, err := Start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := pgx.Connect(ctx, server.DSN(""))
+	if err != nil {
+		return nil, err
+	}
+	_, err = conn.Exec(ctx, `create role guest login password 'it''s right'`)
+	if err := errors.Join(err, conn.Close(ctx)); err != nil {
+		return nil, err
+	}
+	rules := "local all postgres trust\nlocal all all scram-sha-256\n"
+	if err := os.WriteFile(filepath.Join(server.keeper.dir, "data", "pg_hba.conf"), []byte(rules), 0o600); err != nil {
+		return nil, err
+	}
+	return server, server.Restart(ctx)
+})
 
 func parent(t *testing.T) string {
 	t.Helper()

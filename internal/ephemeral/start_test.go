@@ -21,7 +21,7 @@ import (
 
 func TestPrivateServerAnswersPgxAndPsql(t *testing.T) {
 	t.Parallel()
-	server := startServer(t)
+	server := shared(t)
 	require.True(t, server.Ephemeral())
 	require.GreaterOrEqual(t, server.Version(), 140000)
 
@@ -59,7 +59,7 @@ func TestSettingsOverrideOurs(t *testing.T) {
 
 func TestServersAreIndependent(t *testing.T) {
 	t.Parallel()
-	first, second := startServer(t), startServer(t)
+	first, second := startServer(t), shared(t)
 	require.NotEqual(t, first.DSN(""), second.DSN(""))
 
 	require.NoError(t, first.Close())
