@@ -95,6 +95,13 @@ func setup(t *testing.T) *fixture {
 	return f
 }
 
+// of is the same fixture for a subtest.
+func (f *fixture) of(t *testing.T) *fixture {
+	part := *f
+	part.t = t
+	return &part
+}
+
 const token = "tOkEn-5Gq8Wz2Rk7Xv4"
 
 // newKey is what `openssl rand -base64 32` would give.
