@@ -1,6 +1,13 @@
 # Tools are pinned in a module of their own, so that go.mod does not know them.
 tool := go tool -modfile=tools/go.mod
 
+# The go command needs a home for its caches and a place to build in, which a
+# container may not have. Without a TMPDIR it builds in /tmp.
+export HOME := $(shell scripts/home.sh)
+ifneq ($(shell [ -d "$$TMPDIR" ] && [ -w "$$TMPDIR" ] && echo usable),usable)
+unexport TMPDIR
+endif
+
 .PHONY: help
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

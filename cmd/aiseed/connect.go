@@ -27,8 +27,12 @@ func (a *app) lookup(name string) string {
 	return ""
 }
 
-// connectTimeout holds where the connection string has none.
-const connectTimeout = 10 * time.Second
+// Variables for the tests, which must not depend on how fast a machine is.
+var (
+	connectTimeout = 10 * time.Second // where the connection string has none
+	checkTimeout   = 20 * time.Second // of each check: a doctor who hangs is no help
+	lockTimeout    time.Duration      // 0 for the library's own
+)
 
 // pool makes a pool, which connects when it is first used. The PG* variables are
 // pgx's to read.
@@ -136,7 +140,7 @@ func (a *app) withStore(ctx context.Context, use func(*aiseed.Store, *aiseed.Key
 		return exitError, err
 	}
 	defer pool.Close()
-	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, AllowPlaintext: a.acceptPlaintext, Schema: a.schema, Migrate: a.migrate})
+	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, AllowPlaintext: a.acceptPlaintext, Schema: a.schema, Migrate: a.migrate, LockTimeout: lockTimeout})
 	if err != nil {
 		return exitError, err
 	}

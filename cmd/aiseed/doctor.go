@@ -58,9 +58,6 @@ var checks = []check{
 	{"plan", []string{"environment", "values"}, (*doctor).plan},
 }
 
-// checkTimeout bounds each check: a doctor who hangs is no help.
-const checkTimeout = 20 * time.Second
-
 // doctor is what the checks so far found out.
 type doctor struct {
 	*app

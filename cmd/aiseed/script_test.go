@@ -20,16 +20,19 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
 	"example.com/aiseed/internal/ephemeral"
+	"example.com/aiseed/internal/leak"
 )
 
 var update = flag.Bool("update", false, "rewrite the expected output in testdata")
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	connectTimeout, checkTimeout, lockTimeout = time.Hour, time.Hour, time.Hour
+	leak.VerifyTestMain(m)
+}
 
 // O7. A script is what an operator types and sees, on a database of its own.
 //
@@ -251,7 +254,7 @@ func (s *script) awaitLock() {
 select exists (select from pg_stat_activity
                 where datname = current_database() and application_name = 'aiseed' and wait_event_type = 'Lock')`).Scan(&waits)
 		return err == nil && waits
-	}, 20*time.Second, 5*time.Millisecond)
+	}, time.Minute, time.Millisecond)
 }
 
 // S11: not even a part of a secret, beyond the mask.

@@ -34,7 +34,7 @@ func openDatabase(ctx context.Context, dsn string) (*database, error) {
 
 // drop leaves nothing behind, also when ctx has ended.
 func (db *database) drop(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	defer db.pool.Close()
 	if err := db.exec(ctx, `drop schema if exists {schema} cascade`); err != nil {

@@ -268,7 +268,7 @@ func TestStartAndEditAtTheSameTime(t *testing.T) {
 	id := h.idOf("openai")
 	keyring, err := aiseed.ParseKeyring(lookup(h.environ, keysVariable))
 	require.NoError(t, err)
-	store, err := aiseed.Open(context.Background(), h.pool, aiseed.StoreOptions{Keyring: keyring})
+	store, err := aiseed.Open(context.Background(), h.pool, aiseed.StoreOptions{Keyring: keyring, LockTimeout: time.Hour})
 	require.NoError(t, err)
 	environ := append([]string{"CODER_AIBRIDGE_PROVIDER_2_TYPE=openai", "CODER_AIBRIDGE_PROVIDER_2_NAME=both"}, h.environ...)
 	cfg, err := aiseed.ParseEnviron(context.Background(), environ, stdslog.New(nil))

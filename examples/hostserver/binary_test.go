@@ -1,8 +1,8 @@
 package main
 
 import (
+	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
@@ -11,18 +11,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestBinary runs the real program: only there are signals and exit codes.
-func TestBinary(t *testing.T) {
+// TestProgram runs main in a process of its own: only there are signals and exit codes.
+func TestProgram(t *testing.T) {
 	t.Parallel()
-	binary := filepath.Join(t.TempDir(), "hostserver")
-	built, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput()
-	require.NoError(t, err, "%s", built)
-
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		t.Run(signal.String()+" while serving", func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			p := f.startBinary(binary, f.environ)
+			p := f.startProgram(f.environ)
 			f.requireListed(p.serving())
 			require.NoError(t, p.cmd.Process.Signal(signal))
 			require.Equal(t, 0, p.wait().ExitStatus())
@@ -33,7 +29,7 @@ func TestBinary(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
 			f.hold(`lock table ai_providers`)
-			p := f.startBinary(binary, f.environ)
+			p := f.startProgram(f.environ)
 			f.waitForWaiter()
 			require.NoError(t, p.cmd.Process.Signal(signal))
 			require.Equal(t, 130, p.wait().ExitStatus())
@@ -45,7 +41,7 @@ func TestBinary(t *testing.T) {
 	t.Run("second signal", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
-		p := f.startBinary(binary, f.environ)
+		p := f.startProgram(f.environ)
 		url := p.serving()
 		f.hold(`lock table ai_providers`)
 		request := make(chan error, 1)
@@ -55,7 +51,7 @@ func TestBinary(t *testing.T) {
 		// shell's background jobs ignore.
 		require.Eventually(t, func() bool {
 			return p.cmd.Process.Signal(syscall.SIGTERM) != nil
-		}, promptly, 10*time.Millisecond, "the program waits for a request")
+		}, patience, 10*time.Millisecond, "the program waits for a request")
 		require.Equal(t, syscall.SIGTERM, p.wait().Signal())
 		require.Error(t, <-request)
 	})
@@ -63,7 +59,7 @@ func TestBinary(t *testing.T) {
 	t.Run("error", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
-		p := f.startBinary(binary, f.with(keysVariable+"="))
+		p := f.startProgram(f.with(keysVariable + "="))
 		require.Equal(t, 1, p.wait().ExitStatus())
 		require.Contains(t, p.output.String(), "openssl rand -base64 32")
 	})
@@ -76,10 +72,12 @@ type process struct {
 	ended  chan struct{}
 }
 
-func (f *fixture) startBinary(path string, environ []string) *process {
+func (f *fixture) startProgram(environ []string) *process {
 	f.t.Helper()
+	path, err := os.Executable()
+	require.NoError(f.t, err)
 	p := &process{fixture: f, cmd: exec.Command(path), output: newOutput(), ended: make(chan struct{})}
-	p.cmd.Env = slices.Clone(environ)
+	p.cmd.Env = append(slices.Clone(environ), programVariable+"=1")
 	slices.Reverse(p.cmd.Env) // of a variable that stands twice, exec keeps the last
 	p.cmd.Stderr = p.output
 	require.NoError(f.t, p.cmd.Start())

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,10 +16,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
-)
 
-// promptly is less than any time limit of the host or the library.
-const promptly = 4 * time.Second
+	"example.com/aiseed/internal/leak"
+)
 
 // TestL7_InterruptedAtAnyMomentOfAStart interrupts a start at the first thing that
 // happens on the wire, then at the second, and so on until a start gets through.
@@ -37,12 +37,17 @@ func TestL7_InterruptedAtAnyMomentOfAStart(t *testing.T) {
 			30,
 		},
 		"current schema": {
-			func(*fixture) {},
+			func(f *fixture) {
+				f.exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits, ai_encryption_keys`)
+			},
 			[]string{nothing, everything},
 			20,
 		},
 		"nothing to do": {
 			func(f *fixture) {
+				if f.count() == everything {
+					return // the start after the last interrupted one
+				}
 				h := f.start(f.environ)
 				h.serving()
 				h.stop()
@@ -52,12 +57,13 @@ func TestL7_InterruptedAtAnyMomentOfAStart(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			one := setup(t)
 			left := map[string]int{}
 			n, interrupted := 0, true
 			for interrupted {
 				n++
 				ok := t.Run(fmt.Sprintf("moment %d", n), func(t *testing.T) {
-					f := setup(t)
+					f := one.of(t)
 					tt.prepare(f)
 					interrupted = f.interruptAt(n)
 					outcome := f.count()
@@ -88,12 +94,10 @@ func (f *fixture) interruptAt(n int) (interrupted bool) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var mu sync.Mutex
 	var moments int
-	var at time.Time
 	happens := func() error {
 		mu.Lock()
 		defer mu.Unlock()
 		if moments++; moments == n {
-			at = time.Now()
 			cancel()
 		}
 		return nil
@@ -109,17 +113,11 @@ func (f *fixture) interruptAt(n int) (interrupted bool) {
 		require.FailNow(f.t, "the host neither serves nor ends")
 	}
 	mu.Lock()
-	if interrupted = moments >= n; !interrupted {
-		at = time.Now()
-	}
+	interrupted = moments >= n
 	mu.Unlock()
 	cancel()
 	h.end()
-	mu.Lock()
-	took := time.Since(at)
-	mu.Unlock()
-	require.Less(f.t, took, promptly)
-	require.NoError(f.t, goleak.Find(goroutines))
+	require.NoError(f.t, leak.Find(goroutines))
 	require.Zero(f.t, w.open.Load(), "a connection is open")
 
 	printed, code, err := h.wait()
@@ -157,14 +155,16 @@ func TestL7_InterruptedWhileAnotherHostHoldsTheLock(t *testing.T) {
 
 func TestInterruptedWhileConnecting(t *testing.T) {
 	t.Parallel()
-	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+	silent, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}) // takes connections and says nothing
 	require.NoError(t, err)
 	defer silent.Close()
+	require.NoError(t, silent.SetDeadline(time.Now().Add(patience)))
 	f := setup(t)
 	h := f.start(f.with(databaseVariable + "=postgres://app@" + silent.Addr().String() + "/app?sslmode=disable"))
 	conn, err := silent.Accept()
 	require.NoError(t, err)
 	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
 
 	h.interrupt()
 	printed, code, err := h.wait()
@@ -190,7 +190,7 @@ func TestInterruptedBeforeItBegins(t *testing.T) {
 func TestInterruptedWhileServing(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	h := f.start(f.environ)
+	h := f.start(f.with(addressVariable + "=" + ownHost() + ":0"))
 	url := h.serving()
 	address := strings.TrimPrefix(url, "http://")
 
@@ -234,6 +234,15 @@ func TestInterruptedWhileServing(t *testing.T) {
 	listener, err := net.Listen("tcp", address)
 	require.NoError(t, err, "the port is free again")
 	require.NoError(t, listener.Close())
+}
+
+// ownHost is an address on which nobody else listens or connects, and so nobody
+// takes a port that was given back. Only Linux has more than one.
+func ownHost() string {
+	if runtime.GOOS == "linux" {
+		return "127.68.21.7"
+	}
+	return "127.0.0.1"
 }
 
 // A wire is what a host's connections to the database go through.

@@ -13,13 +13,16 @@ import (
 	"example.com/aiseed"
 )
 
-const (
+// Variables for the tests, which must not depend on how fast a machine is.
+var (
 	// Each is shorter than the one below, so that who waits is told why.
 	lockTimeout      = 8 * time.Second
 	operationTimeout = 12 * time.Second
 	writeTimeout     = 15 * time.Second
 
 	pingTimeout     = 2 * time.Second
+	headerTimeout   = 5 * time.Second
+	readTimeout     = 10 * time.Second
 	shutdownTimeout = 10 * time.Second
 )
 
@@ -27,8 +30,8 @@ const (
 func serve(ctx context.Context, listener net.Listener, handler http.Handler, logger *slog.Logger) error {
 	server := &http.Server{
 		Handler:           handler,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       time.Minute,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),

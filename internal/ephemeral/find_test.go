@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 )
 
@@ -22,7 +21,7 @@ func TestFindStartsAServerWhereNoneIsNamed(t *testing.T) {
 
 func TestDatabaseURLWinsOverVariables(t *testing.T) {
 	t.Parallel()
-	private := startServer(t)
+	private := shared(t)
 	server, err := find(t.Context(), environ(
 		"DATABASE_URL", private.DSN("")+" application_name='of the URL'",
 		"PGHOST", "/nowhere", "PGPORT", "1", "PGSERVICE", "none"))
@@ -45,7 +44,7 @@ func TestDatabaseURLWinsOverVariables(t *testing.T) {
 
 func TestVariablesNameTheServer(t *testing.T) {
 	t.Parallel()
-	private := startServer(t)
+	private := shared(t)
 	server, err := find(t.Context(), environ(
 		"PGHOST", private.keeper.dir, "PGUSER", "postgres", "PGDATABASE", "postgres", "PGAPPNAME", `a 'quoted' \ name`))
 	require.NoError(t, err)
@@ -60,7 +59,7 @@ func TestVariablesNameTheServer(t *testing.T) {
 
 // Not parallel: pgx reads PGSERVICEFILE from the environment of the process.
 func TestServiceNamesTheServer(t *testing.T) {
-	private := startServer(t)
+	private := shared(t)
 	file := filepath.Join(t.TempDir(), "services")
 	content := "[testing]\nhost=" + private.keeper.dir + "\nport=5432\nuser=postgres\ndbname=postgres\n"
 	require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
@@ -75,14 +74,13 @@ func TestServiceNamesTheServer(t *testing.T) {
 
 func TestServerThatDoesNotAnswerIsAnErrorWithoutSecrets(t *testing.T) {
 	t.Parallel()
-	private := startServer(t)
-	requirePassword(t, private, "guest", "right")
+	private := shared(t)
 	socket := private.keeper.dir
 
 	for name, test := range map[string]struct {
 		url, want string
 	}{
-		"nobody listens":          {"postgres://guest:hunter2hunter2@127.0.0.1:1/db?connect_timeout=5", "refused"},
+		"nobody listens":          {"postgres://guest:hunter2hunter2@127.0.0.1:1/db", "refused"},
 		"socket is missing":       {"host=/nowhere user=guest password=hunter2hunter2", "no such file"},
 		"password is wrong":       {"host=" + socket + " port=5432 user=guest dbname=postgres password=hunter2hunter2", "28P01"},
 		"database is missing":     {"host=" + socket + " port=5432 user=postgres dbname=hunter2hunter2", "3D000"},
@@ -114,17 +112,4 @@ func TestOldServerIsRefused(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, checkVersion(140000))
 	require.ErrorContains(t, checkVersion(130014), "want PostgreSQL 14 or later, found 13 ")
-}
-
-// requirePassword creates a user who needs a password to log in.
-func requirePassword(t *testing.T, server *Server, user, password string) {
-	t.Helper()
-
-	rules := "local all postgres trust\nlocal all all scram-sha-256\n"
-	require.NoError(t, os.WriteFile(filepath.Join(server.keeper.dir, "data", "pg_hba.conf"), []byte(rules), 0o600))
-	conn := connect(t, server.DSN(""))
-	// The parameters of a utility statement cannot be sent apart from it.
-	_, err := conn.Exec(t.Context(), "create role "+pgx.Identifier{user}.Sanitize()+" login password '"+password+"'")
-	require.NoError(t, err)
-	require.NoError(t, server.Restart(t.Context()))
 }

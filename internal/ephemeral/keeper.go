@@ -1,6 +1,7 @@
 package ephemeral
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	_ "embed"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -46,43 +48,48 @@ type keeper struct {
 	close func() error
 }
 
-// newDir returns a name for a directory that does not exist yet. The parent is
-// a memory file system if one has room for a database.
-func newDir(prefix string) string {
-	return filepath.Join(parentDir(), "aiseed-"+prefix+"-"+strings.ToLower(rand.Text()[:12]))
+// newDir returns a name for a directory that does not exist yet.
+func newDir(prefix string) (string, error) {
+	parent, err := ParentDir()
+	return filepath.Join(parent, "aiseed-"+prefix+"-"+strings.ToLower(rand.Text()[:12])), err
 }
 
-// parentDir skips directories that the unprivileged user, who runs the server
-// when we are root, cannot use, and those too long for the path of a socket,
-// which has 104 bytes on some systems.
-func parentDir() string {
-	const longest = 60
+// ParentDir returns a directory for directories with sockets: one that the user who
+// runs the servers can use, preferably in memory. It stays the same.
+var ParentDir = sync.OnceValues(func() (string, error) {
+	return parentDir(slices.Compact([]string{"/dev/shm", os.TempDir(), "/tmp", "/var/tmp"})...)
+})
 
-	if freeBytes("/dev/shm") >= 1<<30 && usable("/dev/shm") {
-		return "/dev/shm"
-	}
-	if dir := os.TempDir(); len(dir) <= longest && usable(dir) {
-		return dir
-	}
-	return "/tmp"
-}
-
-func usable(dir string) bool {
-	if os.Getuid() != 0 {
-		return true
-	}
-	const search, write = 0o001, 0o002
-	wanted := os.FileMode(search | write)
-	for {
-		info, err := os.Stat(dir)
-		if err != nil || info.Mode()&wanted != wanted {
-			return false
+// parentDir returns the first candidate with room for the databases of many tests,
+// or else the one with the most room. Only a trial shows whether a directory can be
+// made there: by the user who runs the server, when we are root.
+func parentDir(candidates ...string) (string, error) {
+	const (
+		longest = 60 // the path of a socket has 104 bytes on some systems
+		enough  = 1 << 30
+	)
+	var usable []string
+	for _, dir := range candidates {
+		if !filepath.IsAbs(dir) || len(dir) > longest {
+			continue
 		}
-		if dir == filepath.Dir(dir) {
-			return true
+		trial := filepath.Join(dir, "aiseed-trial-"+strings.ToLower(rand.Text()[:12]))
+		cmd := exec.Command("/bin/sh", "-c", `mkdir "$1" && rmdir "$1"`, "sh", trial)
+		cmd.Dir = "/"
+		if err := detach(cmd); err != nil {
+			return "", err
 		}
-		dir, wanted = filepath.Dir(dir), search
+		if cmd.Run() == nil {
+			usable = append(usable, dir)
+		}
 	}
+	if len(usable) == 0 {
+		return "", xerrors.Errorf("no directory for a server's files can be made in any of %s; make one of them writable, set TMPDIR to a directory that is (at most %d bytes long), or set DATABASE_URL to a server that runs",
+			strings.Join(candidates, ", "), longest)
+	}
+	return slices.MaxFunc(usable, func(a, b string) int {
+		return cmp.Compare(min(freeBytes(a), enough), min(freeBytes(b), enough))
+	}), nil
 }
 
 // keep starts the job. Whoever gets a keeper must call close.

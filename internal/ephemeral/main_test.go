@@ -3,6 +3,7 @@ package ephemeral
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,24 +11,29 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
+
+	"example.com/aiseed/internal/leak"
 )
 
 // childVariable makes this test binary start servers, print their directories
 // and wait to be killed, instead of testing.
 const childVariable = "EPHEMERAL_TEST_CHILD"
 
+// patience is for what has to happen soon, however much else the machine does.
+const patience = time.Minute
+
 func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) != "" {
 		child()
 	}
-	goleak.VerifyTestMain(m)
+	leak.VerifyTestMain(m)
 }
 
 func child() {
@@ -72,6 +78,45 @@ func startServer(t *testing.T, settings ...string) *Server {
 	return server
 }
 
+// shared returns a server for tests that leave it as it is. It ends with the process.
+// Its user guest has a password.
+func shared(t *testing.T) *Server {
+	t.Helper()
+
+	server, err := sharedServer()
+	require.NoError(t, err)
+	return server
+}
+
+var sharedServer = sync.OnceValues(func() (*Server, error) {
+	ctx := context.Background()
+	server, err := Start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := pgx.Connect(ctx, server.DSN(""))
+	if err != nil {
+		return nil, err
+	}
+	_, err = conn.Exec(ctx, `create role guest login password 'it''s right'`)
+	if err := errors.Join(err, conn.Close(ctx)); err != nil {
+		return nil, err
+	}
+	rules := "local all postgres trust\nlocal all all scram-sha-256\n"
+	if err := os.WriteFile(filepath.Join(server.keeper.dir, "data", "pg_hba.conf"), []byte(rules), 0o600); err != nil {
+		return nil, err
+	}
+	return server, server.Restart(ctx)
+})
+
+func parent(t *testing.T) string {
+	t.Helper()
+
+	dir, err := ParentDir()
+	require.NoError(t, err)
+	return dir
+}
+
 func connect(t *testing.T, dsn string) *pgx.Conn {
 	t.Helper()
 
@@ -88,7 +133,7 @@ func requireGone(t *testing.T, dir string) {
 	require.Eventually(t, func() bool {
 		_, err := os.Lstat(dir)
 		return os.IsNotExist(err) && len(processesOf(t, dir)) == 0
-	}, 30*time.Second, 10*time.Millisecond, "%s or a process of it is left", dir)
+	}, patience, 10*time.Millisecond, "%s or a process of it is left", dir)
 }
 
 // processesOf returns the ids of the processes that have the directory in their

@@ -38,7 +38,10 @@ func StartPgBouncer(ctx context.Context, server *Server, settings ...string) (*P
 	if err != nil {
 		return nil, xerrors.Errorf("start PgBouncer: %s", reason(err))
 	}
-	dir := newDir("bouncer")
+	dir, err := newDir("bouncer")
+	if err != nil {
+		return nil, xerrors.Errorf("start PgBouncer: %w", err)
+	}
 	config, err := bouncerConfig(dir, upstream, settings)
 	if err != nil {
 		return nil, err

@@ -19,7 +19,7 @@ func startPgBouncer(t *testing.T, server *Server, settings ...string) *PgBouncer
 
 func TestPgBouncerPoolsTransactions(t *testing.T) {
 	t.Parallel()
-	server := startServer(t)
+	server := shared(t)
 	bouncer := startPgBouncer(t, server, "default_pool_size=1")
 
 	// In session mode the second client would wait for the first to disconnect.
@@ -39,7 +39,7 @@ func TestPgBouncerPoolsTransactions(t *testing.T) {
 
 func TestPgBouncerCloseLeavesNothing(t *testing.T) {
 	t.Parallel()
-	server := startServer(t)
+	server := shared(t)
 	bouncer := startPgBouncer(t, server)
 	connect(t, bouncer.DSN("")) // An open connection does not delay it.
 	require.FileExists(t, bouncer.LogFile())
@@ -52,8 +52,7 @@ func TestPgBouncerCloseLeavesNothing(t *testing.T) {
 
 func TestPgBouncerLogsInWithThePasswordOfTheDSN(t *testing.T) {
 	t.Parallel()
-	private := startServer(t)
-	requirePassword(t, private, "guest", "it''s right")
+	private := shared(t)
 	server, err := find(t.Context(), environ("DATABASE_URL", private.base+` user=guest dbname=postgres password='it\'s right'`))
 	require.NoError(t, err)
 	bouncer := startPgBouncer(t, server)
@@ -66,7 +65,7 @@ func TestPgBouncerLogsInWithThePasswordOfTheDSN(t *testing.T) {
 
 func TestPgBouncerFailures(t *testing.T) {
 	t.Parallel()
-	server := startServer(t)
+	server := shared(t)
 
 	_, err := StartPgBouncer(t.Context(), server, "pool_mode=nonsense")
 	require.ErrorContains(t, err, "pool_mode")

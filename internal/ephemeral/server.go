@@ -49,9 +49,7 @@ func find(ctx context.Context, getenv func(string) string) (*Server, error) {
 }
 
 func found(ctx context.Context, base, source string) (*Server, error) {
-	const patience = 10 * time.Second
-
-	limited, cancel := context.WithTimeout(ctx, patience)
+	limited, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	version, err := probe(limited, base)
 	if ctx.Err() != nil {

@@ -13,6 +13,11 @@ import (
 const postgresScript = `
 bin=$1
 shift
+if ! id -un >/dev/null 2>&1; then
+	echo "PostgreSQL does not run as a user id that has no name, such as $(id -u) here: add it to /etc/passwd," \
+		"run this as a user who is there, or set DATABASE_URL to a server that runs"
+	exit 1
+fi
 if ! [ -d data ]; then
 	"$bin/initdb" -D data -U postgres -A trust --no-sync -E UTF8 --locale=C >initdb.log 2>&1 || {
 		cat initdb.log
@@ -52,7 +57,10 @@ func start(ctx context.Context, getenv func(string) string, settings []string) (
 	if err != nil {
 		return nil, err
 	}
-	dir := newDir("pg")
+	dir, err := newDir("pg")
+	if err != nil {
+		return nil, xerrors.Errorf("start PostgreSQL: %w", err)
+	}
 	args := []string{bin, "-k", dir}
 	for _, setting := range append(serverSettings[:len(serverSettings):len(serverSettings)], settings...) {
 		if name, _, ok := strings.Cut(setting, "="); !ok || name == "" {

@@ -19,6 +19,8 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"example.com/aiseed/internal/ephemeral"
 )
 
 // A Direction is one of the two in which messages go.
@@ -89,7 +91,11 @@ type Proxy struct {
 
 // Start starts a proxy to the server at an address, as net.Dial takes it.
 func Start(network, address string) (*Proxy, error) {
-	dir, err := os.MkdirTemp("", "faultproxy")
+	parent, err := ephemeral.ParentDir()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(parent, "faultproxy-")
 	if err != nil {
 		return nil, err
 	}

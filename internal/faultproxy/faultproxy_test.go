@@ -9,14 +9,18 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"example.com/aiseed/aiseedtest"
 	"example.com/aiseed/internal/faultproxy"
+	"example.com/aiseed/internal/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// patience is for what has to happen soon, however much else the machine does.
+const patience = time.Minute
+
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // through returns a proxy in front of a fresh database, and how to connect to each.
 func through(t *testing.T) (proxy *faultproxy.Proxy, proxied, direct *pgx.ConnConfig) {
@@ -50,9 +54,28 @@ const (
 	parse, execute, synchronise = 2, 5, 6 // of the client; 1 is the StartupMessage
 )
 
+// ask returns the first column of what a query returns.
+func ask(t *testing.T, conn *pgconn.PgConn, sql string) (column []string) {
+	t.Helper()
+	result := conn.ExecParams(context.Background(), sql, nil, nil, nil, nil).Read()
+	require.NoError(t, result.Err)
+	for _, row := range result.Rows {
+		column = append(column, string(row[0]))
+	}
+	return column
+}
+
 func count(t *testing.T, conn *pgconn.PgConn) string {
 	t.Helper()
-	return string(conn.ExecParams(context.Background(), `select count(*) from t`, nil, nil, nil, nil).Read().Rows[0][0])
+	return ask(t, conn, `select count(*) from t`)[0]
+}
+
+// until waits for something that nothing but its result tells.
+func until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for begun := time.Now(); !done(); time.Sleep(time.Millisecond) {
+		require.Less(t, time.Since(begun), patience, what)
+	}
 }
 
 func TestPassesEverythingAndRecordsIt(t *testing.T) {
@@ -105,10 +128,9 @@ func TestFaultsAtTheInsert(t *testing.T) {
 				require.True(t, proxy.Fired())
 				require.True(t, called)
 				require.Contains(t, proxy.Record(), fmt.Sprintf(": %s", tt.kind))
-				require.Eventually(t, func() bool {
-					r := looking.ExecParams(context.Background(), `select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'`, nil, nil, nil, nil).Read()
-					return len(r.Rows) == 0
-				}, 10*time.Second, time.Millisecond)
+				until(t, "the server sees that the client is gone", func() bool {
+					return len(ask(t, looking, `select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'`)) == 0
+				})
 				require.Equal(t, tt.written, count(t, looking))
 				_, err := pgx.ConnectConfig(context.Background(), proxied)
 				if forGood {
@@ -146,10 +168,42 @@ func TestHeldMessageArrivesLate(t *testing.T) {
 	proxy, proxied, direct := through(t)
 	looking := connect(t, direct)
 	require.NoError(t, looking.Exec(context.Background(), `create table t (i int)`).Close())
-	ctx, cancel := context.WithCancel(context.Background())
-	proxy.Arm(faultproxy.Fault{Direction: faultproxy.ToServer, Message: synchronise, Kind: faultproxy.Hold}, cancel)
-	require.ErrorIs(t, insert(ctx, connect(t, proxied)), context.Canceled)
+	held := make(chan struct{})
+	proxy.Arm(faultproxy.Fault{Direction: faultproxy.ToServer, Message: synchronise, Kind: faultproxy.Hold}, func() { close(held) })
+	// Left to itself, pgx would send a CancelRequest, which can overtake the insert.
+	conn, err := pgx.ConnectConfig(context.Background(), proxied)
+	require.NoError(t, err)
+	client, err := conn.PgConn().Hijack()
+	require.NoError(t, err)
+	client.Frontend.SendParse(&pgproto3.Parse{Query: `insert into t values (1)`})
+	client.Frontend.SendBind(&pgproto3.Bind{})
+	client.Frontend.SendDescribe(&pgproto3.Describe{ObjectType: 'P'})
+	client.Frontend.SendExecute(&pgproto3.Execute{})
+	client.Frontend.SendSync(&pgproto3.Sync{})
+	require.NoError(t, client.Frontend.Flush())
+	<-held
+	require.NoError(t, client.Conn.Close())
+	require.True(t, proxy.Fired())
 	require.Equal(t, "0", count(t, looking))
 	proxy.Release()
-	require.Eventually(t, func() bool { return count(t, looking) == "1" }, 10*time.Second, time.Millisecond, "although the client is gone")
+	until(t, "it arrives although the client is gone", func() bool { return count(t, looking) == "1" })
+}
+
+func TestCancelRequestIsPassedOnAndNotCounted(t *testing.T) {
+	t.Parallel()
+	proxy, proxied, direct := through(t)
+	looking := connect(t, direct)
+	sleeping := connect(t, proxied)
+	proxy.Arm(faultproxy.Fault{Direction: faultproxy.ToServer, Message: 1, Kind: faultproxy.CutBefore}, nil)
+	failed := make(chan error, 1)
+	go func() { failed <- sleeping.Exec(context.Background(), `select pg_sleep(3600)`).Close() }()
+	until(t, "the server sleeps", func() bool {
+		return len(ask(t, looking, `select pid from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`)) == 1
+	})
+	require.NoError(t, sleeping.CancelRequest(context.Background()))
+	var cancelled *pgconn.PgError
+	require.ErrorAs(t, <-failed, &cancelled)
+	require.Equal(t, "57014", cancelled.Code)
+	require.Equal(t, "connection 1 a CancelRequest", proxy.Record())
+	require.False(t, proxy.Fired())
 }
