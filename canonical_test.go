@@ -209,6 +209,7 @@ func TestR3_DriftNamesValuesAndVariable(t *testing.T) {
 	}, shapeDrift(stored, want))
 }
 
+// F6, C3: a normalised base URL is a base URL, and is normal.
 func FuzzNormaliseURL(f *testing.F) {
 	for _, seed := range []string{"https://API.openai.com:443/%7ev1/../x/?q=%2f", "http://[::1]:80", "https://h//.//..", "%zz", "https://%41%c3:80?%", "http://h/%%34%31"} {
 		f.Add(seed)

@@ -611,6 +611,7 @@ func TestN10_ConfigBuiltByHandPassesTheSameChecks(t *testing.T) {
 	require.Equal(t, []string{"anthropic: CODER_AIBRIDGE_PROVIDER_0_KEYS: ignored, since the provider authenticates through Bedrock"}, warningsOf(want))
 }
 
+// F6, N11: no environment makes the parser fail in another way than by its typed error.
 func FuzzParseEnviron(f *testing.F) {
 	for _, name := range []string{"legacy.env", "gateway.env", "mistakes.env"} {
 		raw, err := os.ReadFile(filepath.Join("testdata", name))

@@ -35,6 +35,7 @@ func encodedShape(encoding []byte) (fields []string, err error) {
 	return fields, nil
 }
 
+// F6, C2: different shapes never encode alike.
 func FuzzCanonicalEncoding(f *testing.F) {
 	f.Add("openai", "https://h", "", "openai", "HTTPS://H:443/", "")
 	f.Add("openai", "ab", "c", "openai", "a", "bc")
@@ -62,7 +63,7 @@ func FuzzCanonicalEncoding(f *testing.F) {
 	})
 }
 
-// What was not sealed with the keyring does not open, whatever it is.
+// F6, S2: what was not sealed with the keyring does not open, whatever it is.
 func FuzzOpenSealed(f *testing.F) {
 	const frozen = "aiseed:v1:jJ8HlZvAAfCP7zdzEKJGRCdFHLqUuBp+uZstSlRZHMp9lw==" // TestS2_FrozenSealedValueStillOpens
 	older, err := NewKeyring(testKey(2))
@@ -215,6 +216,7 @@ func environOf(cfg Config) (environ []string, ok bool) {
 	return environ, ok
 }
 
+// F6, N10: a Config built by hand and the environment that says the same are one.
 func FuzzNormalise(f *testing.F) {
 	// What seldom comes together by chance: providers that are fine.
 	empty := make([]byte, 2*12) // the legacy values and no drifts

@@ -1,0 +1,134 @@
+package aiseed_test
+
+import (
+	"flag"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	rulesPage    = "docs/rules.md"
+	rulesColumns = 118
+	updateRules  = "go test -run TestRules -update ."
+)
+
+var (
+	ruleNumber = regexp.MustCompile(`[A-Z]\d+`)
+	ruleStart  = regexp.MustCompile(`^\*\*([A-Z]\d+)\.\*\* `)
+	// A test proves the rules that its name begins with, as in TestA3_A4_Order, and those that
+	// a comment or a string begins with, as in "A3, A4: the order", in the test or right above.
+	rulesOfName = regexp.MustCompile(`^(?:Test|Fuzz)((?:[A-Z]\d+_)*)`)
+	rulesOfText = regexp.MustCompile(`^([ENCRLASOFQ]\d{1,2}(?:, [ENCRLASOFQ]\d{1,2})*)(?:[:.] |$)`)
+)
+
+// The page of rules lists the tests that there are, and the tests name rules that there are.
+func TestRules(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(rulesPage)
+	require.NoError(t, err)
+	tests := testsOfRules(t)
+	paragraphs := strings.Split(strings.TrimSpace(string(page)), "\n\n")
+	update := flag.Lookup("update").Value.String() == "true"
+	open, rules := "", map[string]bool{} // open is a rule of which the tests are still to come
+	for i, paragraph := range paragraphs {
+		if m := ruleStart.FindStringSubmatch(paragraph); m != nil {
+			require.Empty(t, open, "%s: this rule has no paragraph that begins with Tests:", rulesPage)
+			require.NotContains(t, rules, m[1], "%s: this rule is there twice", rulesPage)
+			open, rules[m[1]] = m[1], true
+		}
+		if open != "" && strings.HasPrefix(paragraph, "Tests:") {
+			assert.NotEmpty(t, tests[open], "no test names %s: write one, or take the rule out of %s", open, rulesPage)
+			paragraphs[i] = listOfTests(tests[open])
+			if !update {
+				assert.Equal(t, paragraphs[i], paragraph, "%s does not list the tests that name %s; run: %s", rulesPage, open, updateRules)
+			}
+			open = ""
+		}
+	}
+	require.Empty(t, open, "%s: this rule has no paragraph that begins with Tests:", rulesPage)
+	for rule, names := range tests {
+		assert.True(t, rules[rule], "%s has no rule %s: write it, or correct the name or the comment in %s", rulesPage, rule, strings.Join(names, ", "))
+	}
+	if update {
+		require.NoError(t, os.WriteFile(rulesPage, []byte(strings.Join(paragraphs, "\n\n")+"\n"), 0o600))
+	}
+}
+
+// testsOfRules has the names of tests by rule, in order.
+func testsOfRules(t *testing.T) map[string][]string {
+	t.Helper()
+	tests := map[string][]string{}
+	require.NoError(t, filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		for _, decl := range file.Decls {
+			if f, ok := decl.(*ast.FuncDecl); ok && f.Recv == nil {
+				for _, rule := range rulesOfTest(file, f) {
+					tests[rule] = append(tests[rule], f.Name.Name)
+				}
+			}
+		}
+		return nil
+	}))
+	for rule := range tests {
+		slices.Sort(tests[rule])
+		tests[rule] = slices.Compact(tests[rule])
+	}
+	return tests
+}
+
+func rulesOfTest(file *ast.File, f *ast.FuncDecl) (rules []string) {
+	name := rulesOfName.FindStringSubmatch(f.Name.Name)
+	if name == nil {
+		return nil
+	}
+	rules = ruleNumber.FindAllString(name[1], -1)
+	read := func(text string) {
+		if m := rulesOfText.FindStringSubmatch(strings.Join(strings.Fields(text), " ")); m != nil {
+			rules = append(rules, ruleNumber.FindAllString(m[1], -1)...)
+		}
+	}
+	for _, comment := range file.Comments {
+		if comment == f.Doc || f.Pos() <= comment.Pos() && comment.End() <= f.End() {
+			read(comment.Text())
+		}
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		if text, ok := n.(*ast.BasicLit); ok && text.Kind == token.STRING {
+			value, _ := strconv.Unquote(text.Value)
+			read(value)
+		}
+		return true
+	})
+	return rules
+}
+
+// listOfTests is the line of a rule, wrapped.
+func listOfTests(names []string) string {
+	done, line := "", "Tests:"
+	for word := range strings.FieldsSeq("`" + strings.Join(names, "`, `") + "`") {
+		if len(line)+1+len(word) > rulesColumns {
+			done, line = done+line+"\n", word
+			continue
+		}
+		line += " " + word
+	}
+	return done + line
+}
