@@ -70,9 +70,13 @@ func TestREADME(t *testing.T) {
 			code.Write(raw)
 		}
 	}
-	guarantees, err := os.ReadFile("docs/guarantees.md")
-	require.NoError(t, err)
-	for _, word := range strings.FieldsFunc(string(readme)+string(guarantees), func(r rune) bool { return strings.ContainsRune(" `,|()\n", r) }) {
+	documents := string(readme)
+	for _, name := range []string{"docs/guarantees.md", "docs/format.md", "docs/decisions.md", "CONTRIBUTING.md"} {
+		document, err := os.ReadFile(name)
+		require.NoError(t, err)
+		documents += "\n" + string(document)
+	}
+	for _, word := range strings.FieldsFunc(documents, func(r rune) bool { return strings.ContainsRune(" `,|()\n", r) }) {
 		if strings.HasPrefix(word, "Test") && strings.Contains(word, "_") {
 			require.Contains(t, code.String(), "func "+word+"(", "a document names a test that is not there")
 		}
