@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"runtime"
@@ -20,12 +21,13 @@ import (
 	"example.com/aiseed/internal/leak"
 )
 
-// TestL7_InterruptedAtAnyMomentOfAStart interrupts a start at the first thing that
-// happens on the wire, then at the second, and so on until a start gets through.
-// Each time nothing may be left behind, and the next start must do the rest.
+// TestL7_InterruptedAtAnyMomentOfAStart interrupts a start at one of the first three
+// things that happen on the wire, then at every third one after it, until a start gets
+// through. Each time nothing may be left behind, and the next start must do the rest.
 //
 // It runs alone, because what is left is looked for in the whole process.
 func TestL7_InterruptedAtAnyMomentOfAStart(t *testing.T) {
+	const every = 3
 	for name, tt := range map[string]struct {
 		prepare func(*fixture)
 		leaves  []string // what may be in the database afterwards
@@ -59,9 +61,8 @@ func TestL7_InterruptedAtAnyMomentOfAStart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			one := setup(t)
 			left := map[string]int{}
-			n, interrupted := 0, true
-			for interrupted {
-				n++
+			n, interrupted := 1+rand.IntN(every), true
+			for ; interrupted; n += every {
 				ok := t.Run(fmt.Sprintf("moment %d", n), func(t *testing.T) {
 					f := one.of(t)
 					tt.prepare(f)
@@ -80,7 +81,7 @@ func TestL7_InterruptedAtAnyMomentOfAStart(t *testing.T) {
 					return
 				}
 			}
-			t.Logf("%d moments left behind: %v", n-1, left)
+			t.Logf("of %d moments every %d. left behind: %v", n-every, every, left)
 			require.GreaterOrEqual(t, n, tt.moments, "a start has more moments than that")
 			require.Len(t, left, len(tt.leaves), "each outcome was seen")
 		})
