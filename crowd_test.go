@@ -30,10 +30,12 @@ func (c crowd) run(tb testing.TB, starts func(i int) start) {
 	for i, p := range c {
 		if p == nil || p.Told != toldDone {
 			c.end(i)
-			c[i] = launch(tb, starts(i))
-			continue
+			c[i] = newProcess(tb)
 		}
-		p.prepare(tb, starts(i))
+		c[i].prepare(tb, starts(i))
+	}
+	for _, p := range c {
+		p.awaitReady()
 	}
 	c.start()
 }
@@ -44,7 +46,7 @@ func (c crowd) start() {
 		p.release()
 	}
 	for _, p := range c {
-		p.read(func() bool { return p.Told != toldNothing })
+		p.awaitResult()
 	}
 }
 
