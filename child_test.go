@@ -32,7 +32,7 @@ type start struct {
 
 // patience bounds every wait for what has to come. No success depends on it: it is
 // there so that a failure ends.
-const patience = 3 * time.Minute
+const patience = 2 * time.Minute
 
 const childVariable = "AISEED_TEST_CHILD"
 

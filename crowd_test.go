@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
@@ -34,9 +35,7 @@ func (c crowd) run(tb testing.TB, starts func(i int) start) {
 		}
 		c[i].prepare(tb, starts(i))
 	}
-	for _, p := range c {
-		p.awaitReady()
-	}
+	c.await((*process).awaitReady)
 	c.start()
 }
 
@@ -45,8 +44,19 @@ func (c crowd) start() {
 	for _, p := range c {
 		p.release()
 	}
+	c.await((*process).awaitResult)
+}
+
+// await waits for all. Their patience ends together, or that of many would add up.
+func (c crowd) await(wait func(*process)) {
+	timer := time.AfterFunc(patience, func() {
+		for _, p := range c {
+			_ = p.Process.Kill()
+		}
+	})
+	defer timer.Stop()
 	for _, p := range c {
-		p.awaitResult()
+		wait(p)
 	}
 }
 
