@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,12 +23,16 @@ import (
 
 // A start is what a child process is told to do: what a host's main function does.
 type start struct {
-	DSN         string
-	Environ     []string
-	Key         []byte // of the keyring; none is plaintext
-	LockTimeout time.Duration
-	OpenFirst   bool // before it says that it is ready
+	DSN        string
+	Environ    []string
+	Key        []byte // of the keyring; none is plaintext
+	OpenFirst  bool   // before it says that it is ready
+	HoldsHasty bool   // it lets the server end its first transaction after a second of silence
 }
+
+// patience bounds every wait for what has to come. No success depends on it: it is
+// there so that a failure ends.
+const patience = 2 * time.Minute
 
 const childVariable = "AISEED_TEST_CHILD"
 
@@ -57,7 +62,17 @@ func runChild(in *bufio.Reader) error {
 	if err := json.Unmarshal(line, &s); err != nil {
 		return err
 	}
-	pool, err := pgxpool.New(ctx, s.DSN)
+	config, err := pgxpool.ParseConfig(s.DSN)
+	if err != nil {
+		return err
+	}
+	// Messages are counted, and a busy machine would add pings.
+	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
+	wire := &wire{}
+	if s.HoldsHasty {
+		config.ConnConfig.DialFunc = wire.dial
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -66,7 +81,8 @@ func runChild(in *bufio.Reader) error {
 	if err != nil {
 		return err
 	}
-	options := aiseed.StoreOptions{AllowPlaintext: len(s.Key) == 0, Migrate: true, LockTimeout: s.LockTimeout}
+	// A process that is slow must not fail: whoever waits for it has the patience.
+	options := aiseed.StoreOptions{AllowPlaintext: len(s.Key) == 0, Migrate: true, LockTimeout: time.Hour, AuditTimeout: time.Hour}
 	if len(s.Key) > 0 {
 		if options.Keyring, err = aiseed.NewKeyring(s.Key); err != nil {
 			return err
@@ -87,6 +103,11 @@ func runChild(in *bufio.Reader) error {
 		if store, err = aiseed.Open(ctx, pool, options); err != nil {
 			return err
 		}
+	}
+	if s.HoldsHasty {
+		// The transaction gets the limit with its first message, and nothing else does.
+		aiseed.SetLockTimeout(store, time.Second)
+		wire.reset(once(pass, "pg_advisory_xact_lock", func() { aiseed.SetLockTimeout(store, time.Hour) }))
 	}
 	return aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, aiseed.AuditorFunc(func(_ context.Context, e aiseed.AuditEntry) error {
 		_, err := fmt.Println("audit", e.ID)
@@ -131,21 +152,29 @@ type process struct {
 // launch starts a child and returns once it is ready.
 func launch(tb testing.TB, s start) *process {
 	tb.Helper()
+	p := newProcess(tb)
+	p.prepare(tb, s)
+	p.awaitReady()
+	return p
+}
+
+// newProcess starts a child that has nothing to do yet.
+func newProcess(tb testing.TB) *process {
+	tb.Helper()
 	cmd := exec.Command(os.Args[0])
-	// The race detector waits a second at the end of a process otherwise.
-	cmd.Env = append(os.Environ(), childVariable+"=1", "GORACE=atexit_sleep_ms=0")
+	// The race detector waits a second at the end of a process otherwise. A child is
+	// small: there is nothing that a second processor or a collection could save.
+	cmd.Env = append(os.Environ(), childVariable+"=1", "GORACE=atexit_sleep_ms=0", "GOMAXPROCS=1", "GOGC=400")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	require.NoError(tb, err)
 	out, err := cmd.StdoutPipe()
 	require.NoError(tb, err)
 	require.NoError(tb, cmd.Start())
-	p := &process{Cmd: cmd, in: in, out: bufio.NewScanner(out)}
-	p.prepare(tb, s)
-	return p
+	return &process{Cmd: cmd, in: in, out: bufio.NewScanner(out)}
 }
 
-// prepare tells a child what to do, and returns once it is ready.
+// prepare tells a child what to do.
 func (p *process) prepare(tb testing.TB, s start) {
 	tb.Helper()
 	line, err := json.Marshal(s)
@@ -153,8 +182,13 @@ func (p *process) prepare(tb testing.TB, s start) {
 	_, err = p.in.Write(append(line, '\n'))
 	require.NoError(tb, err)
 	p.Audits, p.Told, p.Text = nil, toldNothing, ""
-	p.read(func() bool { return p.out.Text() == "ready" })
 }
+
+// awaitReady returns once a child is ready, or has failed.
+func (p *process) awaitReady() { p.read(func() bool { return p.out.Text() == "ready" }) }
+
+// awaitResult returns once a child has said how it ended.
+func (p *process) awaitResult() { p.read(func() bool { return p.Told != toldNothing }) }
 
 // release lets a child start.
 func (p *process) release() { _, _ = io.WriteString(p.in, "go\n") }
@@ -166,8 +200,15 @@ func (p *process) wait() {
 	_ = p.Wait()
 }
 
-// read reads what the child says until done.
+// read reads what the child says until done. A child that says nothing for too long is
+// killed, so that its caller finds it without a result.
 func (p *process) read(done func() bool) {
+	var silent atomic.Bool
+	timer := time.AfterFunc(patience, func() {
+		silent.Store(true)
+		_ = p.Process.Kill()
+	})
+	defer timer.Stop()
 	for p.out.Scan() {
 		line := p.out.Text()
 		if id, ok := strings.CutPrefix(line, "audit "); ok {
@@ -180,6 +221,10 @@ func (p *process) read(done func() bool) {
 		if done() {
 			return
 		}
+		timer.Reset(patience)
+	}
+	if silent.Load() {
+		p.Text = fmt.Sprintf("killed, because it said nothing for %s", patience)
 	}
 }
 

@@ -63,7 +63,10 @@ func undisturbed(t *testing.T) (contents string, messages []int) {
 	t.Helper()
 	ctx, f := context.Background(), setup(t)
 	proxy, dsn := f.behindProxy()
-	pool, err := pgxpool.New(ctx, dsn)
+	config, err := pgxpool.ParseConfig(dsn)
+	require.NoError(t, err)
+	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false } // as in the processes
+	pool, err := pgxpool.NewWithConfig(ctx, config)
 	require.NoError(t, err)
 	defer pool.Close()
 	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: f.keyring})
@@ -99,10 +102,11 @@ func (f *fixture) stopAt(answer, message int, contents string) error {
 	processes := make(crowd, 5)
 	defer processes.disband()
 	for i := range processes {
-		// The server leaves a silent holder of the lock half of the time that the others wait.
-		s := start{DSN: f.dsn(), Environ: aiseed.Environ(f.t, "gateway.env"), Key: bytes.Repeat([]byte{4}, aiseed.KeySize), LockTimeout: 6 * time.Second}
+		s := start{DSN: f.dsn(), Environ: aiseed.Environ(f.t, "gateway.env"), Key: bytes.Repeat([]byte{4}, aiseed.KeySize)}
 		if i == 0 {
-			s.DSN = dsn + " application_name=first"
+			// The server ends this one while it holds the lock. The others have all the time
+			// that they need.
+			s.DSN, s.HoldsHasty = dsn+" application_name=first", answer == answerOfLock
 		}
 		processes[i] = launch(f.t, s)
 	}
@@ -118,7 +122,12 @@ func (f *fixture) stopAt(answer, message int, contents string) error {
 			stopped <- err
 		})
 	first.release()
-	require.NoError(f.t, <-stopped)
+	select {
+	case err := <-stopped:
+		require.NoError(f.t, err)
+	case <-time.After(patience):
+		f.t.Fatalf("the answer did not come:\n%s", proxy.Record())
+	}
 	defer func() { _ = first.Process.Signal(syscall.SIGCONT) }()
 	rest.start()
 
@@ -126,9 +135,10 @@ func (f *fixture) stopAt(answer, message int, contents string) error {
 	var missed error
 	switch answer {
 	case answerOfLock: // the server closed its connection, to take the lock
+		// The others have the lock; the backend itself takes a moment longer to end.
 		missed = errors.New("the server did not end the holder")
-		for deadline := time.Now().Add(10 * time.Second); missed != nil && time.Now().Before(deadline); {
-			if len(f.rows(`select pid from pg_stat_activity where application_name = 'first'`)) == 0 {
+		for deadline := time.Now().Add(patience); missed != nil && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+			if len(f.rows(`select pid from pg_stat_activity where datname = current_database() and application_name = 'first'`)) == 0 {
 				missed = nil
 			}
 		}
@@ -138,6 +148,6 @@ func (f *fixture) stopAt(answer, message int, contents string) error {
 		}
 	}
 	require.NoError(f.t, first.Process.Signal(syscall.SIGCONT))
-	first.read(func() bool { return first.Told != toldNothing })
+	first.awaitResult()
 	return errors.Join(processes.check(f, contents), missed)
 }

@@ -156,3 +156,6 @@ func OpenFor(tb testing.TB, ring *Keyring, table, column, row, provider, stored 
 	require.NoError(tb, err)
 	return newVault(ring).open(cell{table: table, column: column, row: row, provider: id}, stored, keyID)
 }
+
+// SetLockTimeout changes the option of a store that is open.
+func SetLockTimeout(s *Store, d time.Duration) { s.lockTimeout = d }

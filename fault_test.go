@@ -30,7 +30,7 @@ type rig struct {
 	proxy   *faultproxy.Proxy
 	swept   *pgxpool.Pool
 	options aiseed.StoreOptions
-	patient *aiseed.Store     // on the swept pool
+	patient *aiseed.Store     // on the swept pool; it is never too slow
 	hasty   *aiseed.Store     // too, but it soon gives up a server that does not answer
 	after   map[string]string // content after an undisturbed run of each operation
 }
@@ -50,7 +50,7 @@ func (f *fixture) rig(opts ...option) *rig {
 	config.ConnConfig.TLSConfig, config.ConnConfig.Fallbacks = nil, nil
 	config.ConnConfig.RuntimeParams["application_name"] = sweptApplication
 	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
-	options := aiseed.StoreOptions{Keyring: r.keyring}
+	options := aiseed.StoreOptions{Keyring: r.keyring, LockTimeout: patience, AuditTimeout: patience}
 	for _, opt := range opts {
 		opt(&options, config)
 	}
@@ -191,7 +191,8 @@ func (r *rig) check(what told, before, after string, marked []string, audits []s
 	var problems []error
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+	deadline := time.Now().Add(patience)
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		left := r.rows(busy)
 		// One that was cut off may not have come to what it was sent before.
 		backends := r.rows(`select pid from pg_stat_activity where datname = current_database() and application_name = $1`, sweptApplication)
@@ -202,6 +203,7 @@ func (r *rig) check(what told, before, after string, marked []string, audits []s
 			problem("a backend, a transaction or a lock is left: of %q %q are busy", backends, left)
 			break
 		}
+		time.Sleep(pause)
 	}
 	for _, row := range r.rows(integrity) {
 		problem("%s", row)
@@ -336,11 +338,15 @@ func disturbances(direction faultproxy.Direction, message int) []disturbance {
 
 // F1, F2, L5, L6, A3, A4, A5: at every message of every operation each disturbance
 // leaves all or nothing, the caller is told the truth, and the next clean start
-// converges. Without -torture every other message gets one disturbance, by chance.
+// converges. Without -torture each operation runs in one mode, and every other message gets
+// one disturbance, by chance.
 func TestF1_SweepOverEveryMessage(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []string{"sealed", "plaintext"} {
-		for _, op := range operations {
+	for m, mode := range []string{"sealed", "plaintext"} {
+		for o, op := range operations {
+			if !*torture && *caseFlag == "" && m != o%2 {
+				continue
+			}
 			t.Run(op.name+", "+mode, func(t *testing.T) {
 				t.Parallel()
 				var opts []option
@@ -420,7 +426,7 @@ func (r *rig) disturb(op operation, d disturbance) (hit bool, err error) {
 	before, after, state := r.content(), r.after[op.name], r.state()
 	marked := r.rows(`select id::text from ai_provider_audits where delivered_at is not null`)
 
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	givesUp, arrives := time.AfterFunc(time.Hour, cancel), time.AfterFunc(time.Hour, r.proxy.Release)
 	store, then := r.patient, func() {}
@@ -457,14 +463,17 @@ func (r *rig) disturb(op operation, d disturbance) (hit bool, err error) {
 	if op.constant && r.state() != state {
 		problems = append(problems, errors.New("something was written"))
 	}
-	if left := r.rows(`select count(*) from ai_provider_audits where delivered_at is null`)[0]; op.delivers && what == toldDone && (left != "0" || len(audits.Entries()) == 0) {
-		problems = append(problems, fmt.Errorf("the caller was told that all is delivered, and %s are left", left))
+	if left := r.rows(`select id from ai_provider_audits where delivered_at is null`); op.delivers && what == toldDone && (len(left) > 0 || len(audits.Entries()) == 0) {
+		problems = append(problems, fmt.Errorf("the caller was told that all is delivered, and %d are left", len(left)))
 	}
 	if (d.cancel || d.restart != nil) && what == toldUnknown {
 		problems = append(problems, errors.New("the outcome is reported as unknown, although the server is there to be asked"))
 	}
 	survives := !op.once && !d.cancel && d.restart == nil && !d.fault.ForGood && !connecting(record)
-	if (survives || !hit) && what != op.told {
+	// What the hasty one is told where nothing happened depends on the machine: it may give
+	// up one that is slow. That what it is told is true does not.
+	undisturbed := !hit && store == r.patient
+	if (survives || undisturbed) && what != op.told {
 		problems = append(problems, fmt.Errorf("the caller is told %q, not %q", what, op.told))
 	}
 	problems = append(problems, r.converge(op, cfg, r.content(), after, marked, audits))

@@ -58,7 +58,7 @@ func TestF2_KilledProcess(t *testing.T) {
 			t.Parallel()
 			r := setup(t, sealed).rig(sealed)
 			for _, kind := range []faultproxy.Kind{faultproxy.None, faultproxy.CutBefore} {
-				points(t, 5, true, func(direction faultproxy.Direction, n int) bool {
+				points(t, 2, true, func(direction faultproxy.Direction, n int) bool {
 					fault := faultproxy.Fault{Direction: direction, Message: n, Kind: kind}
 					hit, err := r.kill(op, key, fault)
 					if hit {
@@ -87,7 +87,7 @@ func (r *rig) kill(op operation, key []byte, fault faultproxy.Fault) (hit bool, 
 		environ = append(environ, aiseed.DefaultPrefix+"DRIFT_ADOPT="+word)
 	}
 	c := r.pool.Config().ConnConfig
-	dsn := fmt.Sprintf("host=%s port=5432 user='%s' password='%s' dbname='%s' application_name=%s", r.proxy.Host(), c.User, c.Password, c.Database, sweptApplication)
+	dsn := fmt.Sprintf("host='%s' port=5432 user='%s' password='%s' dbname='%s' application_name=%s", r.proxy.Host(), c.User, c.Password, c.Database, sweptApplication)
 	r.proxy.Arm(faultproxy.Fault{}, nil)
 	p := launch(r.t, start{DSN: dsn, Environ: environ, Key: key, OpenFirst: true})
 	r.proxy.Arm(fault, func() { _ = p.Process.Kill() }) // it may have ended: the last message is its farewell

@@ -28,8 +28,10 @@ func TestF5_S11_NoConnectErrorShowsThePassword(t *testing.T) {
 	w := newSecretWorld(t, true)
 	password := w.canaries.value("password of the server")
 	quoting := errors.New("no connection as postgres with password " + password)
+	hba := w.f.rows(`show hba_file`)
+	require.Len(t, hba, 1)
 	w.exec(`create role locked login password 'another'`)
-	w.exec(`copy (select 'local all locked scram-sha-256' union all select 'local all postgres trust') to '` + w.f.rows(`show hba_file`)[0] + `'`)
+	w.exec(`copy (select 'local all locked scram-sha-256' union all select 'local all postgres trust') to '` + hba[0] + `'`)
 	require.Equal(t, []string{"true"}, w.f.rows(`select pg_reload_conf()`))
 	require.NoError(t, w.look(true))
 	for name, change := range map[string]func(*pgxpool.Config){
@@ -45,7 +47,13 @@ func TestF5_S11_NoConnectErrorShowsThePassword(t *testing.T) {
 				return nil, &net.DNSError{Err: quoting.Error(), Name: password}
 			}
 		},
-		"a connection string in the place of the host": func(c *pgxpool.Config) { c.ConnConfig.Host = "postgres:" + url.QueryEscape(password) + "@127.0.0.1" },
+		"a connection string in the place of the host": func(c *pgxpool.Config) {
+			c.ConnConfig.Host = "postgres:" + url.QueryEscape(password) + "@127.0.0.1"
+			// What net says, without a name server: some take seconds, or know every name.
+			c.ConnConfig.LookupFunc = func(_ context.Context, host string) ([]string, error) {
+				return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+			}
+		},
 		"a dialler that quotes": func(c *pgxpool.Config) {
 			c.ConnConfig.DialFunc = func(context.Context, string, string) (net.Conn, error) { return nil, quoting }
 		},

@@ -177,6 +177,7 @@ type secretFault struct {
 	name   string
 	arm    func() (disarm func())
 	quotes bool // the server's message quotes a row
+	holds  bool // a lock that somebody waits for
 }
 
 // faults are those of the tables and their locks. Every one fails some operation.
@@ -234,7 +235,7 @@ end $$`)
 		all = append(all, sql(name, do, ``)) // the next case starts from the saved state
 	}
 	holding := func(name, lock string) secretFault {
-		return secretFault{name: name, arm: func() func() {
+		return secretFault{name: name, holds: true, arm: func() func() {
 			holder, err := w.f.pool.Begin(ctx)
 			require.NoError(w.t, err)
 			_, err = holder.Exec(ctx, lock)
@@ -259,10 +260,11 @@ func TestF5_S11_NoFaultShowsASecret(t *testing.T) {
 			random := chance(t.Name())
 			restore, operations := w.saveState()
 			faults := w.faults()
-			run := func(o secretOperation, reproduce string, quoted bool, arm func() (disarm func()), decide cutDecision, happened func() bool) error {
+			run := func(o secretOperation, reproduce string, quoted, hasty bool, arm func() (disarm func()), decide cutDecision, happened func() bool) error {
 				w.exec(restore + o.prepare)
+				w.hurry(hasty)
 				disarm := arm()
-				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+				ctx, cancel := context.WithTimeout(context.Background(), patience)
 				defer cancel()
 				w.reset(func(sent []byte) action { return decide(cancel, sent) })
 				values, err := o.run(ctx)
@@ -285,20 +287,20 @@ func TestF5_S11_NoFaultShowsASecret(t *testing.T) {
 			hit := map[string]bool{}
 			for _, o := range operations {
 				w.f.requireIdle() // the server may still be ending connections that were cut
-				if err := run(o, "no fault", false, nothing, passing, never); o.fails {
+				if err := run(o, "no fault", false, false, nothing, passing, never); o.fails {
 					require.Error(t, err, o.name)
 				} else {
 					require.NoError(t, err, o.name)
 				}
 				for _, fault := range faults {
-					if hit[fault.name] && random.IntN(full(8, 1)) > 0 {
+					if hit[fault.name] && random.IntN(full(16, 1)) > 0 {
 						continue
 					}
-					err := run(o, fault.name, fault.quotes, fault.arm, passing, never)
+					err := run(o, fault.name, fault.quotes, fault.holds, fault.arm, passing, never)
 					hit[fault.name] = hit[fault.name] || err != nil && !o.fails
 				}
 				w.cutEverywhere(random, func(reproduce string, decide cutDecision, reached func() bool) error {
-					return run(o, reproduce, false, nothing, decide, reached)
+					return run(o, reproduce, false, true, nothing, decide, reached)
 				})
 			}
 			for _, fault := range faults {
@@ -321,7 +323,7 @@ const maxMessages = 8
 func (w *secretWorld) cutEverywhere(random *rand.Rand, run func(reproduce string, decide cutDecision, reached func() bool) error) {
 	for _, way := range []string{"cut before", "cut after", "cut unheard", "cut before, and from then on", "cut after, and from then on", "backends terminated", "caller cancelled"} {
 		for n, reached := 1, true; reached; n++ {
-			if random.IntN(full(12, 1)) > 0 {
+			if random.IntN(full(24, 1)) > 0 {
 				reached = n < maxMessages // which nobody has counted
 				continue
 			}
@@ -356,9 +358,14 @@ func (w *secretWorld) cutEverywhere(random *rand.Rand, run func(reproduce string
 				}
 				return pass
 			}, func() bool { return reached })
-			for _, pool := range w.pools {
-				pool.Reset() // some of their idle connections may be dead
-			}
+			w.renewConnections() // some may be dead
 		}
+	}
+}
+
+// renewConnections closes those that the stores' pools have.
+func (w *secretWorld) renewConnections() {
+	for _, pool := range w.pools {
+		pool.Reset()
 	}
 }

@@ -242,7 +242,7 @@ func (w *secretWorld) walk() (called []string) {
 	}))
 	require.Error(t, err)
 	show("Store.DeliverAudits", err)
-	watching, stop := context.WithCancel(ctx)
+	watching, stop := context.WithTimeout(ctx, patience)
 	err = w.store.Watch(watching, func(providers []aiseed.Provider, err error) {
 		showWithURL("Store.Watch", providers, err)
 		stop()
@@ -268,7 +268,9 @@ func (w *secretWorld) walk() (called []string) {
 	must(err)
 	_, err = holder.Exec(ctx, `select pg_advisory_xact_lock($1)`, aiseed.LockKey(""))
 	must(err)
+	w.hurry(true)
 	err = w.store.DeleteProvider(ctx, "somebody", created.ID)
+	w.hurry(false)
 	must(holder.Rollback(ctx))
 	var timeout *aiseed.LockTimeoutError
 	require.ErrorAs(t, err, &timeout)
@@ -300,7 +302,7 @@ func TestF5_S11_APanicShowsNoSecret(t *testing.T) {
 	w := newSecretWorldOutside(t, true)
 	values := w.panics(t, w.environ)
 	for n := range values {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestF5_S11_PanickingChild$")
+		cmd := exec.Command(os.Args[0], "-test.run=^TestF5_S11_PanickingChild$", "-test.timeout="+patience.String())
 		encoded, _ := w.keyList()
 		cmd.Env = append(append(os.Environ(), w.environ...), panicVariable+"="+strconv.Itoa(n), panicVariable+"_KEYS="+encoded, "GOTRACEBACK=all", "GORACE=atexit_sleep_ms=0")
 		out, err := cmd.CombinedOutput()

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,6 +48,7 @@ type secretWorld struct {
 	wires          []*wire       // of all stores
 	pools          []*pgxpool.Pool
 	out            *sharedBuffer // all logs and traces
+	hasty          atomic.Bool   // they wait for worldTimeout only
 	traced         bool          // there was something of a trace in it
 	logger         slog.Logger
 
@@ -99,16 +101,35 @@ func newSecretWorld(t *testing.T, sealed bool) *secretWorld {
 	w.store, w.pool = w.open(w.options())
 	w.sealing = w.store
 	if !sealed {
-		w.sealing, _ = w.open(aiseed.StoreOptions{Keyring: w.rings[0], LockTimeout: worldTimeout})
+		w.sealing, _ = w.open(aiseed.StoreOptions{Keyring: w.rings[0], LockTimeout: patience, AuditTimeout: patience})
 	}
 	return w
 }
 
-// worldTimeout bounds what a case of a held lock takes.
+// worldTimeout bounds what a case takes in which a lock is held or the server is gone.
+// In the others nothing is too slow.
 const worldTimeout = 50 * time.Millisecond
 
+// hurry lets the stores wait for worldTimeout, or for as long as it takes.
+func (w *secretWorld) hurry(hasty bool) {
+	w.t.Helper()
+	if w.hasty.Swap(hasty) != hasty {
+		w.renewConnections()
+	}
+	for _, store := range []*aiseed.Store{w.store, w.sealing} {
+		aiseed.SetLockTimeout(store, w.lockTimeout())
+	}
+}
+
+func (w *secretWorld) lockTimeout() time.Duration {
+	if w.hasty.Load() {
+		return worldTimeout
+	}
+	return patience
+}
+
 func (w *secretWorld) options() aiseed.StoreOptions {
-	o := aiseed.StoreOptions{Keyring: w.rings[0], Migrate: true, LockTimeout: worldTimeout, NotifyChannel: "world"}
+	o := aiseed.StoreOptions{Keyring: w.rings[0], Migrate: true, LockTimeout: w.lockTimeout(), AuditTimeout: patience, NotifyChannel: "world"}
 	if !w.sealed {
 		o.Keyring, o.AllowPlaintext = nil, true
 	}
@@ -123,7 +144,12 @@ func (w *secretWorld) open(options aiseed.StoreOptions) (*aiseed.Store, *pgxpool
 	config.ConnConfig.DialFunc = wire.dial
 	config.ConnConfig.Tracer = tracer{w.out}
 	config.ConnConfig.RuntimeParams["application_name"] = "store"
-	config.ConnConfig.RuntimeParams["lock_timeout"] = fmt.Sprint(worldTimeout.Milliseconds())
+	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		if w.hasty.Load() { // nothing else bounds what waits outside of a transaction of ours
+			c.RuntimeParams["lock_timeout"] = fmt.Sprint(worldTimeout.Milliseconds())
+		}
+		return nil
+	}
 	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	require.NoError(w.t, err)
@@ -284,9 +310,10 @@ func (w *secretWorld) readLog() ([]byte, error) {
 // requireDump looks at a dump of the database.
 func (w *secretWorld) requireDump() {
 	w.t.Helper()
-	bin := w.f.rows(`select setting from pg_config where name = 'BINDIR'`)[0]
+	bin := w.f.rows(`select setting from pg_config where name = 'BINDIR'`)
+	require.Len(w.t, bin, 1)
 	var stderr bytes.Buffer
-	cmd := exec.Command(filepath.Join(bin, "pg_dump"), "--inserts", "--dbname="+w.server.DSN("postgres"))
+	cmd := exec.Command(filepath.Join(bin[0], "pg_dump"), "--inserts", "--dbname="+w.server.DSN("postgres"))
 	cmd.Stderr = &stderr
 	dump, err := cmd.Output()
 	require.NoError(w.t, err, stderr.String())
