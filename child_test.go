@@ -30,10 +30,6 @@ type start struct {
 	HoldsHasty bool   // it lets the server end its first transaction after a second of silence
 }
 
-// patience bounds every wait for what has to come. No success depends on it: it is
-// there so that a failure ends.
-const patience = 2 * time.Minute
-
 const childVariable = "AISEED_TEST_CHILD"
 
 func isChild() bool { return os.Getenv(childVariable) != "" }

@@ -23,7 +23,7 @@ import (
 
 // patience is how long a test waits for what has to come. A right library never
 // needs it, however slow the machine is; it is there for one that hangs.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // awaited returns what comes from a channel.
 func awaited[T any](t *testing.T, from <-chan T) T {
