@@ -17,14 +17,18 @@ demo: ## Show what the library does, on a database that is gone afterwards
 	@scripts/deps.sh database
 	go run ./examples/demo
 
+# Tests that wait for a server leave the processor to others, so more of them run at once
+# than there are processors.
+TESTFLAGS := -race -shuffle=on -count=1 -parallel=4 -timeout=15m
+
 .PHONY: test
 test: deps ## Run all tests, on private PostgreSQL servers
-	go test -race -shuffle=on -count=1 -timeout=15m ./...
+	go test $(TESTFLAGS) ./...
 
 # N runs in each setting; a run takes some minutes, and wants a machine that does nothing else.
 .PHONY: stress
 stress: deps ## Run all tests N times on a quiet machine, a busy one, and with GOMAXPROCS=1
-	@scripts/stress.sh $(or $(N),1)
+	@scripts/stress.sh $(or $(N),1) $(TESTFLAGS)
 
 # SEED repeats what an earlier run chose by chance. Without the race detector, which
 # make test has on, it tries more in the same time.

@@ -436,11 +436,11 @@ func TestF3_Interleavings(t *testing.T) {
 				case audits && !*torture && !r.takesTheLock && noLock == (i%2 == 0):
 					continue // with audits each has one of both
 				case len(r.parts) > 2 || noLock && audits:
-					sample = full(2, 60)
+					sample = full(1, 60)
 				case audits:
-					sample = full(2, 0)
+					sample = full(1, 0)
 				case noLock:
-					sample = full(8, 0)
+					sample = full(4, 0)
 				}
 				name := fmt.Sprintf("%s, nolock %t, audits %t", r.name, noLock, audits)
 				t.Run(name, func(t *testing.T) {

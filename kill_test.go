@@ -161,11 +161,11 @@ func TestF2_DiskIsFull(t *testing.T) {
 	if _, err := os.Stat(full); err != nil {
 		t.Skip("needs " + full)
 	}
+	f, _ := owned(t)
+	r := f.rig()
 	for _, table := range []string{"ai_encryption_keys", "ai_providers", "ai_provider_keys", "ai_provider_audits"} {
 		t.Run(table, func(t *testing.T) {
-			t.Parallel()
-			f, _ := owned(t)
-			r := f.rig()
+			r.t = t
 			op := operations[0]
 			cfg := r.begin(op)
 			r.empty()

@@ -123,7 +123,8 @@ func TestO5_ReadersAndWritersGoOnMeanwhile(t *testing.T) {
 	f.store, _ = f.open()
 	f.seedMany(150)
 	f.keyring = keyring(t, 1, 2)
-	server, _ := f.open()
+	reading, _ := f.open()
+	writing, _ := f.open() // those that wait for the lock take every connection of their pool
 	f.keyring = keyring(t, 2, 1)
 	rotating, w := f.open()
 
@@ -131,7 +132,7 @@ func TestO5_ReadersAndWritersGoOnMeanwhile(t *testing.T) {
 	reads := make(chan struct{})
 	all.Go(func() {
 		for ctx.Err() == nil {
-			providers, err := server.Providers(context.Background())
+			providers, err := reading.Providers(context.Background())
 			assert.NoError(t, err)
 			assert.GreaterOrEqual(t, len(providers), 150)
 			select {
@@ -154,7 +155,7 @@ func TestO5_ReadersAndWritersGoOnMeanwhile(t *testing.T) {
 	for i := range 10 { // servers that still seal with the old key
 		cfg := f.parse("PROVIDER_0_TYPE=openai", fmt.Sprintf("PROVIDER_0_NAME=new-%d", i), "PROVIDER_0_KEY=key")
 		all.Go(func() {
-			assert.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), server, cfg, aiseed.DiscardAudits, f.logs.Logger()))
+			assert.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), writing, cfg, aiseed.DiscardAudits, f.logs.Logger()))
 		})
 	}
 	_, err := rotating.Rotate(context.Background())

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Runs all tests N times in random order in each of three settings: on a quiet machine,
+# Runs all tests N times, with the flags of go test that follow N, in each of three settings: on a quiet machine,
 # beside two processes that are always busy, and with GOMAXPROCS=1. Prints one line for each
 # run, and one for each failing test with the seeds that repeat it. Fails if a test failed.
 set -eu
 cd "$(dirname "$0")/.."
-runs=${1:-1}
+runs=$1
+shift # to the flags of go test
 
 dir=$(mktemp -d)
 busy=
@@ -16,16 +17,18 @@ trap 'stop_busy; exit 1' INT TERM
 trap 'stop_busy' EXIT
 
 failed=0
-run() { # setting, number
-	log=$dir/$1-$2.log
+run() { # setting, number, flags
+	setting=$1 number=$2
+	shift 2
+	log=$dir/$setting-$number.log
 	begin=$(date +%s)
-	if go test -race -shuffle=on -count=1 -timeout=15m ./... >"$log" 2>&1; then
-		printf '%-12s run %d  passed  %4d s\n' "$1" "$2" $(($(date +%s) - begin))
+	if go test "$@" ./... >"$log" 2>&1; then
+		printf '%-12s run %d  passed  %4d s\n' "$setting" "$number" $(($(date +%s) - begin))
 		rm "$log"
 		return
 	fi
 	failed=$((failed + 1))
-	printf '%-12s run %d  FAILED  %4d s  %s\n' "$1" "$2" $(($(date +%s) - begin)) "$log"
+	printf '%-12s run %d  FAILED  %4d s  %s\n' "$setting" "$number" $(($(date +%s) - begin)) "$log"
 	# A package's failures and seeds come before the line with its verdict.
 	awk '
 		/^ *--- FAIL: / { failures = failures "\n    " $3 }
@@ -51,7 +54,7 @@ for setting in quiet busy GOMAXPROCS=1; do
 	number=0
 	while [ "$number" -lt "$runs" ]; do
 		number=$((number + 1))
-		run "$setting" "$number"
+		run "$setting" "$number" "$@"
 	done
 	stop_busy
 done
