@@ -58,6 +58,9 @@ const setupTimeout = time.Minute
 type testServer struct {
 	*ephemeral.Server
 	template string
+
+	mu    sync.Mutex
+	admin *pgx.Conn // to the maintenance database; nil until it is needed
 }
 
 // server is one per test process. What stops a private one is the end of the
@@ -144,13 +147,19 @@ func (s *testServer) create(ctx context.Context, name string) error {
 	return s.exec(ctx, sql)
 }
 
+// exec runs one statement at a time on a connection that stays open: to connect can cost
+// more than to create a database.
 func (s *testServer) exec(ctx context.Context, sql string) error {
-	conn, err := pgx.Connect(ctx, s.DSN(maintenanceDatabase))
-	if err != nil {
-		return err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.admin == nil || s.admin.IsClosed() {
+		conn, err := pgx.Connect(ctx, s.DSN(maintenanceDatabase))
+		if err != nil {
+			return err
+		}
+		s.admin = conn
 	}
-	defer conn.Close(ctx)
-	_, err = conn.Exec(ctx, sql)
+	_, err := s.admin.Exec(ctx, sql)
 	return err
 }
 
