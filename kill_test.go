@@ -58,7 +58,7 @@ func TestF2_KilledProcess(t *testing.T) {
 			t.Parallel()
 			r := setup(t, sealed).rig(sealed)
 			for _, kind := range []faultproxy.Kind{faultproxy.None, faultproxy.CutBefore} {
-				points(t, 2, true, func(direction faultproxy.Direction, n int) bool {
+				points(t, 1, true, func(direction faultproxy.Direction, n int) bool {
 					fault := faultproxy.Fault{Direction: direction, Message: n, Kind: kind}
 					hit, err := r.kill(op, key, fault)
 					if hit {

@@ -293,7 +293,7 @@ func TestF5_S11_NoFaultShowsASecret(t *testing.T) {
 					require.NoError(t, err, o.name)
 				}
 				for _, fault := range faults {
-					if hit[fault.name] && random.IntN(full(30, 1)) > 0 {
+					if hit[fault.name] && random.IntN(full(100, 1)) > 0 {
 						continue
 					}
 					err := run(o, fault.name, fault.quotes, fault.holds, fault.arm, passing, never)
@@ -323,7 +323,7 @@ const maxMessages = 8
 func (w *secretWorld) cutEverywhere(random *rand.Rand, run func(reproduce string, decide cutDecision, reached func() bool) error) {
 	for _, way := range []string{"cut before", "cut after", "cut unheard", "cut before, and from then on", "cut after, and from then on", "backends terminated", "caller cancelled"} {
 		for n, reached := 1, true; reached; n++ {
-			if random.IntN(full(40, 1)) > 0 {
+			if random.IntN(full(80, 1)) > 0 {
 				reached = n < maxMessages // which nobody has counted
 				continue
 			}
