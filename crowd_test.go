@@ -2,6 +2,7 @@ package aiseed_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,9 @@ import (
 
 // crowdSize is the number of processes of F3.
 const crowdSize = 64
+
+// smallCrowd is enough for the kinds that make torture runs in full.
+const smallCrowd = 16
 
 // A crowd is processes that start at once, over and over: each start has a pool
 // and a store of its own, and only the process is the same.
@@ -150,13 +154,18 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 		}
 		return f.contents()
 	}
-	contentsOfSame, contentsOfOwn := serially(same, 1), serially(own, crowdSize)
+	contentsOfSame := serially(same, 1)
+	contentsOfOwn := map[int]string{crowdSize: serially(own, crowdSize)}
+	if !*torture {
+		contentsOfOwn[smallCrowd] = serially(own, smallCrowd)
+	}
 
 	server, proxy := behindPgBouncer(t)
 
 	type variant struct {
 		kinds, name                 string // kinds are several, divided by semicolons
 		rounds                      int
+		size                        int // 0 is crowdSize
 		empty, own, noLock, bouncer bool
 		isolation                   string
 	}
@@ -169,9 +178,9 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 	variants := []variant{
 		// All kinds in as few rounds as can be: nothing in one keeps another one from failing.
 		{kinds: plain + ";" + levels + "repeatable read", name: "own, repeatable read", rounds: full(1, 0), own: true, isolation: "repeatable read"},
-		{kinds: pooled + ";" + levels + "read committed", name: "bouncer, own, read committed", rounds: full(1, 0), own: true, bouncer: true, isolation: "read committed"},
-		{kinds: noLock + ";" + levels + "read uncommitted", name: "nolock, empty, read uncommitted", rounds: full(1, 0), noLock: true, empty: true, isolation: "read uncommitted"},
-		{kinds: noLock + ";" + levels + "serializable", name: "nolock, own, serializable", rounds: full(1, 0), noLock: true, own: true, isolation: "serializable"},
+		{kinds: pooled + ";" + levels + "read committed", name: "bouncer, own, read committed", rounds: full(1, 0), size: smallCrowd, own: true, bouncer: true, isolation: "read committed"},
+		{kinds: noLock + ";" + levels + "read uncommitted", name: "nolock, empty, read uncommitted", rounds: full(1, 0), size: smallCrowd, noLock: true, empty: true, isolation: "read uncommitted"},
+		{kinds: noLock + ";" + levels + "serializable", name: "nolock, own, serializable", rounds: full(1, 0), size: smallCrowd, noLock: true, own: true, isolation: "serializable"},
 
 		{kinds: plain, name: "empty", rounds: full(0, 30), empty: true},
 		{kinds: plain, name: "schema", rounds: full(0, 20)},
@@ -213,9 +222,10 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 				if v.isolation != "" {
 					f.exec(`do $$ begin execute format('alter database %I set default_transaction_isolation = ''` + v.isolation + `''', current_database()); end $$`)
 				}
+				processes := processes[:cmp.Or(v.size, crowdSize)]
 				environ, contents := same, contentsOfSame
 				if v.own {
-					environ, contents = own, contentsOfOwn
+					environ, contents = own, contentsOfOwn[len(processes)]
 				}
 				processes.run(t, func(i int) start { return start{DSN: dsn, Environ: environ(i), Key: rawKey} })
 				f.store, f.wire = f.open()

@@ -440,7 +440,7 @@ func TestF3_Interleavings(t *testing.T) {
 				case audits:
 					sample = full(1, 0)
 				case noLock:
-					sample = full(4, 0)
+					sample = full(3, 0)
 				}
 				name := fmt.Sprintf("%s, nolock %t, audits %t", r.name, noLock, audits)
 				t.Run(name, func(t *testing.T) {

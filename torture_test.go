@@ -39,6 +39,9 @@ func TestMain(m *testing.M) {
 	if f := flag.Lookup("rapid.seed"); f.Value.String() == f.DefValue {
 		_ = f.Value.Set(fmt.Sprint(*seedFlag))
 	}
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		_ = f.Value.Set(fmt.Sprint(full(50, 100)))
+	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		if code != 0 {
 			fmt.Println("-seed", *seedFlag)
