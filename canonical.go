@@ -4,9 +4,9 @@ import (
 	"crypto/sha256"
 	"slices"
 	"strconv"
-	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"example.com/aiseed/internal/baseurl"
+	"example.com/aiseed/internal/text"
 )
 
 // The canonical shape of a provider is what decides where its requests go: type,
@@ -22,9 +22,9 @@ type shapeField struct {
 }
 
 var shapeFields = []shapeField{
-	{"type", fieldType, func(p Provider) string { return string(p.Type) }, verbatim, printable},
-	{"base URL", fieldBaseURL, func(p Provider) string { return p.BaseURL }, normaliseURL, MaskURL},
-	{"Bedrock region", fieldBedrockRegion, Provider.region, verbatim, printable},
+	{"type", fieldType, func(p Provider) string { return string(p.Type) }, verbatim, text.Printable},
+	{"base URL", fieldBaseURL, func(p Provider) string { return p.BaseURL }, baseurl.Normalise, MaskURL},
+	{"Bedrock region", fieldBedrockRegion, Provider.region, verbatim, text.Printable},
 }
 
 func verbatim(s string) string { return s }
@@ -81,177 +81,11 @@ func shapeDrift(stored Provider, want desired) []FieldDrift {
 	return drift
 }
 
-// normaliseURL applies the syntax-based normalisation of RFC 3986 §6.2.2 (case,
-// percent-encoding, dot segments) and the scheme-based one of §6.2.3 (default
-// port, empty path). It works on the text, since a round trip through net/url
-// loses which characters were encoded. What is no base URL stays as it is.
-func normaliseURL(raw string) string {
-	if raw == "" || isNormalURL(raw) || checkParsedURL(raw) != "" {
-		return raw
-	}
-	scheme, rest, ok := strings.Cut(raw, "://")
-	if !ok { // "https:/host" and the like have no host, and do not get here
-		return raw
-	}
-	scheme = strings.ToLower(scheme)
-	authority, rest := cutBefore(rest, "/?")
-	path, query := cutBefore(rest, "?")
-
-	host, port := authority, ""
-	if i := strings.LastIndexByte(authority, ':'); i > strings.LastIndexByte(authority, ']') {
-		host, port = authority[:i], authority[i+1:]
-	}
-	if port == "" || scheme == "http" && port == "80" || scheme == "https" && port == "443" {
-		port = ""
-	} else {
-		port = ":" + port
-	}
-	if path == "" {
-		path = "/"
-	}
-	return scheme + "://" + lowerHost(normalisePercent(host)) + port +
-		removeDotSegments(normalisePercent(path)) + normalisePercent(query)
-}
-
-// cutBefore splits s before the first of any.
-func cutBefore(s, any string) (before, from string) {
-	if i := strings.IndexAny(s, any); i >= 0 {
-		return s[:i], s[i:]
-	}
-	return s, ""
-}
-
-// normalisePercent decodes the triplets that stand for unreserved characters
-// (RFC 3986 §2.3) and writes the others with upper-case digits. Text with a
-// broken triplet stays as it is.
-func normalisePercent(s string) string {
-	if !strings.Contains(s, "%") {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] != '%' {
-			b.WriteByte(s[i])
-			continue
-		}
-		if i+2 >= len(s) {
-			return s
-		}
-		code, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
-		if err != nil {
-			return s
-		}
-		if isUnreserved(byte(code)) {
-			b.WriteByte(byte(code))
-		} else {
-			b.WriteString(strings.ToUpper(s[i : i+3]))
-		}
-		i += 2
-	}
-	return b.String()
-}
-
-func isUnreserved(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_' || c == '~'
-}
-
-// lowerHost lower-cases what stands outside of percent-encoded triplets.
-func lowerHost(host string) string {
-	if !strings.Contains(host, "%") {
-		return strings.ToLower(host)
-	}
-	parts := strings.Split(host, "%")
-	for i, part := range parts {
-		keep := 0
-		if i > 0 {
-			keep = min(2, len(part))
-		}
-		parts[i] = part[:keep] + strings.ToLower(part[keep:])
-	}
-	return strings.Join(parts, "%")
-}
-
-// removeDotSegments is RFC 3986 §5.2.4 for an absolute path. A trailing slash
-// stays, since https://host/v1 and https://host/v1/ are different base URLs.
-func removeDotSegments(path string) string {
-	if !strings.Contains(path, "/.") {
-		return path
-	}
-	segments := strings.Split(path[1:], "/")
-	var out []string
-	for i, segment := range segments {
-		switch segment {
-		case ".", "..":
-			if segment == ".." && len(out) > 0 {
-				out = out[:len(out)-1]
-			}
-			if i == len(segments)-1 {
-				out = append(out, "")
-			}
-		default:
-			out = append(out, segment)
-		}
-	}
-	return "/" + strings.Join(out, "/")
-}
-
 // MaskURL shows a base URL without what could be a credential: the values of its
 // query. Anything that [ParseEnviron] would not take as a base URL, and that can
 // hold a credential elsewhere, shows as four asterisks. Control characters are
 // escaped.
-func MaskURL(raw string) string {
-	if checkBaseURL(raw) != "" {
-		if strings.ContainsAny(raw, "@?#") {
-			return maskText
-		}
-		return printable(raw)
-	}
-	base, query := cutBefore(raw, "?")
-	if query == "" {
-		return printable(base)
-	}
-	pairs := strings.Split(query[1:], "&")
-	for i, pair := range pairs {
-		pairs[i] = maskText
-		// What ends in "=" can be a value in base64, and then what is before it is no key.
-		if key, value, _ := strings.Cut(pair, "="); strings.Trim(value, "=") != "" {
-			pairs[i] = key + "=" + maskText
-		}
-	}
-	return printable(base + "?" + strings.Join(pairs, "&"))
-}
-
-// printable keeps what came from outside from writing lines or controls of its
-// own into a log or a terminal.
-func printable(s string) string {
-	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return s
-	}
-	return strconv.QuoteToGraphic(s)
-}
-
-// shortened is printable for what is as long as somebody liked.
-func shortened(s string) string { return printable(cut(s)) }
-
-// label shows a name or a type that an operator gave. What is no name, and long
-// enough to be a key that was pasted into the wrong variable, is masked like one.
-func label(s string) string {
-	if validName(s) {
-		return shortened(s)
-	}
-	if len(s) >= maskMinBytes {
-		return printable(maskSecret(s))
-	}
-	return printable(s)
-}
-
-func cut(s string) string {
-	const limit = 100
-	if len(s) <= limit {
-		return s
-	}
-	return strings.ToValidUTF8(s[:limit], "") + "…"
-}
+func MaskURL(raw string) string { return baseurl.Mask(raw) }
 
 // credentialDifferences and tunableDifferences say in words in what two
 // providers of one shape differ, credentials as fingerprints only.
@@ -275,7 +109,7 @@ func tunableDifferences(stored, want Provider) []string {
 	var out []string
 	compare := func(what, was, is string) {
 		if was != is {
-			out = append(out, what+" (database "+orNone(printable(was))+", environment "+orNone(printable(is))+")")
+			out = append(out, what+" (database "+text.OrNone(text.Printable(was))+", environment "+text.OrNone(text.Printable(is))+")")
 		}
 	}
 	was, is := settingsOf(stored), settingsOf(want)

@@ -4,11 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"math"
-	"net/url"
 	"slices"
-	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"example.com/aiseed/internal/baseurl"
+	"example.com/aiseed/internal/text"
 )
 
 const (
@@ -30,7 +29,7 @@ func (p *parser) problem(place int, provider, reason string, names ...string) {
 	for i, name := range names {
 		names[i] = p.full(name)
 	}
-	p.problems = append(p.problems, problem{place, Problem{Variables: names, Provider: label(provider), Reason: reason}})
+	p.problems = append(p.problems, problem{place, Problem{Variables: names, Provider: text.Label(provider), Reason: reason}})
 }
 
 // configError puts problems into the order of the variables. Those without an
@@ -56,11 +55,11 @@ func (n *normaliser) checkValues(e *entry) {
 		field, value string
 		check        func(string) string
 	}{
-		{fieldBaseURL, c.BaseURL, checkBaseURL},
-		{fieldBedrockBaseURL, c.BedrockBaseURL, checkBaseURL},
-		{fieldBedrockRegion, c.BedrockRegion, checkWord},
-		{fieldBedrockModel, c.BedrockModel, checkWord},
-		{fieldBedrockSmallFastModel, c.BedrockSmallFastModel, checkWord},
+		{fieldBaseURL, c.BaseURL, baseurl.Check},
+		{fieldBedrockBaseURL, c.BedrockBaseURL, baseurl.Check},
+		{fieldBedrockRegion, c.BedrockRegion, text.CheckWord},
+		{fieldBedrockModel, c.BedrockModel, text.CheckWord},
+		{fieldBedrockSmallFastModel, c.BedrockSmallFastModel, text.CheckWord},
 	} {
 		if reason := f.check(f.value); reason != "" {
 			n.problem(e, reason, f.field)
@@ -72,7 +71,7 @@ func (n *normaliser) checkValues(e *entry) {
 	if keys, secrets := len(c.BedrockAccessKeys), len(c.BedrockAccessKeySecrets); keys != secrets {
 		keysField, secretsField := secretName(fieldBedrockAccessKey, keys), secretName(fieldBedrockAccessKeySecret, secrets)
 		if !e.variables.unreadable[e.variable(keysField)] && !e.variables.unreadable[e.variable(secretsField)] {
-			n.problem(e, fmt.Sprintf("%s and %s; each access key needs its secret", count(keys, "access key"), count(secrets, "secret")),
+			n.problem(e, fmt.Sprintf("%s and %s; each access key needs its secret", text.Count(keys, "access key"), text.Count(secrets, "secret")),
 				keysField, secretsField)
 		}
 	}
@@ -106,112 +105,5 @@ func checkSecret(s Secret) (problem string) {
 	case len(value) > maxSecretBytes:
 		return "longer than 8 KiB"
 	}
-	return checkWord(value)
-}
-
-// checkWord is for values that have no space in them.
-func checkWord(value string) (problem string) {
-	if isPlain(value) {
-		return ""
-	}
-	if reason := checkText(value); reason != "" {
-		return reason
-	}
-	if strings.ContainsFunc(value, unicode.IsSpace) {
-		return "a space in it"
-	}
-	return ""
-}
-
-// validName reports whether name is ^[a-z0-9]+(-[a-z0-9]+)*$, and not too long.
-func validName(name string) bool {
-	before := byte('-')
-	for _, c := range []byte(name) {
-		switch {
-		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
-		case c == '-' && before != '-':
-		default:
-			return false
-		}
-		before = c
-	}
-	return before != '-' && len(name) <= maxNameBytes
-}
-
-// isPlain reports whether value is visible ASCII, as nearly every one is, and
-// needs no closer look.
-func isPlain(value string) bool {
-	for i := range len(value) {
-		if value[i] <= ' ' || value[i] >= 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
-// checkBaseURL says what is wrong with a base URL, without quoting it: it can
-// hold a password. A base URL that is not set is fine.
-func checkBaseURL(raw string) (problem string) {
-	if raw == "" || isNormalURL(raw) {
-		return ""
-	}
-	return checkParsedURL(raw)
-}
-
-func checkParsedURL(raw string) (problem string) {
-	switch {
-	case isPlain(raw):
-	case !utf8.ValidString(raw):
-		return "not valid UTF-8"
-	case strings.ContainsFunc(raw, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
-		return "a URL with a space or a control character in it; remove it or percent-encode it"
-	}
-	u, err := url.Parse(raw)
-	switch {
-	case err != nil:
-		return "not a URL; want one like https://host/path"
-	case u.Scheme != "http" && u.Scheme != "https":
-		return "not an absolute http or https URL; want one like https://host/path"
-	case u.Hostname() == "":
-		return "a URL without a host; want one like https://host/path"
-	case strings.Contains(u.Hostname(), ":") && !strings.HasPrefix(u.Host, "["):
-		return "a URL with a colon in its host; an IPv6 address goes into brackets"
-	case u.User != nil:
-		return "a URL with user info (user:password@); put the credential into a key variable instead"
-	case strings.Contains(raw, "#"):
-		return "a URL with a fragment (#...); remove it"
-	}
-	return ""
-}
-
-// isNormalURL reports whether raw is a base URL in its normal form, as nearly every one
-// is, and needs no closer look: a lower-case host without a port, and a path of
-// unreserved characters without dot segments.
-func isNormalURL(raw string) bool {
-	rest, ok := strings.CutPrefix(raw, "https://")
-	if !ok {
-		rest, ok = strings.CutPrefix(raw, "http://")
-	}
-	slash := strings.IndexByte(rest, '/')
-	if !ok || slash < 1 || strings.Contains(rest, "/.") {
-		return false
-	}
-	for i := range len(rest) {
-		c := rest[i]
-		if !isUnreserved(c) && c != '/' || i < slash && 'A' <= c && c <= 'Z' {
-			return false
-		}
-	}
-	return true
-}
-
-// checkText is for values that people read.
-func checkText(value string) (problem string) {
-	switch {
-	case !utf8.ValidString(value):
-		return "not valid UTF-8"
-	case strings.ContainsFunc(value, unicode.IsControl):
-		return "a control character in it"
-	}
-	return ""
+	return text.CheckWord(value)
 }

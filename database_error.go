@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"example.com/aiseed/internal/text"
 )
 
 // A DatabaseError is what a server or a connection answered. The server's own
@@ -119,7 +121,7 @@ type rowsError struct {
 }
 
 func (e *rowsError) Error() string {
-	return fmt.Sprintf("%d of %s of %s could not be written; someone keeps changing them, or a row security policy, a rule or a trigger forbids it to this role", e.want-e.got, count(e.want, "row"), e.table)
+	return fmt.Sprintf("%d of %s of %s could not be written; someone keeps changing them, or a row security policy, a rule or a trigger forbids it to this role", e.want-e.got, text.Count(e.want, "row"), e.table)
 }
 
 var errRolledBack = errors.New("the server answered the commit with a rollback")
@@ -169,10 +171,10 @@ func connectReason(err error) string {
 	// the host or the name of the database.
 	where := "the server"
 	if !strings.Contains(c.Host, "@") {
-		where = fmt.Sprintf("%s, port %d", printable(c.Host), c.Port)
+		where = fmt.Sprintf("%s, port %d", text.Printable(c.Host), c.Port)
 	}
 	if !strings.ContainsAny(c.Database, "@:/") && c.Database != "" {
-		where += ", database " + printable(c.Database)
+		where += ", database " + text.Printable(c.Database)
 	}
 	return "cannot connect to " + where + ": " + networkReason(err) + "; check that the server runs there"
 }

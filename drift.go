@@ -13,6 +13,9 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"example.com/aiseed/internal/baseurl"
+	"example.com/aiseed/internal/text"
 )
 
 // The variables that settle a drift, behind the prefix. Each takes a comma list of
@@ -186,10 +189,10 @@ func movedSide(origin json.RawMessage, stored, want Provider) Side {
 // movedFrom compares a side with the audited first, of which the base URL is
 // masked. Where only what is masked could differ, it cannot be sure.
 func movedFrom(first, now Provider) (moved, sure bool) {
-	first.BaseURL = normaliseURL(first.BaseURL)
-	now.BaseURL = MaskURL(normaliseURL(now.BaseURL))
+	first.BaseURL = baseurl.Normalise(first.BaseURL)
+	now.BaseURL = MaskURL(baseurl.Normalise(now.BaseURL))
 	moved = canonicalHash(first) != canonicalHash(now)
-	return moved, moved || !strings.Contains(now.BaseURL, maskText)
+	return moved, moved || !strings.Contains(now.BaseURL, text.Masked)
 }
 
 const selectOrigins = `

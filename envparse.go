@@ -3,15 +3,15 @@ package aiseed
 import (
 	"cmp"
 	"context"
-	"errors"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"cdr.dev/slog/v3"
+
+	"example.com/aiseed/internal/secretfile"
+	"example.com/aiseed/internal/text"
 )
 
 // A ParseOption changes how [ParseEnviron] reads the environment.
@@ -37,7 +37,7 @@ func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opt
 	p.collect(environ)
 	slices.Sort(p.unknown)
 	for _, name := range p.unknown {
-		logger.Warn(ctx, "unknown environment variable is ignored; check its spelling", slog.F("variable", shortened(p.full(name))))
+		logger.Warn(ctx, "unknown environment variable is ignored; check its spelling", slog.F("variable", text.Shorten(p.full(name))))
 	}
 
 	cfg := Config{Providers: p.providers(), DriftAdopt: p.list(variableDriftAdopt), DriftKeep: p.list(variableDriftKeep)}
@@ -362,7 +362,7 @@ func (v valueGroup) secrets(name string) []Secret {
 	plural, isFile := strings.CutSuffix(spelling, fileTwinSuffix)
 	if isFile {
 		variable := v.stem() + name + spelling
-		contents, reason := readSecretFile(value)
+		contents, reason := secretfile.Read(value)
 		if reason != "" {
 			v.problem(v.place, v.nameOf(name), shownPath(value)+" "+reason, variable)
 			v.unreadable = withKey(v.unreadable, v.full(variable), true)
@@ -406,45 +406,5 @@ func shownPath(path string) string {
 	if _, err := os.Stat(folder); err != nil || !filepath.IsAbs(path) || folder == string(filepath.Separator) {
 		return "its value is not the absolute path of a file in a folder that is there: it"
 	}
-	return "the file " + shortened(path)
-}
-
-const maxSecretFileBytes = 64 << 10
-
-func readSecretFile(path string) (contents, reason string) {
-	// Not opened before it is known to be a file: opening a pipe can block.
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", fileReason(err)
-	}
-	if !info.Mode().IsRegular() {
-		return "", "is not a regular file"
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fileReason(err)
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxSecretFileBytes+1))
-	switch {
-	case err != nil:
-		return "", fileReason(err)
-	case len(raw) > maxSecretFileBytes:
-		return "", "is larger than 64 KiB"
-	}
-	contents = strings.TrimSuffix(string(raw), "\n")
-	if contents == "" {
-		return "", "is empty"
-	}
-	return contents, ""
-}
-
-func fileReason(err error) string {
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "does not exist"
-	case errors.Is(err, fs.ErrPermission):
-		return "cannot be read: permission denied"
-	}
-	return "cannot be read"
+	return "the file " + text.Shorten(path)
 }

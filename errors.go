@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"example.com/aiseed/internal/text"
 )
 
 // The classes of errors, for [errors.Is]. Behind those that carry data stands a
@@ -75,7 +77,7 @@ type Problem struct {
 func (p Problem) String() string {
 	var variables []string
 	for _, v := range p.Variables {
-		variables = append(variables, printable(v))
+		variables = append(variables, text.Printable(v))
 	}
 	text := strings.Join(variables, ", ")
 	if p.Provider != "" {
@@ -86,7 +88,7 @@ func (p Problem) String() string {
 
 func (e *ConfigError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "aiseed: %s in the configuration of AI providers; nothing was changed", count(len(e.Problems), "problem"))
+	fmt.Fprintf(&b, "aiseed: %s in the configuration of AI providers; nothing was changed", text.Count(len(e.Problems), "problem"))
 	for i, p := range e.Problems {
 		fmt.Fprintf(&b, "\n  %2d. %s", i+1, p)
 	}
@@ -126,18 +128,18 @@ type FieldDrift struct {
 
 // write shows the field, each line with an indent.
 func (f FieldDrift) write(b *strings.Builder, indent string) {
-	environment := orNone(f.Environment)
+	environment := text.OrNone(f.Environment)
 	if f.note != "" {
 		environment += " (" + f.note + ")"
 	}
-	for _, line := range [][2]string{{"database:", orNone(f.Stored)}, {"environment:", environment}, {"variable:", f.Variable + f.variableNote}} {
+	for _, line := range [][2]string{{"database:", text.OrNone(f.Stored)}, {"environment:", environment}, {"variable:", f.Variable + f.variableNote}} {
 		fmt.Fprintf(b, "%s%-13s %s\n", indent, line[0], line[1])
 	}
 }
 
 func (e *DriftError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "aiseed: the environment and the database disagree about %s; nothing was changed\n", count(len(e.Providers), "AI provider"))
+	fmt.Fprintf(&b, "aiseed: the environment and the database disagree about %s; nothing was changed\n", text.Count(len(e.Providers), "AI provider"))
 	for _, p := range e.Providers {
 		fmt.Fprintf(&b, "\n  %s (id %s)\n", p.Name, p.ID)
 		if p.Moved != "" && p.Moved != SideUnknown {
@@ -236,18 +238,4 @@ func (e *DecryptError) Unwrap() error {
 		return ErrPlaintext
 	}
 	return ErrUndecryptable
-}
-
-func count(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "(none)"
-	}
-	return s
 }

@@ -18,6 +18,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed/internal/text"
 )
 
 // formatVectors are the frozen examples that docs/format.md prints.
@@ -130,7 +132,7 @@ func TestC2_O3_L1_FrozenShapeTokenAndLockKeys(t *testing.T) {
 func TestS10_A1_FrozenMasksAndAuditValues(t *testing.T) {
 	t.Parallel()
 	v := formatVectors(t)
-	for name, mask := range map[string]func(string) string{"masks": maskSecret, "masks of base URLs": MaskURL} {
+	for name, mask := range map[string]func(string) string{"masks": text.Mask, "masks of base URLs": MaskURL} {
 		for _, line := range strings.Split(v[name], "\n") {
 			both := strings.Fields(line)
 			require.Equal(t, both[1], mask(both[0]))

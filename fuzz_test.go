@@ -11,6 +11,9 @@ import (
 
 	"cdr.dev/slog/v3"
 	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed/internal/baseurl"
+	"example.com/aiseed/internal/text"
 )
 
 // F6: the targets of the fuzzer that are not beside what they test. Inputs that it
@@ -46,7 +49,7 @@ func FuzzCanonicalEncoding(f *testing.F) {
 	f.Fuzz(func(t *testing.T, type1, url1, region1, type2, url2, region2 string) {
 		shape := func(typ, baseURL, region string) (p Provider, compared []string) {
 			p = Provider{Type: ProviderType(typ), BaseURL: baseURL, Bedrock: &BedrockSettings{Region: region}}
-			return p, []string{typ, normaliseURL(baseURL), region}
+			return p, []string{typ, baseurl.Normalise(baseURL), region}
 		}
 		a, comparedA := shape(type1, url1, region1)
 		b, comparedB := shape(type2, url2, region2)
@@ -239,10 +242,10 @@ func FuzzNormalise(f *testing.F) {
 			if d.unsupported {
 				continue
 			}
-			require.True(t, validName(d.Name) && !names[d.Name], "%q", d.Name)
+			require.True(t, text.IsName(d.Name) && !names[d.Name], "%q", d.Name)
 			names[d.Name] = true
 			require.NoError(t, checkProvider(d.Provider, d.Provider), "what an operator could create")
-			require.Empty(t, checkBaseURL(d.BaseURL))
+			require.Empty(t, baseurl.Check(d.BaseURL))
 			require.False(t, d.Bedrock != nil && len(d.Keys) > 0)
 		}
 		again, _ := normalise(cfg)

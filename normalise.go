@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"example.com/aiseed/internal/text"
 )
 
 // A ProviderType is the kind of upstream that a provider speaks to.
@@ -268,7 +270,7 @@ func (n *normaliser) problem(e *entry, reason string, fields ...string) {
 	for _, f := range fields {
 		names = append(names, e.variable(f))
 	}
-	n.problems = append(n.problems, problem{e.place, Problem{Variables: names, Provider: label(e.name()), Reason: reason}})
+	n.problems = append(n.problems, problem{e.place, Problem{Variables: names, Provider: text.Label(e.name()), Reason: reason}})
 }
 
 func (n *normaliser) add(e *entry) {
@@ -282,7 +284,7 @@ func (n *normaliser) add(e *entry) {
 	case !utf8.ValidString(c.Type):
 		n.problem(e, "not valid UTF-8", fieldType)
 	}
-	if c.Name != "" && !validName(c.Name) {
+	if c.Name != "" && !text.IsName(c.Name) {
 		n.problem(e, "not a valid name; want lower-case letters, digits and single hyphens between them, at most 255 bytes", fieldName)
 	}
 	if c.Type != "" && !supported {
@@ -354,7 +356,7 @@ func (e entry) desired() desired {
 		return desired{
 			Provider:    Provider{Name: e.name(), Type: ProviderType(c.Type), BaseURL: c.BaseURL},
 			unsupported: true,
-			warnings:    []string{fmt.Sprintf("type %s is not supported, so the provider is skipped; supported are %s", strconv.QuoteToGraphic(label(c.Type)), supportedTypes())},
+			warnings:    []string{fmt.Sprintf("type %s is not supported, so the provider is skipped; supported are %s", strconv.QuoteToGraphic(text.Label(c.Type)), supportedTypes())},
 		}
 	}
 	d := desired{
@@ -402,7 +404,7 @@ func (d *desired) authenticateWithBedrock(c *ProviderConfig, warn func(reason st
 		d.Bedrock.AccessKey, d.Bedrock.AccessKeySecret = c.BedrockAccessKeys[0], c.BedrockAccessKeySecrets[0]
 	}
 	if more := len(c.BedrockAccessKeys) - 1; more > 0 {
-		warn(fmt.Sprintf("%s; the first pair is used and the other %d ignored", count(more+1, "Bedrock access key"), more),
+		warn(fmt.Sprintf("%s; the first pair is used and the other %d ignored", text.Count(more+1, "Bedrock access key"), more),
 			secretName(fieldBedrockAccessKey, more+1))
 	}
 	if len(c.Keys) > 0 {

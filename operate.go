@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/xerrors"
+
+	"example.com/aiseed/internal/text"
 )
 
 // NewProvider is a provider to create. Name and Type are required.
@@ -205,7 +207,7 @@ func notFound(format string, args ...any) error {
 }
 
 func nameTaken(name string) error {
-	return &classError{class: ErrNameTaken, text: strings.TrimSpace("there is a live provider "+printable(name)) + " already; choose another name, or update that one"}
+	return &classError{class: ErrNameTaken, text: strings.TrimSpace("there is a live provider "+text.Printable(name)) + " already; choose another name, or update that one"}
 }
 
 func wantLive(found *storedProvider, id uuid.UUID) error {
@@ -220,7 +222,7 @@ func wantLive(found *storedProvider, id uuid.UUID) error {
 
 // operate runs one operation. A decision sees what is true under the lock.
 func (s *Store) operate(ctx context.Context, actor, what string, read reading, decide func(*storedProvider) ([]query, error)) error {
-	if strings.TrimSpace(actor) == "" || actor == SystemActor || len(actor) > maxNameBytes || checkText(actor) != "" {
+	if strings.TrimSpace(actor) == "" || actor == SystemActor || len(actor) > maxNameBytes || text.Check(actor) != "" {
 		return xerrors.New("aiseed: " + what + " needs an actor, for the audit: the name or id of whoever asked, not \"system\", at most 255 bytes of UTF-8 without control characters")
 	}
 	return retry(ctx, func() error {
@@ -337,7 +339,7 @@ func checkProvider(old, p Provider) error {
 	if both(p) && !both(old) {
 		n.problem(e, "a provider authenticates with bearer keys or with Bedrock settings, not with both", fieldKey, bedrockGroup+"*")
 	}
-	switch reason := checkText(p.DisplayName); {
+	switch reason := text.Check(p.DisplayName); {
 	case reason != "":
 		n.problem(e, reason, "DISPLAY_NAME")
 	case len(p.DisplayName) > maxNameBytes:

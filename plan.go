@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"example.com/aiseed/internal/text"
 )
 
 // An Action is what a start does about one desired provider.
@@ -60,7 +62,7 @@ func (s Step) between() *sides {
 // Format prints action and name. What else a step knows is not for printing: a
 // base URL can have a credential in it.
 func (s Step) Format(f fmt.State, _ rune) {
-	_, _ = fmt.Fprintf(f, "%s %s", string(s.Action), label(s.Name))
+	_, _ = fmt.Fprintf(f, "%s %s", string(s.Action), text.Label(s.Name))
 }
 
 // storedProvider is a row that has the name of a desired provider.

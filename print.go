@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"example.com/aiseed/internal/text"
 )
 
 // defaultWidth is that of [Plan.String], which does not know where it is printed.
@@ -26,7 +28,7 @@ func (p *Plan) Table(width int, colour bool) string {
 	}
 	for _, s := range p.Steps {
 		if len(s.Drift)+len(s.Warnings) > 0 {
-			fmt.Fprintf(&b, "\n%s\n", label(s.Name))
+			fmt.Fprintf(&b, "\n%s\n", text.Label(s.Name))
 		}
 		s.writeDrift(&b)
 		for _, w := range s.Warnings {
@@ -68,7 +70,7 @@ func (p *Plan) writeTable(b *strings.Builder, width int, colour bool) {
 	rows := [][]string{{"ACTION", "NAME", "TYPE", "CREDENTIALS", "BASE URL"}}
 	for _, s := range p.Steps {
 		want := s.between().want
-		rows = append(rows, []string{string(s.Action), label(s.Name), label(string(s.Type)), want.credentials(), orNone(MaskURL(want.BaseURL))})
+		rows = append(rows, []string{string(s.Action), text.Label(s.Name), text.Label(string(s.Type)), want.credentials(), text.OrNone(MaskURL(want.BaseURL))})
 	}
 	last := len(rows[0]) - 1
 	widths := make([]int, last)
@@ -87,18 +89,8 @@ func (p *Plan) writeTable(b *strings.Builder, width int, colour bool) {
 			}
 			b.WriteString(padded)
 		}
-		b.WriteString(shortenMiddle(row[last], max(width-used, 16)) + "\n")
+		b.WriteString(text.ShortenMiddle(row[last], max(width-used, 16)) + "\n")
 	}
-}
-
-// shortenMiddle keeps both ends of a text, which tell base URLs apart.
-func shortenMiddle(s string, width int) string {
-	runes := []rune(s)
-	if len(runes) <= width {
-		return s
-	}
-	head := (width - 1) / 2
-	return string(runes[:head]) + "…" + string(runes[len(runes)-(width-1-head):])
 }
 
 // writeWrapped breaks a text between words, each line with an indent.
@@ -127,7 +119,7 @@ func (s Step) MarshalJSON() ([]byte, error) {
 		Digest      string       `json:"digest,omitempty"`
 		Drift       []FieldDrift `json:"drift,omitempty"`
 		Warnings    []string     `json:"warnings,omitempty"`
-	}{s.Action, label(s.Name), ProviderType(label(string(s.Type))), MaskURL(want.BaseURL), want.credentials(), s.Moved, s.Digest, s.Drift, s.Warnings})
+	}{s.Action, text.Label(s.Name), ProviderType(text.Label(string(s.Type))), MaskURL(want.BaseURL), want.credentials(), s.Moved, s.Digest, s.Drift, s.Warnings})
 }
 
 // MarshalJSON encodes a plan, always with a list of steps.

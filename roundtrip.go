@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"example.com/aiseed/internal/text"
 )
 
 // jsonArg encodes a parameter. Its types cannot fail to encode.
@@ -109,7 +111,7 @@ func (s *Store) acquire(ctx context.Context, operation string) (*pgxpool.Conn, e
 	}
 	if encoding := conn.Conn().PgConn().ParameterStatus("client_encoding"); encoding != "UTF8" {
 		conn.Release()
-		return nil, &DatabaseError{Operation: operation, reason: "the client_encoding of the connection is " + printable(encoding) + "; it has to be UTF8"}
+		return nil, &DatabaseError{Operation: operation, reason: "the client_encoding of the connection is " + text.Printable(encoding) + "; it has to be UTF8"}
 	}
 	return conn, nil
 }

@@ -5,7 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"unicode/utf8"
+
+	"example.com/aiseed/internal/text"
 )
 
 // A Secret is a credential that shows itself only to [Secret.Reveal].
@@ -33,7 +34,7 @@ func secretAt(value *string) Secret {
 	if *value == "" {
 		return Secret{}
 	}
-	return Secret{mask: maskSecret(*value), value: value}
+	return Secret{mask: text.Mask(*value), value: value}
 }
 
 // Reveal returns the secret itself. What is done with it from here on is the
@@ -69,23 +70,3 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.mask), nil }
 
 // LogValue is the mask for log/slog.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.mask) }
-
-const (
-	maskText = "****"
-	// A tail of 4 characters tells an operator which key it is, and leaves most of
-	// a key unknown.
-	maskMinBytes  = 20
-	maskTailRunes = 4
-)
-
-func maskSecret(value string) string {
-	if len(value) < maskMinBytes {
-		return maskText
-	}
-	tail := len(value)
-	for range maskTailRunes {
-		_, size := utf8.DecodeLastRuneInString(value[:tail])
-		tail -= size
-	}
-	return maskText + value[tail:]
-}

@@ -29,6 +29,8 @@ import (
 	"errors"
 
 	"cdr.dev/slog/v3"
+
+	"example.com/aiseed/internal/text"
 )
 
 // SeedAIProvidersFromEnv reconciles the providers that cfg asks for with those in
@@ -172,7 +174,7 @@ func (p *Plan) warn(ctx context.Context, logger slog.Logger, done bool) {
 			continue
 		}
 		for _, w := range s.Warnings {
-			logger.Warn(ctx, "AI provider: "+w, slog.F("provider", label(s.Name)))
+			logger.Warn(ctx, "AI provider: "+w, slog.F("provider", text.Label(s.Name)))
 		}
 	}
 	for _, w := range p.Warnings {

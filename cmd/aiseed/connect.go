@@ -3,10 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -15,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/secretfile"
 )
 
 // lookup is os.Getenv for an environment that is an argument.
@@ -78,7 +76,7 @@ func (a *app) keyring() (*aiseed.Keyring, error) {
 		return nil, &aboutError{fmt.Sprintf("%s and %s_FILE are both set; remove one", variable, variable), aiseed.ErrKeyring}
 	case path != "":
 		variable += "_FILE"
-		contents, reason := readFile(path)
+		contents, reason := secretfile.Read(path)
 		if reason != "" {
 			// Not the path: it can be the keys, in the wrong variable.
 			return nil, &aboutError{fmt.Sprintf("%s: the file that it names %s", variable, reason), aiseed.ErrKeyring}
@@ -92,23 +90,6 @@ func (a *app) keyring() (*aiseed.Keyring, error) {
 		return nil, &aboutError{variable + ": " + bare(err), err}
 	}
 	return keyring, nil
-}
-
-const maxKeyFile = 64 << 10
-
-func readFile(path string) (contents, reason string) {
-	info, err := os.Stat(path) // first: opening a pipe can block
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "", "does not exist"
-	case err == nil && (!info.Mode().IsRegular() || info.Size() > maxKeyFile):
-		return "", "is not a regular file of at most 64 KiB"
-	}
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return "", "cannot be read; check its permissions"
-	}
-	return strings.TrimSuffix(string(raw), "\n"), ""
 }
 
 // requiredKeyring is the keyring, or nil where -plaintext accepts that there is

@@ -1,0 +1,54 @@
+// Package secretfile reads a secret from a file, as it is mounted into a container.
+//
+// What it says about a file quotes neither the path nor the contents.
+package secretfile
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+)
+
+const maxBytes = 64 << 10
+
+// Read returns the contents of a file without one line break at their end. problem says
+// what is wrong with the file, as the rest of a sentence, or is "".
+func Read(path string) (contents, problem string) {
+	// Opening a pipe can block, so a path is opened only if it is a file.
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", problemOf(err)
+	}
+	if !info.Mode().IsRegular() {
+		return "", "is not a regular file"
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", problemOf(err)
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
+	switch {
+	case err != nil:
+		return "", problemOf(err)
+	case len(raw) > maxBytes:
+		return "", "is larger than 64 KiB"
+	}
+	contents = strings.TrimSuffix(string(raw), "\n")
+	if contents == "" {
+		return "", "is empty"
+	}
+	return contents, ""
+}
+
+func problemOf(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "does not exist"
+	case errors.Is(err, fs.ErrPermission):
+		return "cannot be read: permission denied"
+	}
+	return "cannot be read"
+}

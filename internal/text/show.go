@@ -1,0 +1,90 @@
+package text
+
+import (
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Masked stands for what is not shown.
+const Masked = "****"
+
+const (
+	// A tail of 4 characters tells an operator which secret it is, and leaves most of a
+	// secret unknown.
+	maskMinBytes  = 20
+	maskTailRunes = 4
+
+	maxShownBytes = 100
+)
+
+// Mask shows a secret: nothing of one that is shorter than 20 bytes, and the last 4
+// characters of a longer one.
+func Mask(secret string) string {
+	if len(secret) < maskMinBytes {
+		return Masked
+	}
+	tail := len(secret)
+	for range maskTailRunes {
+		_, size := utf8.DecodeLastRuneInString(secret[:tail])
+		tail -= size
+	}
+	return Masked + secret[tail:]
+}
+
+// Printable keeps a text that came from outside from writing lines or control sequences of
+// its own into a log or a terminal.
+func Printable(s string) string {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return s
+	}
+	return strconv.QuoteToGraphic(s)
+}
+
+// Shorten is Printable for a text of any length. It shows the first 100 bytes.
+func Shorten(s string) string {
+	if len(s) > maxShownBytes {
+		s = strings.ToValidUTF8(s[:maxShownBytes], "") + "…"
+	}
+	return Printable(s)
+}
+
+// Label shows a name or a type that an operator gave. A text that is not a name, and long
+// enough to be a secret that was pasted into the wrong variable, is masked like one.
+func Label(s string) string {
+	switch {
+	case IsName(s):
+		return Shorten(s)
+	case len(s) >= maskMinBytes:
+		return Printable(Mask(s))
+	}
+	return Printable(s)
+}
+
+// ShortenMiddle shows both ends of a text in at most width characters. Both ends tell base
+// URLs apart.
+func ShortenMiddle(s string, width int) string {
+	runes := []rune(s)
+	if len(runes) <= width {
+		return s
+	}
+	head := (width - 1) / 2
+	return string(runes[:head]) + "…" + string(runes[len(runes)-(width-1-head):])
+}
+
+// Count is n and a noun, in the plural unless n is 1.
+func Count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return strconv.Itoa(n) + " " + noun + "s"
+}
+
+// OrNone is s, or "(none)" if s is empty.
+func OrNone(s string) string {
+	if s == "" {
+		return "(none)"
+	}
+	return s
+}
