@@ -29,13 +29,6 @@ var shapeFields = []shapeField{
 
 func verbatim(s string) string { return s }
 
-func (p Provider) region() string {
-	if p.Bedrock == nil {
-		return ""
-	}
-	return p.Bedrock.Region
-}
-
 // canonicalEncoding is the shape as bytes: a version, then each field with its
 // length before it.
 func canonicalEncoding(p Provider) []byte {
@@ -81,12 +74,6 @@ func shapeDrift(stored Provider, want desired) []FieldDrift {
 	return drift
 }
 
-// MaskURL shows a base URL without what could be a credential: the values of its
-// query. Anything that [ParseEnviron] would not take as a base URL, and that can
-// hold a credential elsewhere, shows as four asterisks. Control characters are
-// escaped.
-func MaskURL(raw string) string { return baseurl.Mask(raw) }
-
 // credentialDifferences and tunableDifferences say in words in what two
 // providers of one shape differ, credentials as fingerprints only.
 func credentialDifferences(stored, want Provider, fingerprint func(Secret) string) []string {
@@ -120,18 +107,4 @@ func tunableDifferences(stored, want Provider) []string {
 
 func divergence(stored, want Provider, fingerprint func(Secret) string) []string {
 	return slices.Concat(credentialDifferences(stored, want, fingerprint), tunableDifferences(stored, want))
-}
-
-func keyAt(p Provider, i int) Secret {
-	if i < len(p.Keys) {
-		return p.Keys[i].APIKey
-	}
-	return Secret{}
-}
-
-func settingsOf(p Provider) BedrockSettings {
-	if p.Bedrock == nil {
-		return BedrockSettings{}
-	}
-	return *p.Bedrock
 }

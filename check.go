@@ -1,9 +1,7 @@
 package aiseed
 
 import (
-	"cmp"
 	"fmt"
-	"math"
 	"slices"
 
 	"example.com/aiseed/internal/baseurl"
@@ -16,36 +14,12 @@ const (
 	maxListLength  = 5
 )
 
-// problem is a [Problem] with the place of its entry in the order of the variables.
-type problem struct {
-	place int
-	Problem
-}
-
-const problemsLast = math.MaxInt
-
 // problem records one, about variables without their prefix.
 func (p *parser) problem(place int, provider, reason string, names ...string) {
 	for i, name := range names {
 		names[i] = p.full(name)
 	}
 	p.problems = append(p.problems, problem{place, Problem{Variables: names, Provider: text.Label(provider), Reason: reason}})
-}
-
-// configError puts problems into the order of the variables. Those without an
-// order of their own are told apart by name.
-func configError(problems []problem) error {
-	slices.SortStableFunc(problems, func(a, b problem) int {
-		if byPlace := cmp.Compare(a.place, b.place); byPlace != 0 || a.place != problemsLast {
-			return byPlace
-		}
-		return slices.Compare(a.Variables, b.Variables)
-	})
-	err := &ConfigError{}
-	for _, p := range problems {
-		err.Problems = append(err.Problems, p.Problem)
-	}
-	return err
 }
 
 // checkValues checks what is set, whatever it is for.

@@ -1,21 +1,12 @@
 package aiseed
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
-
-	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
-
-	"example.com/aiseed/internal/baseurl"
-	"example.com/aiseed/internal/text"
 )
 
 // The variables that settle a drift, behind the prefix. Each takes a comma list of
@@ -132,114 +123,4 @@ func adopted(stored, want Provider) (p Provider, keys []ProviderKey) {
 		keys = want.Keys
 	}
 	return p, keys
-}
-
-// A Side is who moved since a row was seeded.
-type Side string
-
-// The sides of a drift.
-const (
-	SideEnvironment Side = "environment"
-	SideDatabase    Side = "database"
-	SideBoth        Side = "both"
-	SideUnknown     Side = "unknown" // the audit of the row's creation is gone
-)
-
-func (s Side) words() string {
-	switch s {
-	case SideEnvironment:
-		return "the environment has"
-	case SideDatabase:
-		return "the database has"
-	}
-	return "both have"
-}
-
-// movedSide compares both sides with the row as its audit says that it was created.
-func movedSide(origin json.RawMessage, stored, want Provider) Side {
-	var seeded struct {
-		Type    ProviderType `json:"type"`
-		BaseURL string       `json:"base_url"`
-		Bedrock *struct {
-			Region string `json:"region"`
-		} `json:"bedrock"`
-	}
-	if json.Unmarshal(origin, &seeded) != nil || seeded.Type == "" {
-		return SideUnknown
-	}
-	first := Provider{Type: seeded.Type, BaseURL: seeded.BaseURL}
-	if seeded.Bedrock != nil {
-		first.Bedrock = &BedrockSettings{Region: seeded.Bedrock.Region}
-	}
-	environment, sure := movedFrom(first, want)
-	database, alsoSure := movedFrom(first, stored)
-	switch {
-	case !sure || !alsoSure:
-		return SideUnknown
-	case environment && database:
-		return SideBoth
-	case environment:
-		return SideEnvironment
-	case database:
-		return SideDatabase
-	}
-	return SideUnknown
-}
-
-// movedFrom compares a side with the audited first, of which the base URL is
-// masked. Where only what is masked could differ, it cannot be sure.
-func movedFrom(first, now Provider) (moved, sure bool) {
-	first.BaseURL = baseurl.Normalise(first.BaseURL)
-	now.BaseURL = MaskURL(baseurl.Normalise(now.BaseURL))
-	moved = canonicalHash(first) != canonicalHash(now)
-	return moved, moved || !strings.Contains(now.BaseURL, text.Masked)
-}
-
-const selectOrigins = `
-select resource_id, new from {schema}.ai_provider_audits
- where action = 'create' and resource = 'ai_provider'
-   and resource_id in (select id::uuid from json_array_elements_text($1::json) as drifted (id))`
-
-// explain says of the drifted steps of a plan which side moved. Drifts are rare, so
-// that this costs nothing otherwise.
-func (s *Store) explain(ctx context.Context, plan *Plan) error {
-	var ids []uuid.UUID
-	for _, step := range plan.Steps {
-		if step.Drift != nil {
-			ids = append(ids, step.between().stored.ID)
-		}
-	}
-	if ids == nil {
-		return nil
-	}
-	origins := map[uuid.UUID]json.RawMessage{}
-	err := s.read(ctx, "reading the audits of drifted providers", query{
-		sql:  s.sql(selectOrigins),
-		args: [][]byte{jsonArg(ids)},
-		rows: func(rows pgx.Rows) error {
-			var id uuid.UUID
-			var raw []byte
-			_, err := pgx.ForEachRow(rows, []any{&id, &raw}, func() error {
-				origins[id] = slices.Clone(raw)
-				return nil
-			})
-			return err
-		},
-	})
-	for i := range plan.Steps {
-		if step := &plan.Steps[i]; step.Drift != nil {
-			both := step.between()
-			step.Moved = movedSide(origins[both.stored.ID], both.stored.Provider, both.want.Provider)
-		}
-	}
-	return err
-}
-
-// words is what to set to settle all drifts of a plan.
-func words(drifts []ProviderDrift) string {
-	var list []string
-	for _, d := range drifts {
-		list = append(list, d.Name+"@"+d.Digest)
-	}
-	return strings.Join(list, ",")
 }

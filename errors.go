@@ -3,12 +3,9 @@ package aiseed
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
-
-	"example.com/aiseed/internal/text"
 )
 
 // The classes of errors, for [errors.Is]. Behind those that carry data stands a
@@ -57,116 +54,6 @@ func keyringErrorf(format string, args ...any) error {
 func schemaErrorf(format string, args ...any) error {
 	return &classError{class: ErrSchema, text: "schema: " + fmt.Sprintf(format, args...)}
 }
-
-// A ConfigError lists everything that is wrong with an environment or a
-// [Config], in the order of the variables. It matches [ErrInvalidConfig].
-type ConfigError struct {
-	Problems []Problem
-}
-
-// A Problem is one thing wrong with a configuration.
-type Problem struct {
-	// Variables are the full names of the variables concerned.
-	Variables []string
-	// Provider is the provider's name, or "" where it has none (yet).
-	Provider string
-	// Reason says what was wanted and what was found, without the value.
-	Reason string
-}
-
-func (p Problem) String() string {
-	var variables []string
-	for _, v := range p.Variables {
-		variables = append(variables, text.Printable(v))
-	}
-	text := strings.Join(variables, ", ")
-	if p.Provider != "" {
-		text += " (provider " + p.Provider + ")"
-	}
-	return text + ": " + p.Reason
-}
-
-func (e *ConfigError) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "aiseed: %s in the configuration of AI providers; nothing was changed", text.Count(len(e.Problems), "problem"))
-	for i, p := range e.Problems {
-		fmt.Fprintf(&b, "\n  %2d. %s", i+1, p)
-	}
-	return b.String()
-}
-
-// Unwrap returns [ErrInvalidConfig].
-func (e *ConfigError) Unwrap() error { return ErrInvalidConfig }
-
-// A DriftError lists every provider that environment and database describe
-// differently. Nothing was written. It matches [ErrDrift].
-type DriftError struct {
-	Providers []ProviderDrift // in order of name
-
-	prefix string // of the variables that settle it
-}
-
-// A ProviderDrift is one provider that drifted.
-type ProviderDrift struct {
-	Name   string
-	ID     uuid.UUID // of the stored row
-	Moved  Side      // who moved since the row was seeded
-	Digest string    // of this very difference; name@digest settles it
-	Fields []FieldDrift
-}
-
-// A FieldDrift is one field that differs. The values of a base URL's query are
-// masked.
-type FieldDrift struct {
-	Field       string `json:"field"`       // "type", "base URL" or "Bedrock region"
-	Stored      string `json:"stored"`      // "" for none
-	Environment string `json:"environment"` // "" for none
-	Variable    string `json:"variable"`    // where the environment's value comes from, or would
-
-	note, variableNote string // for a reader
-}
-
-// write shows the field, each line with an indent.
-func (f FieldDrift) write(b *strings.Builder, indent string) {
-	environment := text.OrNone(f.Environment)
-	if f.note != "" {
-		environment += " (" + f.note + ")"
-	}
-	for _, line := range [][2]string{{"database:", text.OrNone(f.Stored)}, {"environment:", environment}, {"variable:", f.Variable + f.variableNote}} {
-		fmt.Fprintf(b, "%s%-13s %s\n", indent, line[0], line[1])
-	}
-}
-
-func (e *DriftError) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "aiseed: the environment and the database disagree about %s; nothing was changed\n", text.Count(len(e.Providers), "AI provider"))
-	for _, p := range e.Providers {
-		fmt.Fprintf(&b, "\n  %s (id %s)\n", p.Name, p.ID)
-		if p.Moved != "" && p.Moved != SideUnknown {
-			fmt.Fprintf(&b, "    since the row was created, %s changed\n", p.Moved.words())
-		}
-		for _, f := range p.Fields {
-			fmt.Fprintf(&b, "    %s\n", f.Field)
-			f.write(&b, "      ")
-		}
-	}
-	fmt.Fprintf(&b, `
-The database is the source of truth; the environment only creates providers that
-do not exist yet. Choose for each provider above, and start again:
-  - The database is right, for good: set each variable to the database's value
-    (unset it for "(none)"), or remove the provider's variables. Indexed providers
-    after it then move up by one, since their numbers have no gap.
-  - The database is right, for now:
-      %sDRIFT_KEEP=%s
-  - The environment is right: the database takes its values with
-      %sDRIFT_ADOPT=%s
-These words settle just these differences, and have no effect on any other. Take
-out those of the providers for which you choose otherwise.`, e.prefix, words(e.Providers), e.prefix, words(e.Providers))
-	return b.String()
-}
-
-// Unwrap returns [ErrDrift].
-func (e *DriftError) Unwrap() error { return ErrDrift }
 
 // A LockTimeoutError says which lock was waited for in vain, and who holds it.
 // It matches [ErrLockTimeout].

@@ -5,7 +5,6 @@ import (
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -14,7 +13,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/google/uuid"
 )
@@ -193,56 +191,6 @@ func (k sealingKey) sealCanary() string { return k.seal(canaryCell(k.id), canary
 func (k sealingKey) opensCanary(stored string) bool {
 	plaintext, ok := k.open(canaryCell(k.id), stored)
 	return ok && plaintext == canary
-}
-
-// A vault seals and opens the values of one store: with a keyring, or not at all
-// where plaintext was accepted. Nothing else in the library knows which.
-type vault struct {
-	keyring     *Keyring // nil in plaintext mode
-	fingerprint func(Secret) string
-}
-
-func newVault(keyring *Keyring) *vault {
-	if keyring != nil {
-		return &vault{keyring: keyring, fingerprint: keyring.primary().fingerprint}
-	}
-	return &vault{fingerprint: processFingerprint()}
-}
-
-// processFingerprint is for the stores without a keyring.
-var processFingerprint = sync.OnceValue(func() func(Secret) string {
-	key := make([]byte, sha256.Size)
-	_, _ = rand.Read(key) // never fails since Go 1.24
-	return newFingerprint(key)
-})
-
-// seal returns what to store in c and in its key-id column (nil for plaintext).
-func (v *vault) seal(c cell, s Secret) (stored string, keyID *string) {
-	if v.keyring == nil {
-		return s.Reveal(), nil
-	}
-	key := v.keyring.primary()
-	return key.seal(c, s.Reveal()), &key.id
-}
-
-// open returns the secret that is stored in c. Its errors are *[DecryptError].
-func (v *vault) open(c cell, stored string, keyID *string) (Secret, error) {
-	switch {
-	case keyID == nil && strings.HasPrefix(stored, sealedPrefix):
-		return Secret{}, &DecryptError{Table: c.table, Column: c.column, RowID: c.rowID()}
-	case keyID == nil && v.keyring == nil:
-		return NewSecret(stored), nil
-	case keyID == nil:
-		return Secret{}, &DecryptError{Table: c.table, Column: c.column, RowID: c.rowID(), plaintext: true}
-	}
-	if v.keyring != nil {
-		if key, ok := v.keyring.byID(*keyID); ok {
-			if plaintext, ok := key.open(c, stored); ok {
-				return NewSecret(plaintext), nil
-			}
-		}
-	}
-	return Secret{}, &DecryptError{Table: c.table, Column: c.column, RowID: c.rowID(), KeyID: *keyID}
 }
 
 func (c cell) rowID() uuid.UUID {

@@ -11,55 +11,6 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// A ProviderType is the kind of upstream that a provider speaks to.
-type ProviderType string
-
-// The supported types.
-const (
-	TypeOpenAI    ProviderType = "openai"
-	TypeAnthropic ProviderType = "anthropic"
-)
-
-// providerTypes is the one table of supported types. A new one is a row here and
-// a migration that widens ai_providers_type_check.
-var providerTypes = map[ProviderType]struct {
-	bedrock bool // takes the BEDROCK_* fields
-}{
-	TypeOpenAI:    {},
-	TypeAnthropic: {bedrock: true},
-}
-
-// The defaults of the documentation. The base URLs are frozen: a new one would
-// turn every row that was seeded with the old one into drift. The models are
-// tunables, and may follow the times.
-const (
-	defaultOpenAIBaseURL         = "https://api.openai.com/v1/"
-	defaultAnthropicBaseURL      = "https://api.anthropic.com/"
-	defaultBedrockModel          = "global.anthropic.claude-sonnet-4-5-20250929-v1:0"
-	defaultBedrockSmallFastModel = "global.anthropic.claude-haiku-4-5-20251001-v1:0"
-)
-
-// desired is a provider as the environment wants it, without an id.
-type desired struct {
-	Provider
-	variable       func(field string) string // see variableOf
-	defaultBaseURL bool                      // the base URL is the one of the documentation
-	warnings       []string
-	unsupported    bool
-	legacy         bool
-}
-
-// variableOf is the full name of where a field comes from, or would.
-func (d desired) variableOf(field string) string {
-	if field == fieldBaseURL && d.Bedrock != nil {
-		field = fieldBedrockBaseURL
-	}
-	if d.variable == nil {
-		return ""
-	}
-	return d.variable(field)
-}
-
 // normalise turns a Config into the providers that it asks for, in order of name.
 func normalise(cfg Config) ([]desired, error) {
 	n := check(&cfg)
@@ -413,13 +364,4 @@ func (d *desired) authenticateWithBedrock(c *ProviderConfig, warn func(reason st
 	if c.BaseURL != "" && c.BaseURL != c.BedrockBaseURL {
 		warn("ignored, since the provider takes the Bedrock base URL", fieldBaseURL)
 	}
-}
-
-func supportedTypes() string {
-	var names []string
-	for t := range providerTypes {
-		names = append(names, string(t))
-	}
-	slices.Sort(names)
-	return strings.Join(names, ", ")
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/xerrors"
@@ -240,53 +239,6 @@ func (s *Store) operate(ctx context.Context, actor, what string, read reading, d
 	})
 }
 
-// A reading reads one provider. The pointer is nil where there is none.
-type reading func(found **storedProvider) query
-
-// byID is with or without opening the secrets.
-func (s *Store) byID(id uuid.UUID, secrets secrecy) reading {
-	return s.readFirst(`id = $1`, secrets, []byte(id.String()))
-}
-
-// byName is the live provider of a name, or else its latest tombstone.
-func (s *Store) byName(name string) reading {
-	return s.readFirst(isNamed, sealed, jsonArg([]string{name}))
-}
-
-func (s *Store) readFirst(condition string, secrets secrecy, arg []byte) reading {
-	return func(found **storedProvider) query {
-		return s.selectProviders(condition, secrets, func(stored []*storedProvider) {
-			if *found = nil; len(stored) > 0 { // what an attempt before this one read does not count
-				*found = stored[0]
-			}
-		}, arg)
-	}
-}
-
-// provider reads a live provider, enabled or not.
-func (s *Store) provider(ctx context.Context, id uuid.UUID) (Provider, error) {
-	var found *storedProvider
-	err := s.read(ctx, "reading a provider", s.byID(id, opened)(&found))
-	if err != nil {
-		return Provider{}, xerrors.Errorf("aiseed: it was done, but the provider cannot be read back: %w", err)
-	}
-	if err := wantLive(found, id); err != nil {
-		return Provider{}, err
-	}
-	return found.Provider, nil
-}
-
-// withDefaults gives settings the models that the environment would.
-func (b BedrockSettings) withDefaults() BedrockSettings {
-	if b.Model == "" {
-		b.Model = defaultBedrockModel
-	}
-	if b.SmallFastModel == "" {
-		b.SmallFastModel = defaultBedrockSmallFastModel
-	}
-	return b
-}
-
 func (u ProviderUpdate) apply(p Provider) Provider {
 	set := func(into *string, value *string) {
 		if value != nil {
@@ -352,39 +304,4 @@ func checkProvider(old, p Provider) error {
 		return configError(n.problems)
 	}
 	return nil
-}
-
-// ProviderInfo is what [Store.ListProviders] tells of a provider: everything but
-// its secrets.
-type ProviderInfo struct {
-	ID                   uuid.UUID
-	Type                 ProviderType
-	Name, DisplayName    string
-	Enabled, Deleted     bool // Deleted is a tombstone
-	BaseURL              string
-	Keys                 []uuid.UUID // ids of its bearer keys, in order
-	CreatedAt, UpdatedAt time.Time
-}
-
-// ListProviders returns all providers in order of name, disabled ones and
-// tombstones too, without opening a secret: what an operator needs to find the id
-// of one to enable, restore or delete, also where a key is lost. Of one name the live
-// one comes first, and then the tombstones, the latest first.
-func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
-	var stored []*storedProvider
-	err := s.read(ctx, "listing the providers", s.selectProviders(`true`, sealed, func(p []*storedProvider) { stored = p }))
-	if err != nil {
-		return nil, err
-	}
-	infos := make([]ProviderInfo, len(stored))
-	for i, p := range stored {
-		infos[i] = ProviderInfo{
-			ID: p.ID, Type: p.Type, Name: p.Name, DisplayName: p.DisplayName, Enabled: p.Enabled, Deleted: p.deleted,
-			BaseURL: p.BaseURL, CreatedAt: p.CreatedAt, UpdatedAt: p.UpdatedAt,
-		}
-		for _, key := range p.Keys {
-			infos[i].Keys = append(infos[i].Keys, key.ID)
-		}
-	}
-	return infos, nil
 }

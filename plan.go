@@ -65,14 +65,6 @@ func (s Step) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(f, "%s %s", string(s.Action), text.Label(s.Name))
 }
 
-// storedProvider is a row that has the name of a desired provider.
-type storedProvider struct {
-	Provider
-	deleted   bool
-	revision  int64 // counts the changes of what it does
-	positions []int // of its keys
-}
-
 // diff decides, in the order of want. It is a pure function: a plan and a seed
 // both call it.
 func diff(want []desired, stored map[string]*storedProvider, settle settlement, fingerprint func(Secret) string) *Plan {

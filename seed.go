@@ -158,14 +158,6 @@ func names(want []desired) []string {
 	return out
 }
 
-// deliver never fails a start.
-func deliver(ctx context.Context, store *Store, auditor Auditor, logger slog.Logger) {
-	if n, err := store.DeliverAudits(ctx, auditor); err != nil {
-		logger.Warn(ctx, "not all audit entries of AI providers were delivered; the next start tries again",
-			slog.F("delivered", n), slog.F("reason", err.Error()))
-	}
-}
-
 // warn logs what an operator should look at. What a start would have written is no
 // news where it failed.
 func (p *Plan) warn(ctx context.Context, logger slog.Logger, done bool) {

@@ -133,14 +133,6 @@ func (c *changes) update(old *storedProvider, p Provider) error {
 	return nil
 }
 
-func sameSettings(a, b *BedrockSettings) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return a.Region == b.Region && a.Model == b.Model && a.SmallFastModel == b.SmallFastModel &&
-		a.AccessKey.Equal(b.AccessKey) && a.AccessKeySecret.Equal(b.AccessKeySecret)
-}
-
 // queries are the statements: none where there is nothing to write.
 func (c *changes) queries() []query {
 	if len(c.audits) == 0 {

@@ -133,19 +133,3 @@ func (p *Plan) MarshalJSON() ([]byte, error) {
 		Warnings []string `json:"warnings,omitempty"`
 	}{steps, p.Warnings})
 }
-
-// credentials says what a provider authenticates with, masked and in few words.
-func (p Provider) credentials() string {
-	switch keys := len(p.Keys); {
-	case p.Bedrock != nil && p.Bedrock.AccessKey.IsZero():
-		return "AWS environment"
-	case p.Bedrock != nil:
-		return "AWS " + p.Bedrock.AccessKey.String()
-	case keys == 0:
-		return "(none)"
-	case keys == 1:
-		return p.Keys[0].APIKey.String()
-	default:
-		return fmt.Sprintf("%s and %d more", p.Keys[0].APIKey, keys-1)
-	}
-}

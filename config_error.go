@@ -1,0 +1,75 @@
+package aiseed
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"example.com/aiseed/internal/text"
+)
+
+// A ConfigError lists everything that is wrong with an environment or a
+// [Config], in the order of the variables. It matches [ErrInvalidConfig].
+type ConfigError struct {
+	Problems []Problem
+}
+
+func (e *ConfigError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "aiseed: %s in the configuration of AI providers; nothing was changed", text.Count(len(e.Problems), "problem"))
+	for i, p := range e.Problems {
+		fmt.Fprintf(&b, "\n  %2d. %s", i+1, p)
+	}
+	return b.String()
+}
+
+// Unwrap returns [ErrInvalidConfig].
+func (e *ConfigError) Unwrap() error { return ErrInvalidConfig }
+
+// A Problem is one thing wrong with a configuration.
+type Problem struct {
+	// Variables are the full names of the variables concerned.
+	Variables []string
+	// Provider is the provider's name, or "" where it has none (yet).
+	Provider string
+	// Reason says what was wanted and what was found, without the value.
+	Reason string
+}
+
+func (p Problem) String() string {
+	var variables []string
+	for _, v := range p.Variables {
+		variables = append(variables, text.Printable(v))
+	}
+	text := strings.Join(variables, ", ")
+	if p.Provider != "" {
+		text += " (provider " + p.Provider + ")"
+	}
+	return text + ": " + p.Reason
+}
+
+// problem is a [Problem] with the place of its entry in the order of the variables.
+type problem struct {
+	place int
+	Problem
+}
+
+const problemsLast = math.MaxInt
+
+// configError puts problems into the order of the variables. Those without an
+// order of their own are told apart by name.
+func configError(problems []problem) error {
+	slices.SortStableFunc(problems, func(a, b problem) int {
+		if byPlace := cmp.Compare(a.place, b.place); byPlace != 0 || a.place != problemsLast {
+			return byPlace
+		}
+		return slices.Compare(a.Variables, b.Variables)
+	})
+	err := &ConfigError{}
+	for _, p := range problems {
+		err.Problems = append(err.Problems, p.Problem)
+	}
+	return err
+}

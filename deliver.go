@@ -1,0 +1,169 @@
+package aiseed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"cdr.dev/slog/v3"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/xerrors"
+)
+
+// pending tells whether there are undelivered entries.
+func (s *Store) pending(into *bool) query {
+	return query{sql: s.sql(selectFirstUndelivered), rows: func(rows pgx.Rows) error {
+		*into = rows.Next()
+		rows.Close()
+		return rows.Err()
+	}}
+}
+
+// DeliverAudits hands the entries that are not delivered yet to auditor, and
+// returns how many it accepted. A seed does this by itself; a host may do it from
+// time to time, for what an earlier delivery left.
+//
+// One process delivers at a time. Where another one does, DeliverAudits returns
+// 0 and nil at once: that process also takes what was written meanwhile. It ends
+// at the first entry that the auditor does not accept, with an error.
+func (s *Store) DeliverAudits(ctx context.Context, auditor Auditor) (delivered int, err error) {
+	if err := checkAuditor(auditor); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.auditTimeout)
+	defer cancel()
+	for more := true; more && err == nil; {
+		var n int
+		n, more, err = s.deliverOnce(ctx, auditor)
+		delivered += n
+	}
+	return delivered, err
+}
+
+func checkAuditor(auditor Auditor) error {
+	if f, ok := auditor.(AuditorFunc); auditor == nil || ok && f == nil {
+		return errors.New("aiseed: the auditor is nil; give one, or DiscardAudits to do without")
+	}
+	return nil
+}
+
+// deliverOnce delivers what there is, in a transaction that is open meanwhile: its
+// lock is what keeps two processes from delivering the same, and ends with the
+// process. more reports that entries came in since.
+func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int, more bool, err error) {
+	const operation = "delivering audits"
+	conn, err := s.acquire(ctx, operation)
+	if err != nil {
+		return 0, false, err
+	}
+	defer release(ctx, conn)
+
+	var locked bool
+	var entries []AuditEntry
+	// The server waits longer than the auditor may take, and not for ever.
+	if err := roundTrip(ctx, conn.Conn(), append(s.begin(s.lockTimeout, s.auditTimeout+2*cleanupTimeout),
+		query{
+			// Where an entry cannot be marked it is not delivered, or each start
+			// would deliver it again.
+			sql:  `select current_setting('transaction_read_only') = 'off' and pg_try_advisory_xact_lock($1)`,
+			args: [][]byte{int64Arg(s.deliveryLockKey())},
+			rows: one(&locked),
+		},
+		query{sql: s.sql(selectUndelivered), rows: func(rows pgx.Rows) (err error) {
+			entries, err = pgx.CollectRows(rows, scanAuditEntry)
+			return err
+		}})...); err != nil {
+		return 0, false, databaseError(ctx, operation, err)
+	}
+	if !locked {
+		return 0, false, nil
+	}
+
+	var accepted []uuid.UUID
+	var auditErr error
+	for _, entry := range entries {
+		if auditErr = offer(ctx, auditor, entry); auditErr != nil {
+			auditErr = xerrors.Errorf("aiseed: audit entry %s was not accepted, %d of %d were delivered, the others stay for the next start: %w",
+				entry.ID, len(accepted), len(entries), auditErr)
+			break
+		}
+		accepted = append(accepted, entry.ID)
+	}
+
+	// What was accepted is marked also when the time is up. Whoever came meanwhile
+	// left his entries to us, so one more look, after the lock is free again.
+	limit := cleanupTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = max(limit, time.Until(deadline))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancel()
+	marked := int64(len(accepted))
+	var finish []query
+	if marked > 0 {
+		finish = append(finish, query{sql: s.sql(markDelivered), args: [][]byte{jsonArg(accepted)}, rows: func(rows pgx.Rows) error {
+			rows.Close()
+			marked = rows.CommandTag().RowsAffected()
+			return rows.Err()
+		}})
+	}
+	committed, err := commit(ctx, conn.Conn(), finish, s.pending(&more))
+	err = databaseError(ctx, "marking audits as delivered", err)
+	if committed && marked < int64(len(accepted)) {
+		// A policy or a trigger forbids it. To go on would deliver them again.
+		err = xerrors.Errorf("aiseed: %d of %d delivered audit entries could not be marked; allow the role to update ai_provider_audits.delivered_at", int64(len(accepted))-marked, len(accepted))
+	}
+	return len(accepted), more && auditErr == nil && err == nil, errors.Join(auditErr, err)
+}
+
+func scanAuditEntry(row pgx.CollectableRow) (e AuditEntry, err error) {
+	var old, new []byte
+	err = row.Scan(&e.ID, &e.Time, &e.Actor, &e.Action, &e.Resource, &e.ResourceID, &e.ProviderID, &e.ProviderName, &old, &new)
+	e.Old, e.New = old, new
+	return e, err
+}
+
+// offer hands one entry to the auditor and waits until it answers or the time is
+// up, whatever the auditor does.
+func offer(ctx context.Context, auditor Auditor, entry AuditEntry) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	answer := make(chan error, 1)
+	go func() {
+		err := errors.New("the auditor ended its goroutine")
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("the auditor panicked: %v", p)
+			}
+			answer <- err
+		}()
+		err = auditor.Audit(ctx, entry)
+	}()
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+	}
+	// One that heeds its context is given the time to do so.
+	timer := time.NewTimer(auditorGrace)
+	defer timer.Stop()
+	select {
+	case err := <-answer:
+		return err
+	case <-timer.C:
+		return xerrors.Errorf("the auditor did not answer: %w", ctx.Err())
+	}
+}
+
+const auditorGrace = 100 * time.Millisecond
+
+// deliver never fails a start.
+func deliver(ctx context.Context, store *Store, auditor Auditor, logger slog.Logger) {
+	if n, err := store.DeliverAudits(ctx, auditor); err != nil {
+		logger.Warn(ctx, "not all audit entries of AI providers were delivered; the next start tries again",
+			slog.F("delivered", n), slog.F("reason", err.Error()))
+	}
+}

@@ -1,0 +1,89 @@
+package aiseed
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"example.com/aiseed/internal/text"
+)
+
+// A DriftError lists every provider that environment and database describe
+// differently. Nothing was written. It matches [ErrDrift].
+type DriftError struct {
+	Providers []ProviderDrift // in order of name
+
+	prefix string // of the variables that settle it
+}
+
+// A ProviderDrift is one provider that drifted.
+type ProviderDrift struct {
+	Name   string
+	ID     uuid.UUID // of the stored row
+	Moved  Side      // who moved since the row was seeded
+	Digest string    // of this very difference; name@digest settles it
+	Fields []FieldDrift
+}
+
+// A FieldDrift is one field that differs. The values of a base URL's query are
+// masked.
+type FieldDrift struct {
+	Field       string `json:"field"`       // "type", "base URL" or "Bedrock region"
+	Stored      string `json:"stored"`      // "" for none
+	Environment string `json:"environment"` // "" for none
+	Variable    string `json:"variable"`    // where the environment's value comes from, or would
+
+	note, variableNote string // for a reader
+}
+
+// write shows the field, each line with an indent.
+func (f FieldDrift) write(b *strings.Builder, indent string) {
+	environment := text.OrNone(f.Environment)
+	if f.note != "" {
+		environment += " (" + f.note + ")"
+	}
+	for _, line := range [][2]string{{"database:", text.OrNone(f.Stored)}, {"environment:", environment}, {"variable:", f.Variable + f.variableNote}} {
+		fmt.Fprintf(b, "%s%-13s %s\n", indent, line[0], line[1])
+	}
+}
+
+func (e *DriftError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "aiseed: the environment and the database disagree about %s; nothing was changed\n", text.Count(len(e.Providers), "AI provider"))
+	for _, p := range e.Providers {
+		fmt.Fprintf(&b, "\n  %s (id %s)\n", p.Name, p.ID)
+		if p.Moved != "" && p.Moved != SideUnknown {
+			fmt.Fprintf(&b, "    since the row was created, %s changed\n", p.Moved.words())
+		}
+		for _, f := range p.Fields {
+			fmt.Fprintf(&b, "    %s\n", f.Field)
+			f.write(&b, "      ")
+		}
+	}
+	fmt.Fprintf(&b, `
+The database is the source of truth; the environment only creates providers that
+do not exist yet. Choose for each provider above, and start again:
+  - The database is right, for good: set each variable to the database's value
+    (unset it for "(none)"), or remove the provider's variables. Indexed providers
+    after it then move up by one, since their numbers have no gap.
+  - The database is right, for now:
+      %sDRIFT_KEEP=%s
+  - The environment is right: the database takes its values with
+      %sDRIFT_ADOPT=%s
+These words settle just these differences, and have no effect on any other. Take
+out those of the providers for which you choose otherwise.`, e.prefix, words(e.Providers), e.prefix, words(e.Providers))
+	return b.String()
+}
+
+// Unwrap returns [ErrDrift].
+func (e *DriftError) Unwrap() error { return ErrDrift }
+
+// words is what to set to settle all drifts of a plan.
+func words(drifts []ProviderDrift) string {
+	var list []string
+	for _, d := range drifts {
+		list = append(list, d.Name+"@"+d.Digest)
+	}
+	return strings.Join(list, ",")
+}

@@ -1,0 +1,166 @@
+package aiseed
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"example.com/aiseed/internal/baseurl"
+)
+
+// A ProviderType is the kind of upstream that a provider speaks to.
+type ProviderType string
+
+// The supported types.
+const (
+	TypeOpenAI    ProviderType = "openai"
+	TypeAnthropic ProviderType = "anthropic"
+)
+
+// providerTypes is the one table of supported types. A new one is a row here and
+// a migration that widens ai_providers_type_check.
+var providerTypes = map[ProviderType]struct {
+	bedrock bool // takes the BEDROCK_* fields
+}{
+	TypeOpenAI:    {},
+	TypeAnthropic: {bedrock: true},
+}
+
+func supportedTypes() string {
+	var names []string
+	for t := range providerTypes {
+		names = append(names, string(t))
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+// The defaults of the documentation. The base URLs are frozen: a new one would
+// turn every row that was seeded with the old one into drift. The models are
+// tunables, and may follow the times.
+const (
+	defaultOpenAIBaseURL         = "https://api.openai.com/v1/"
+	defaultAnthropicBaseURL      = "https://api.anthropic.com/"
+	defaultBedrockModel          = "global.anthropic.claude-sonnet-4-5-20250929-v1:0"
+	defaultBedrockSmallFastModel = "global.anthropic.claude-haiku-4-5-20251001-v1:0"
+)
+
+// A Provider is an upstream AI endpoint as the runtime uses it.
+type Provider struct {
+	ID                   uuid.UUID
+	Type                 ProviderType
+	Name                 string // unique among live providers
+	DisplayName          string // "" for none
+	Enabled              bool
+	BaseURL              string           // as the operator wrote it, see [MaskURL]; "" leaves it to the runtime
+	Bedrock              *BedrockSettings // nil for a provider with bearer keys
+	Keys                 []ProviderKey    // bearer keys, in the order in which they were configured
+	CreatedAt, UpdatedAt time.Time
+}
+
+func (p Provider) region() string {
+	if p.Bedrock == nil {
+		return ""
+	}
+	return p.Bedrock.Region
+}
+
+// BedrockSettings are how a provider authenticates with Amazon Bedrock.
+type BedrockSettings struct {
+	Region                     string // "" where the base URL says it
+	Model, SmallFastModel      string
+	AccessKey, AccessKeySecret Secret // zero to use the AWS environment
+}
+
+// withDefaults gives settings the models that the environment would.
+func (b BedrockSettings) withDefaults() BedrockSettings {
+	if b.Model == "" {
+		b.Model = defaultBedrockModel
+	}
+	if b.SmallFastModel == "" {
+		b.SmallFastModel = defaultBedrockSmallFastModel
+	}
+	return b
+}
+
+// A ProviderKey is one bearer key of a provider.
+type ProviderKey struct {
+	ID                   uuid.UUID
+	APIKey               Secret
+	CreatedAt, UpdatedAt time.Time
+}
+
+// storedProvider is a row that has the name of a desired provider.
+type storedProvider struct {
+	Provider
+	deleted   bool
+	revision  int64 // counts the changes of what it does
+	positions []int // of its keys
+}
+
+// insertKey keeps the keys in the order of their positions.
+func (p *storedProvider) insertKey(key ProviderKey, position int) {
+	i, _ := slices.BinarySearch(p.positions, position)
+	p.Keys, p.positions = slices.Insert(p.Keys, i, key), slices.Insert(p.positions, i, position)
+}
+
+// compare orders by name: of one name the live one first, then the tombstones, the
+// latest first.
+func (p *storedProvider) compare(other *storedProvider) int {
+	switch {
+	case p.Name == other.Name && p.deleted && !other.deleted:
+		return 1
+	case p.Name == other.Name && !p.deleted && other.deleted:
+		return -1
+	}
+	return cmp.Or(cmp.Compare(p.Name, other.Name), other.UpdatedAt.Compare(p.UpdatedAt), bytes.Compare(p.ID[:], other.ID[:]))
+}
+
+func keyAt(p Provider, i int) Secret {
+	if i < len(p.Keys) {
+		return p.Keys[i].APIKey
+	}
+	return Secret{}
+}
+
+func settingsOf(p Provider) BedrockSettings {
+	if p.Bedrock == nil {
+		return BedrockSettings{}
+	}
+	return *p.Bedrock
+}
+
+func sameSettings(a, b *BedrockSettings) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Region == b.Region && a.Model == b.Model && a.SmallFastModel == b.SmallFastModel &&
+		a.AccessKey.Equal(b.AccessKey) && a.AccessKeySecret.Equal(b.AccessKeySecret)
+}
+
+// credentials says what a provider authenticates with, masked and in few words.
+func (p Provider) credentials() string {
+	switch keys := len(p.Keys); {
+	case p.Bedrock != nil && p.Bedrock.AccessKey.IsZero():
+		return "AWS environment"
+	case p.Bedrock != nil:
+		return "AWS " + p.Bedrock.AccessKey.String()
+	case keys == 0:
+		return "(none)"
+	case keys == 1:
+		return p.Keys[0].APIKey.String()
+	default:
+		return fmt.Sprintf("%s and %d more", p.Keys[0].APIKey, keys-1)
+	}
+}
+
+// MaskURL shows a base URL without what could be a credential: the values of its
+// query. Anything that [ParseEnviron] would not take as a base URL, and that can
+// hold a credential elsewhere, shows as four asterisks. Control characters are
+// escaped.
+func MaskURL(raw string) string { return baseurl.Mask(raw) }

@@ -1,0 +1,125 @@
+package aiseed
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"strings"
+	"sync"
+
+	"github.com/google/uuid"
+)
+
+// A vault seals and opens the values of one store: with a keyring, or not at all
+// where plaintext was accepted. Nothing else in the library knows which.
+type vault struct {
+	keyring     *Keyring // nil in plaintext mode
+	fingerprint func(Secret) string
+}
+
+func newVault(keyring *Keyring) *vault {
+	if keyring != nil {
+		return &vault{keyring: keyring, fingerprint: keyring.primary().fingerprint}
+	}
+	return &vault{fingerprint: processFingerprint()}
+}
+
+// processFingerprint is for the stores without a keyring.
+var processFingerprint = sync.OnceValue(func() func(Secret) string {
+	key := make([]byte, sha256.Size)
+	_, _ = rand.Read(key) // never fails since Go 1.24
+	return newFingerprint(key)
+})
+
+// seal returns what to store in c and in its key-id column (nil for plaintext).
+func (v *vault) seal(c cell, s Secret) (stored string, keyID *string) {
+	if v.keyring == nil {
+		return s.Reveal(), nil
+	}
+	key := v.keyring.primary()
+	return key.seal(c, s.Reveal()), &key.id
+}
+
+// open returns the secret that is stored in c. Its errors are *[DecryptError].
+func (v *vault) open(c cell, stored string, keyID *string) (Secret, error) {
+	switch {
+	case keyID == nil && strings.HasPrefix(stored, sealedPrefix):
+		return Secret{}, &DecryptError{Table: c.table, Column: c.column, RowID: c.rowID()}
+	case keyID == nil && v.keyring == nil:
+		return NewSecret(stored), nil
+	case keyID == nil:
+		return Secret{}, &DecryptError{Table: c.table, Column: c.column, RowID: c.rowID(), plaintext: true}
+	}
+	if v.keyring != nil {
+		if key, ok := v.keyring.byID(*keyID); ok {
+			if plaintext, ok := key.open(c, stored); ok {
+				return NewSecret(plaintext), nil
+			}
+		}
+	}
+	return Secret{}, &DecryptError{Table: c.table, Column: c.column, RowID: c.rowID(), KeyID: *keyID}
+}
+
+func settingsCell(provider uuid.UUID) cell {
+	return cell{table: "ai_providers", column: "settings", row: provider.String(), provider: provider}
+}
+
+func apiKeyCell(key, provider uuid.UUID) cell {
+	return cell{table: "ai_provider_keys", column: "api_key", row: key.String(), provider: provider}
+}
+
+// storedSettings is the column ai_providers.settings, before it is sealed:
+//
+//	{"_type":"bedrock","_version":1,"region":"us-east-1","model":"…","small_fast_model":"…","access_key":"…","access_key_secret":"…"}
+type storedSettings struct {
+	Type            string `json:"_type"`
+	Version         int    `json:"_version"`
+	Region          string `json:"region"`
+	Model           string `json:"model"`
+	SmallFastModel  string `json:"small_fast_model"`
+	AccessKey       string `json:"access_key"`
+	AccessKeySecret string `json:"access_key_secret"`
+}
+
+const (
+	settingsType    = "bedrock"
+	settingsVersion = 1
+)
+
+func (s *Store) sealSettings(provider uuid.UUID, b *BedrockSettings) (stored, keyID *string, err error) {
+	if b == nil {
+		return nil, nil, nil
+	}
+	plaintext, err := json.Marshal(storedSettings{
+		Type: settingsType, Version: settingsVersion,
+		Region: b.Region, Model: b.Model, SmallFastModel: b.SmallFastModel,
+		AccessKey: b.AccessKey.Reveal(), AccessKeySecret: b.AccessKeySecret.Reveal(),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	sealed, keyID := s.vault.seal(settingsCell(provider), NewSecret(string(plaintext)))
+	return &sealed, keyID, nil
+}
+
+func (s *Store) openSettings(provider uuid.UUID, stored string, keyID *string) (*BedrockSettings, error) {
+	c := settingsCell(provider)
+	plaintext, err := s.vault.open(c, stored, keyID)
+	if err != nil {
+		return nil, err
+	}
+	var b storedSettings
+	err = json.Unmarshal([]byte(plaintext.Reveal()), &b)
+	if err != nil || b.Type != settingsType || b.Version != settingsVersion {
+		// The decoder's error can quote what it decodes.
+		e := &DecryptError{Table: c.table, Column: c.column, RowID: provider, malformed: true}
+		if keyID != nil {
+			e.KeyID = *keyID
+		}
+		return nil, e
+	}
+	return &BedrockSettings{
+		Region: b.Region, Model: b.Model, SmallFastModel: b.SmallFastModel,
+		AccessKey: NewSecret(b.AccessKey), AccessKeySecret: NewSecret(b.AccessKeySecret),
+	}, nil
+}
