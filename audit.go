@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"example.com/aiseed/internal/pg"
 )
 
 // An Auditor takes audit entries, at least once each and in order, after the
@@ -131,8 +133,8 @@ func auditedKey(position int, key Secret) any {
 	}{position, key}
 }
 
-func (s *Store) insertAudits(rows ...auditRow) query {
-	return query{sql: s.sql(insertAudits), args: [][]byte{jsonArg(rows)}}
+func (s *Store) insertAudits(rows ...auditRow) pg.Query {
+	return pg.Query{SQL: s.sql(insertAudits), Args: [][]byte{pg.JSON(rows)}}
 }
 
 const (

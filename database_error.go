@@ -1,17 +1,11 @@
 package aiseed
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
-	"net"
-	"strings"
-	"syscall"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
-	"example.com/aiseed/internal/text"
+	"example.com/aiseed/internal/pg"
 )
 
 // A DatabaseError is what a server or a connection answered. The server's own
@@ -23,19 +17,16 @@ type DatabaseError struct {
 	Constraint string // that was violated, or ""
 	Table      string // that is concerned, or ""
 
-	reason      string // "" where the SQLSTATE says it
-	context     error
-	transient   bool // nothing was committed, and a repetition can succeed
-	unreachable bool // there was no connection to begin with
+	cause pg.Error
 }
 
 func (e *DatabaseError) Error() string {
 	text := "aiseed: " + e.Operation + ": "
 	switch {
-	case e.context != nil:
-		return text + e.context.Error()
+	case e.cause.Context != nil:
+		return text + e.cause.Context.Error()
 	case e.SQLState == "":
-		return text + e.reason
+		return text + cmp.Or(e.cause.Reason, "the server's answer was not understood; are the tables those of aiseed's schema?")
 	}
 	text += "SQLSTATE " + e.SQLState
 	if e.Table != "" {
@@ -52,8 +43,8 @@ func (e *DatabaseError) Error() string {
 
 // Unwrap returns [ErrDatabase] and the context's error, if any.
 func (e *DatabaseError) Unwrap() []error {
-	if e.context != nil {
-		return []error{ErrDatabase, e.context}
+	if e.cause.Context != nil {
+		return []error{ErrDatabase, e.cause.Context}
 	}
 	return []error{ErrDatabase}
 }
@@ -104,102 +95,16 @@ func sqlStateHint(state string) string {
 	return ""
 }
 
-// lostError is a failure that closed the connection.
-type lostError struct{ error }
-
-func (e *lostError) Unwrap() error { return e.error }
-
-// connectError is a failure to get a connection.
-type connectError struct{ error }
-
-func (e *connectError) Unwrap() error { return e.error }
-
-// rowsError is a statement that did not write the rows that it should.
-type rowsError struct {
-	table     string
-	want, got int
-}
-
-func (e *rowsError) Error() string {
-	return fmt.Sprintf("%d of %s of %s could not be written; someone keeps changing them, or a row security policy, a rule or a trigger forbids it to this role", e.want-e.got, text.Count(e.want, "row"), e.table)
-}
-
-var errRolledBack = errors.New("the server answered the commit with a rollback")
-
-// databaseError turns what pgx reports into a DatabaseError, and leaves behind
-// everything that could quote a row, a parameter or a connection string. What is
-// already an error of this package stays as it is.
+// databaseError turns an error of internal/pg into a DatabaseError. An error that is
+// already one of this package stays as it is.
 func databaseError(ctx context.Context, operation string, err error) error {
-	var (
-		decrypt *DecryptError
-		pgErr   *pgconn.PgError
-		lost    *lostError
-		connect *connectError
-		written *rowsError
-	)
+	var decrypt *DecryptError
 	if err == nil || errors.As(err, &decrypt) {
 		return err
 	}
-	out := &DatabaseError{Operation: operation, context: ctx.Err()}
-	out.transient = errors.As(err, &lost) || errors.As(err, &written) || errors.Is(err, errRolledBack)
-	out.unreachable = errors.As(err, &connect)
-	switch {
-	case errors.As(err, &pgErr):
-		out.SQLState, out.Constraint, out.Table = pgErr.Code, pgErr.ConstraintName, pgErr.TableName
-	case out.unreachable:
-		out.reason = connectReason(err)
-	case lost != nil:
-		out.reason = "the connection was lost: " + networkReason(err)
-	case errors.As(err, &written):
-		out.Table, out.reason = written.table, written.Error()
-	case errors.Is(err, errRolledBack):
-		out.reason = errRolledBack.Error()
-	default:
-		// Scanning quotes what it scans.
-		out.reason = "the server's answer was not understood; are the tables those of aiseed's schema?"
+	cause := pg.Classify(ctx, err)
+	return &DatabaseError{
+		Operation: operation, SQLState: cause.SQLState, Constraint: cause.Constraint, Table: cause.Table,
+		cause: cause,
 	}
-	return out
-}
-
-func connectReason(err error) string {
-	var config *pgconn.ConnectError
-	if !errors.As(err, &config) {
-		return "the pool gave no connection: it is closed, or a hook of it failed"
-	}
-	c := config.Config
-	// In a badly encoded connection string a part of the password can pass for
-	// the host or the name of the database.
-	where := "the server"
-	if !strings.Contains(c.Host, "@") {
-		where = fmt.Sprintf("%s, port %d", text.Printable(c.Host), c.Port)
-	}
-	if !strings.ContainsAny(c.Database, "@:/") && c.Database != "" {
-		where += ", database " + text.Printable(c.Database)
-	}
-	return "cannot connect to " + where + ": " + networkReason(err) + "; check that the server runs there"
-}
-
-func networkReason(err error) string {
-	var (
-		errno  syscall.Errno
-		dnsErr *net.DNSError
-		netErr net.Error
-
-		certificate *tls.CertificateVerificationError
-	)
-	switch {
-	case errors.As(err, &dnsErr):
-		return "the host name cannot be resolved"
-	case errors.As(err, &errno):
-		return errno.Error()
-	case errors.As(err, &certificate):
-		return "the server's certificate is not accepted"
-	case strings.Contains(err.Error(), "server refused TLS connection"):
-		return "the server refuses TLS"
-	case strings.Contains(err.Error(), "ValidateConnect failed"):
-		return "the server is not of the kind that target_session_attrs asks for"
-	case errors.As(err, &netErr) && netErr.Timeout():
-		return "timed out"
-	}
-	return "closed by the other side"
 }

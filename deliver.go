@@ -10,11 +10,13 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/xerrors"
+
+	"example.com/aiseed/internal/pg"
 )
 
 // pending tells whether there are undelivered entries.
-func (s *Store) pending(into *bool) query {
-	return query{sql: s.sql(selectFirstUndelivered), rows: func(rows pgx.Rows) error {
+func (s *Store) pending(into *bool) pg.Query {
+	return pg.Query{SQL: s.sql(selectFirstUndelivered), Rows: func(rows pgx.Rows) error {
 		*into = rows.Next()
 		rows.Close()
 		return rows.Err()
@@ -58,20 +60,20 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 	if err != nil {
 		return 0, false, err
 	}
-	defer release(ctx, conn)
+	defer pg.Release(ctx, conn)
 
 	var locked bool
 	var entries []AuditEntry
 	// The server waits longer than the auditor may take, and not for ever.
-	if err := roundTrip(ctx, conn.Conn(), append(s.begin(s.lockTimeout, s.auditTimeout+2*cleanupTimeout),
-		query{
+	if err := pg.RoundTrip(ctx, conn.Conn(), append(s.begin(s.lockTimeout, s.auditTimeout+2*pg.CleanupTimeout),
+		pg.Query{
 			// Where an entry cannot be marked it is not delivered, or each start
 			// would deliver it again.
-			sql:  `select current_setting('transaction_read_only') = 'off' and pg_try_advisory_xact_lock($1)`,
-			args: [][]byte{int64Arg(s.deliveryLockKey())},
-			rows: one(&locked),
+			SQL:  `select current_setting('transaction_read_only') = 'off' and pg_try_advisory_xact_lock($1)`,
+			Args: [][]byte{pg.Int64(s.deliveryLockKey())},
+			Rows: pg.One(&locked),
 		},
-		query{sql: s.sql(selectUndelivered), rows: func(rows pgx.Rows) (err error) {
+		pg.Query{SQL: s.sql(selectUndelivered), Rows: func(rows pgx.Rows) (err error) {
 			entries, err = pgx.CollectRows(rows, scanAuditEntry)
 			return err
 		}})...); err != nil {
@@ -94,22 +96,22 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 
 	// What was accepted is marked also when the time is up. Whoever came meanwhile
 	// left his entries to us, so one more look, after the lock is free again.
-	limit := cleanupTimeout
+	limit := pg.CleanupTimeout
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = max(limit, time.Until(deadline))
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	marked := int64(len(accepted))
-	var finish []query
+	var finish []pg.Query
 	if marked > 0 {
-		finish = append(finish, query{sql: s.sql(markDelivered), args: [][]byte{jsonArg(accepted)}, rows: func(rows pgx.Rows) error {
+		finish = append(finish, pg.Query{SQL: s.sql(markDelivered), Args: [][]byte{pg.JSON(accepted)}, Rows: func(rows pgx.Rows) error {
 			rows.Close()
 			marked = rows.CommandTag().RowsAffected()
 			return rows.Err()
 		}})
 	}
-	committed, err := commit(ctx, conn.Conn(), finish, s.pending(&more))
+	committed, err := pg.Commit(ctx, conn.Conn(), finish, s.pending(&more))
 	err = databaseError(ctx, "marking audits as delivered", err)
 	if committed && marked < int64(len(accepted)) {
 		// A policy or a trigger forbids it. To go on would deliver them again.

@@ -14,6 +14,8 @@ import (
 	"cdr.dev/slog/v3"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed/internal/pg"
 )
 
 // What the tests of the package and those from outside share.
@@ -21,7 +23,7 @@ import (
 var (
 	SchemaVersion = schemaVersion
 	IndexedNames  = indexedNames
-	Pause         = pause
+	Pause         = pg.Pause
 	Offer         = offer
 	AuditorGrace  = auditorGrace
 )
@@ -30,10 +32,10 @@ var (
 // machine is.
 const CleanupTimeout = time.Minute
 
-func init() { cleanupTimeout = CleanupTimeout }
+func init() { pg.CleanupTimeout = CleanupTimeout }
 
 // LoadSQL is how a start reads the providers of the names in its one parameter.
-func LoadSQL(s *Store) string { return s.load(nil, nil).sql }
+func LoadSQL(s *Store) string { return s.load(nil, nil).SQL }
 
 // FoundAgain reads a provider by its id twice, as a reading that is tried again
 // does, and reports whether the second one found it.

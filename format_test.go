@@ -19,6 +19,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/text"
 )
 
@@ -141,11 +142,11 @@ func TestS10_A1_FrozenMasksAndAuditValues(t *testing.T) {
 	p := Provider{Type: TypeAnthropic, Name: "aws", DisplayName: "AWS", Enabled: true, BaseURL: "https://h/?token=hunter2"}
 	p.Bedrock = &BedrockSettings{Region: "eu", Model: "m", SmallFastModel: "s"}
 	p.Bedrock.AccessKey, p.Bedrock.AccessKeySecret = NewSecret("AKIAEXAMPLE0123456789"), NewSecret("secret")
-	require.JSONEq(t, v["audit of a provider"], string(jsonArg(auditedProvider(p))))
-	require.JSONEq(t, v["audit of a key"], string(jsonArg(auditedKey(0, NewSecret("12345678901234567890")))))
+	require.JSONEq(t, v["audit of a provider"], string(pg.JSON(auditedProvider(p))))
+	require.JSONEq(t, v["audit of a key"], string(pg.JSON(auditedKey(0, NewSecret("12345678901234567890")))))
 	old, new, _ := strings.Cut(v["audit of a deletion"], "\n")
 	var rows []struct{ Old, New json.RawMessage }
-	require.NoError(t, json.Unmarshal((&Store{}).flip("", AuditDelete, p, "deleted", true)[1].args[0], &rows))
+	require.NoError(t, json.Unmarshal((&Store{}).flip("", AuditDelete, p, "deleted", true)[1].Args[0], &rows))
 	require.JSONEq(t, old, string(rows[0].Old))
 	require.JSONEq(t, new, string(rows[0].New))
 }

@@ -7,12 +7,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
+
+	"example.com/aiseed/internal/pg"
 )
 
 // LockKey is the key of the transaction-scoped advisory lock that every write to
@@ -40,7 +40,7 @@ func (s *Store) deliveryLockKey() int64 { return lockKey(s.schema + "\x00audits"
 //
 // A nil error means that the server said "committed", or that there was nothing
 // to write.
-func (s *Store) locked(ctx context.Context, operation string, reads []query, decide func() ([]query, error)) error {
+func (s *Store) locked(ctx context.Context, operation string, reads []pg.Query, decide func() ([]pg.Query, error)) error {
 	transaction, err := s.tryLocked(ctx, operation, reads, decide)
 	if transaction == "" {
 		return err
@@ -57,18 +57,18 @@ func (s *Store) locked(ctx context.Context, operation string, reads []query, dec
 
 // tryLocked is locked, but returns the id of the transaction where the connection
 // was lost after its commit was sent.
-func (s *Store) tryLocked(ctx context.Context, operation string, reads []query, decide func() ([]query, error)) (lost string, err error) {
+func (s *Store) tryLocked(ctx context.Context, operation string, reads []pg.Query, decide func() ([]pg.Query, error)) (lost string, err error) {
 	conn, err := s.acquire(ctx, operation)
 	if err != nil {
 		return "", err
 	}
-	defer release(ctx, conn)
+	defer pg.Release(ctx, conn)
 
 	var transaction string
-	if err := roundTrip(ctx, conn.Conn(), slices.Concat(s.begin(s.lockTimeout, s.silenceTimeout()), []query{
-		{sql: `select pg_advisory_xact_lock($1)`, args: [][]byte{int64Arg(s.lockKey())}},
+	if err := pg.RoundTrip(ctx, conn.Conn(), slices.Concat(s.begin(s.lockTimeout, s.silenceTimeout()), []pg.Query{
+		{SQL: `select pg_advisory_xact_lock($1)`, Args: [][]byte{pg.Int64(s.lockKey())}},
 		// The server can tell by this id what became of the transaction.
-		{sql: `select pg_current_xact_id()::text`, rows: one(&transaction)},
+		{SQL: `select pg_current_xact_id()::text`, Rows: pg.One(&transaction)},
 	}, reads)...); err != nil {
 		return "", s.lockError(ctx, operation, conn.Conn(), transaction != "", err)
 	}
@@ -79,13 +79,13 @@ func (s *Store) tryLocked(ctx context.Context, operation string, reads []query, 
 	if s.notifyChannel != "" {
 		writes = append(writes, s.notification())
 	}
-	if anyChecked(writes) {
-		if err := roundTrip(ctx, conn.Conn(), writes...); err != nil {
+	if pg.AnyChecked(writes) {
+		if err := pg.RoundTrip(ctx, conn.Conn(), writes...); err != nil {
 			return "", databaseError(ctx, operation, err)
 		}
 		writes = nil
 	}
-	committed, err := commit(ctx, conn.Conn(), writes)
+	committed, err := pg.Commit(ctx, conn.Conn(), writes)
 	switch {
 	case committed:
 		return "", nil
@@ -98,16 +98,16 @@ func (s *Store) tryLocked(ctx context.Context, operation string, reads []query, 
 // begin starts a transaction whose isolation is the one that the lock needs: a
 // statement after it sees what the previous holder committed. Under REPEATABLE
 // READ, which a role or a database can make the default, it would not.
-func (s *Store) begin(lockTimeout, silence time.Duration) []query {
-	return []query{
-		{sql: `begin isolation level read committed`},
+func (s *Store) begin(lockTimeout, silence time.Duration) []pg.Query {
+	return []pg.Query{
+		{SQL: `begin isolation level read committed`},
 		{
 			// A shorter statement_timeout of the role would end the wait for the
 			// lock before its time, and without a word about who holds it.
-			sql: `
+			SQL: `
 select set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true),
        set_config('statement_timeout', '0', true)`,
-			args: [][]byte{milliseconds(lockTimeout), milliseconds(silence)},
+			Args: [][]byte{pg.Milliseconds(lockTimeout), pg.Milliseconds(silence)},
 		},
 	}
 }
@@ -116,23 +116,6 @@ select set_config('lock_timeout', $1, true), set_config('idle_in_transaction_ses
 // time that those who wait for it have, but enough for a busy machine.
 func (s *Store) silenceTimeout() time.Duration { return max(s.lockTimeout/2, time.Second) }
 
-// commit sends writes, commit and what comes after it in one round trip. It reports
-// true only where the server said so. A false is final where the connection is still open;
-// otherwise nobody knows yet.
-func commit(ctx context.Context, conn *pgx.Conn, writes []query, after ...query) (committed bool, err error) {
-	err = roundTrip(ctx, conn, slices.Concat(writes, []query{{sql: `commit`, rows: func(rows pgx.Rows) error {
-		rows.Close()
-		// The server answers the commit of a failed transaction with ROLLBACK,
-		// and that is no error to it.
-		committed = rows.CommandTag().String() == "COMMIT"
-		return rows.Err()
-	}}}, after)...)
-	if err == nil && !committed {
-		err = errRolledBack
-	}
-	return committed, err
-}
-
 // askCommitted finds out what became of a transaction whose connection was lost
 // after its commit was sent. It takes the time in which the server ends any
 // transaction that holds the lock. A caller who is cancelled is still told the
@@ -140,14 +123,14 @@ func commit(ctx context.Context, conn *pgx.Conn, writes []query, after ...query)
 func (s *Store) askCommitted(ctx context.Context, transaction string) (bool, error) {
 	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.lockTimeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(cleanupTimeout, cancel) })
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(pg.CleanupTimeout, cancel) })
 	defer stop()
 	for attempt := 1; ; attempt++ {
 		var status string
-		err := s.query(ask, "asking for the outcome of a commit", query{
-			sql:  `select coalesce(pg_xact_status($1::xid8), 'forgotten')`,
-			args: [][]byte{[]byte(transaction)},
-			rows: one(&status),
+		err := s.query(ask, "asking for the outcome of a commit", pg.Query{
+			SQL:  `select coalesce(pg_xact_status($1::xid8), 'forgotten')`,
+			Args: [][]byte{[]byte(transaction)},
+			Rows: pg.One(&status),
 		})
 		switch {
 		case err == nil && status == "committed":
@@ -156,7 +139,7 @@ func (s *Store) askCommitted(ctx context.Context, transaction string) (bool, err
 			return false, nil
 		}
 		// Not reachable yet, or "in progress".
-		if pause(ask, attempt) != nil {
+		if pg.Pause(ask, attempt) != nil {
 			return false, &classError{class: ErrCommitUnknown, text: fmt.Sprintf(
 				"the connection was lost after commit was sent, and the server could not be asked what became of it: either everything was written or nothing was. Start again, which finds out and does what is left. By hand: select pg_xact_status('%s')",
 				transaction)}
@@ -181,10 +164,10 @@ func (s *Store) lockError(ctx context.Context, operation string, conn *pgx.Conn,
 	timeout := &LockTimeoutError{Key: s.lockKey(), waited: s.lockTimeout}
 	var holder LockHolder
 	// Best effort: without it the error is still true.
-	_ = roundTrip(ctx, conn, query{sql: `rollback`}, query{
-		sql:  selectLockHolder,
-		args: [][]byte{int64Arg(timeout.Key)},
-		rows: func(rows pgx.Rows) error {
+	_ = pg.RoundTrip(ctx, conn, pg.Query{SQL: `rollback`}, pg.Query{
+		SQL:  selectLockHolder,
+		Args: [][]byte{pg.Int64(timeout.Key)},
+		Rows: func(rows pgx.Rows) error {
 			for rows.Next() {
 				var since *time.Time
 				if err := rows.Scan(&holder.PID, &holder.ApplicationName, &holder.ClientAddr, &since); err != nil {
@@ -210,66 +193,16 @@ select a.pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), ''
    and l.database = (select oid from pg_database where datname = current_database())
    and (l.classid::bigint << 32 | l.objid::bigint) = $1`
 
-// cleanupTimeout bounds what is done for tidiness after the caller's context
-// ended, or after a failure. Tests, which can run on a very slow machine, lengthen it.
-var cleanupTimeout = 5 * time.Second
-
-// release gives a connection back with nothing left on it: no open transaction,
-// no lock, and no goroutine that still closes it.
-func release(ctx context.Context, conn *pgxpool.Conn) {
-	defer conn.Release()
-	pg := conn.Conn().PgConn()
-	if !pg.IsClosed() && pg.TxStatus() == 'I' {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
-	defer cancel()
-	if !pg.IsClosed() {
-		_ = roundTrip(ctx, conn.Conn(), query{sql: `rollback`}) // or the pool closes it
-	}
-	if pg.IsClosed() {
-		select {
-		case <-pg.CleanupDone():
-		case <-ctx.Done(): // the network swallows everything; pgx gives up by itself
-			_ = pg.Conn().Close()
-		}
-	}
-}
-
 // liveNameConstraint is the index that allows one live row per name.
 const liveNameConstraint = "ai_providers_live_name_key"
 
-const (
-	maxAttempts = 8
-	firstPause  = 10 * time.Millisecond
-	lastPause   = time.Second
-)
-
 // retry calls do until it succeeds, fails for good, or has failed often enough.
 func retry(ctx context.Context, do func() error) error {
-	for attempt := 1; ; attempt++ {
-		err := do()
+	return pg.Retry(ctx, func(err error, attempt int) bool {
 		// A server that restarts is not there at once. One that was never there
 		// is the operator's to look at, and promptly.
-		again := isTransient(err) || attempt > 1 && isUnreachable(err)
-		if !again || attempt == maxAttempts || pause(ctx, attempt) != nil {
-			return err
-		}
-	}
-}
-
-// pause waits longer after each attempt, each time for a random while, so that
-// those who collided do not collide again.
-func pause(ctx context.Context, attempt int) error {
-	limit := min(firstPause<<min(attempt, 10), lastPause)
-	timer := time.NewTimer(limit/2 + rand.N(limit/2))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
+		return isTransient(err) || attempt > 1 && isUnreachable(err)
+	}, do)
 }
 
 // isTransient tells the failures after which the same call can succeed and
@@ -277,19 +210,19 @@ func pause(ctx context.Context, attempt int) error {
 // row of the same name, and connections lost before the commit was sent.
 func isTransient(err error) bool {
 	var db *DatabaseError
-	if !errors.As(err, &db) || db.context != nil {
+	if !errors.As(err, &db) || db.cause.Context != nil {
 		return false
 	}
 	switch db.SQLState {
 	case stateSerialization, stateDeadlock:
 		return true
 	case stateUniqueViolated:
-		return db.transient || db.Constraint == liveNameConstraint
+		return db.cause.Transient || db.Constraint == liveNameConstraint
 	}
-	return db.transient
+	return db.cause.Transient
 }
 
 func isUnreachable(err error) bool {
 	var db *DatabaseError
-	return errors.As(err, &db) && db.context == nil && (db.unreachable || db.SQLState == stateCannotConnectNow)
+	return errors.As(err, &db) && db.cause.Context == nil && (db.cause.Unreachable || db.SQLState == stateCannotConnectNow)
 }

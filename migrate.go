@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"example.com/aiseed/internal/pg"
 )
 
 //go:embed schema/*.sql
@@ -87,7 +89,7 @@ func (s *Store) migrate(ctx context.Context) error {
 		err := s.tryMigrate(ctx)
 		var db *DatabaseError
 		if errors.As(err, &db) && slices.Contains(migratedMeanwhile, db.SQLState) {
-			db.transient = true // the next attempt finds what another process created
+			db.cause.Transient = true // the next attempt finds what another process created
 		}
 		return err
 	})
@@ -112,59 +114,55 @@ func (s *Store) tryMigrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer release(ctx, conn)
+	defer pg.Release(ctx, conn)
 
 	var held bool
-	if err := roundTrip(ctx, conn.Conn(), append(s.begin(s.lockTimeout, s.silenceTimeout()),
-		query{sql: `select pg_advisory_xact_lock($1)`, args: [][]byte{int64Arg(s.lockKey())}, rows: func(rows pgx.Rows) error {
+	if err := pg.RoundTrip(ctx, conn.Conn(), append(s.begin(s.lockTimeout, s.silenceTimeout()),
+		pg.Query{SQL: `select pg_advisory_xact_lock($1)`, Args: [][]byte{pg.Int64(s.lockKey())}, Rows: func(rows pgx.Rows) error {
 			held = rows.Next()
 			return rows.Err()
 		}},
 		// Not to_regclass and its kind: they look into a cache, which can be
 		// older than the lock.
-		query{
-			sql: `
+		pg.Query{
+			SQL: `
 select count(n.oid) > 0, count(c.oid) > 0
   from pg_namespace n left join pg_class c on c.relnamespace = n.oid and c.relname = 'aiseed_schema'
  where n.nspname = $1`,
-			args: [][]byte{[]byte(s.schema)},
-			rows: one(&exists, &versioned),
+			Args: [][]byte{[]byte(s.schema)},
+			Rows: pg.One(&exists, &versioned),
 		},
 	)...); err != nil {
 		return s.lockError(ctx, operation, conn.Conn(), held, err)
 	}
 	if versioned {
-		if err := roundTrip(ctx, conn.Conn(), query{sql: s.sql(selectSchemaVersion), rows: one(&version)}); err != nil {
+		if err := pg.RoundTrip(ctx, conn.Conn(), pg.Query{SQL: s.sql(selectSchemaVersion), Rows: pg.One(&version)}); err != nil {
 			return databaseError(ctx, operation, err)
 		}
 	}
 	if version >= schemaVersion() {
 		return nil
 	}
-	var writes []query
+	var writes []pg.Query
 	if !exists { // "if not exists" would ask for a privilege that may not be needed
-		writes = append(writes, query{sql: s.sql(`create schema {schema}`)})
+		writes = append(writes, pg.Query{SQL: s.sql(`create schema {schema}`)})
 	}
-	writes = append(writes, query{
-		sql:  `select set_config('search_path', $1, true)`,
-		args: [][]byte{[]byte(s.sql("{schema}"))},
+	writes = append(writes, pg.Query{
+		SQL:  `select set_config('search_path', $1, true)`,
+		Args: [][]byte{[]byte(s.sql("{schema}"))},
 	})
-	if err := roundTrip(ctx, conn.Conn(), writes...); err != nil {
+	if err := pg.RoundTrip(ctx, conn.Conn(), writes...); err != nil {
 		return databaseError(ctx, operation, err)
 	}
 	for _, m := range migrations {
 		if m.version <= version {
 			continue
 		}
-		// The simple protocol takes a file of several statements. There are no
-		// parameters in it.
-		results := conn.Conn().PgConn().Exec(ctx, m.sql)
-		endPartialWrite(conn.Conn())
-		if _, err := results.ReadAll(); err != nil {
-			return databaseError(ctx, operation, lostIfClosed(conn.Conn(), err))
+		if err := pg.ExecScript(ctx, conn.Conn(), m.sql); err != nil {
+			return databaseError(ctx, operation, err)
 		}
 	}
-	if committed, err := commit(ctx, conn.Conn(), nil); !committed {
+	if committed, err := pg.Commit(ctx, conn.Conn(), nil); !committed {
 		return databaseError(ctx, operation, err)
 	}
 	return nil
@@ -188,8 +186,8 @@ func (s *Store) checkStored(ctx context.Context) error {
 	version := -1
 	var keys []storedKey
 	err := s.read(ctx, "opening the store",
-		query{sql: s.sql(selectSchemaVersion), rows: one(&version)},
-		query{sql: s.sql(selectStoredKeys), rows: func(rows pgx.Rows) (err error) {
+		pg.Query{SQL: s.sql(selectSchemaVersion), Rows: pg.One(&version)},
+		pg.Query{SQL: s.sql(selectStoredKeys), Rows: func(rows pgx.Rows) (err error) {
 			keys, err = pgx.CollectRows(rows, pgx.RowToStructByPos[storedKey])
 			return err
 		}})

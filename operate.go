@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/xerrors"
 
+	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/text"
 )
 
@@ -61,7 +62,7 @@ func (s *Store) CreateProvider(ctx context.Context, actor string, n NewProvider)
 		p.Bedrock = &settings
 	}
 	var id uuid.UUID
-	err := s.operate(ctx, actor, "creating a provider", s.byName(p.Name), func(found *storedProvider) ([]query, error) {
+	err := s.operate(ctx, actor, "creating a provider", s.byName(p.Name), func(found *storedProvider) ([]pg.Query, error) {
 		if found != nil && !found.deleted {
 			return nil, nameTaken(p.Name)
 		}
@@ -81,7 +82,7 @@ func (s *Store) CreateProvider(ctx context.Context, actor string, n NewProvider)
 
 // UpdateProvider changes a live provider, enabled or not.
 func (s *Store) UpdateProvider(ctx context.Context, actor string, id uuid.UUID, u ProviderUpdate) (Provider, error) {
-	err := s.operate(ctx, actor, "updating a provider", s.byID(id, opened), func(found *storedProvider) ([]query, error) {
+	err := s.operate(ctx, actor, "updating a provider", s.byID(id, opened), func(found *storedProvider) ([]pg.Query, error) {
 		if err := wantLive(found, id); err != nil {
 			return nil, err
 		}
@@ -104,7 +105,7 @@ func (s *Store) UpdateProvider(ctx context.Context, actor string, id uuid.UUID, 
 // SetProviderEnabled enables or disables a live provider. A disabled one is not
 // among [Store.Providers]. That its secrets do not open is no hindrance.
 func (s *Store) SetProviderEnabled(ctx context.Context, actor string, id uuid.UUID, enabled bool) error {
-	return s.operate(ctx, actor, "enabling or disabling a provider", s.byID(id, sealed), func(found *storedProvider) ([]query, error) {
+	return s.operate(ctx, actor, "enabling or disabling a provider", s.byID(id, sealed), func(found *storedProvider) ([]pg.Query, error) {
 		if err := wantLive(found, id); err != nil || found.Enabled == enabled {
 			return nil, err
 		}
@@ -115,7 +116,7 @@ func (s *Store) SetProviderEnabled(ctx context.Context, actor string, id uuid.UU
 // DeleteProvider turns a live provider into a tombstone: no start brings it back.
 // That its secrets do not open is no hindrance.
 func (s *Store) DeleteProvider(ctx context.Context, actor string, id uuid.UUID) error {
-	return s.operate(ctx, actor, "deleting a provider", s.byID(id, sealed), func(found *storedProvider) ([]query, error) {
+	return s.operate(ctx, actor, "deleting a provider", s.byID(id, sealed), func(found *storedProvider) ([]pg.Query, error) {
 		if err := wantLive(found, id); err != nil {
 			return nil, err
 		}
@@ -126,7 +127,7 @@ func (s *Store) DeleteProvider(ctx context.Context, actor string, id uuid.UUID) 
 // RestoreProvider makes a tombstone live again, with the keys that it had. It
 // fails with [ErrNameTaken] where there is a live provider of its name by now.
 func (s *Store) RestoreProvider(ctx context.Context, actor string, id uuid.UUID) (Provider, error) {
-	err := s.operate(ctx, actor, "restoring a provider", s.byID(id, sealed), func(found *storedProvider) ([]query, error) {
+	err := s.operate(ctx, actor, "restoring a provider", s.byID(id, sealed), func(found *storedProvider) ([]pg.Query, error) {
 		if found == nil || !found.deleted {
 			return nil, notFound("there is no deleted provider with id %s", id)
 		}
@@ -141,7 +142,7 @@ func (s *Store) RestoreProvider(ctx context.Context, actor string, id uuid.UUID)
 // AddProviderKey adds a bearer key to a live provider, after those that it has.
 func (s *Store) AddProviderKey(ctx context.Context, actor string, id uuid.UUID, key Secret) (ProviderKey, error) {
 	var added uuid.UUID
-	err := s.operate(ctx, actor, "adding a key", s.byID(id, opened), func(found *storedProvider) ([]query, error) {
+	err := s.operate(ctx, actor, "adding a key", s.byID(id, opened), func(found *storedProvider) ([]pg.Query, error) {
 		if err := wantLive(found, id); err != nil {
 			return nil, err
 		}
@@ -176,7 +177,7 @@ func (s *Store) AddProviderKey(ctx context.Context, actor string, id uuid.UUID, 
 // RemoveProviderKey removes a bearer key of a live provider, for good. That it does
 // not open is no hindrance.
 func (s *Store) RemoveProviderKey(ctx context.Context, actor string, id, key uuid.UUID) error {
-	return s.operate(ctx, actor, "removing a key", s.byID(id, sealed), func(found *storedProvider) ([]query, error) {
+	return s.operate(ctx, actor, "removing a key", s.byID(id, sealed), func(found *storedProvider) ([]pg.Query, error) {
 		if err := wantLive(found, id); err != nil {
 			return nil, err
 		}
@@ -184,10 +185,10 @@ func (s *Store) RemoveProviderKey(ctx context.Context, actor string, id, key uui
 		if i < 0 {
 			return nil, notFound("provider %s has no key with id %s", found.Name, key)
 		}
-		return []query{
+		return []pg.Query{
 			{
-				sql: s.sql(`delete from {schema}.ai_provider_keys where id = $1`), args: [][]byte{[]byte(key.String())},
-				rows: wantRows(1, "ai_provider_keys"), checked: true,
+				SQL: s.sql(`delete from {schema}.ai_provider_keys where id = $1`), Args: [][]byte{[]byte(key.String())},
+				Rows: pg.WantRows(1, "ai_provider_keys"), Checked: true,
 			},
 			s.insertAudits(auditOfKey(actor, AuditDelete, found.Provider, key, map[string]int{"position": found.positions[i]}, nil)),
 		}, nil
@@ -220,13 +221,13 @@ func wantLive(found *storedProvider, id uuid.UUID) error {
 }
 
 // operate runs one operation. A decision sees what is true under the lock.
-func (s *Store) operate(ctx context.Context, actor, what string, read reading, decide func(*storedProvider) ([]query, error)) error {
+func (s *Store) operate(ctx context.Context, actor, what string, read reading, decide func(*storedProvider) ([]pg.Query, error)) error {
 	if strings.TrimSpace(actor) == "" || actor == SystemActor || len(actor) > maxNameBytes || text.Check(actor) != "" {
 		return xerrors.New("aiseed: " + what + " needs an actor, for the audit: the name or id of whoever asked, not \"system\", at most 255 bytes of UTF-8 without control characters")
 	}
 	return retry(ctx, func() error {
 		var found *storedProvider
-		err := s.locked(ctx, what, []query{read(&found)}, func() ([]query, error) { return decide(found) })
+		err := s.locked(ctx, what, []pg.Query{read(&found)}, func() ([]pg.Query, error) { return decide(found) })
 		var db *DatabaseError
 		if errors.As(err, &db) && db.Constraint == liveNameConstraint {
 			name := ""

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"example.com/aiseed/internal/baseurl"
+	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/text"
 )
 
@@ -92,10 +93,10 @@ func (s *Store) explain(ctx context.Context, plan *Plan) error {
 		return nil
 	}
 	origins := map[uuid.UUID]json.RawMessage{}
-	err := s.read(ctx, "reading the audits of drifted providers", query{
-		sql:  s.sql(selectOrigins),
-		args: [][]byte{jsonArg(ids)},
-		rows: func(rows pgx.Rows) error {
+	err := s.read(ctx, "reading the audits of drifted providers", pg.Query{
+		SQL:  s.sql(selectOrigins),
+		Args: [][]byte{pg.JSON(ids)},
+		Rows: func(rows pgx.Rows) error {
 			var id uuid.UUID
 			var raw []byte
 			_, err := pgx.ForEachRow(rows, []any{&id, &raw}, func() error {

@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 	"golang.org/x/xerrors"
+
+	"example.com/aiseed/internal/pg"
 )
 
 // Providers returns the enabled live providers in order of name, from one
@@ -30,13 +32,13 @@ func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
 }
 
 // load reads the providers of names, each the live one or else its latest tombstone.
-func (s *Store) load(names []string, into *map[string]*storedProvider) query {
+func (s *Store) load(names []string, into *map[string]*storedProvider) pg.Query {
 	return s.selectProviders(isNamed, opened, func(stored []*storedProvider) {
 		*into = make(map[string]*storedProvider, len(stored))
 		for _, p := range slices.Backward(stored) { // the first of a name counts
 			(*into)[p.Name] = p
 		}
-	}, jsonArg(names))
+	}, pg.JSON(names))
 }
 
 // The providers that a condition chooses, a row each, and then their keys, a row
@@ -67,15 +69,15 @@ const (
 )
 
 // selectProviders reads the providers that a condition chooses, in order.
-func (s *Store) selectProviders(condition string, secrets secrecy, take func([]*storedProvider), args ...[]byte) query {
+func (s *Store) selectProviders(condition string, secrets secrecy, take func([]*storedProvider), args ...[]byte) pg.Query {
 	text, live := strings.Replace(providersAndKeys, "{condition}", condition, 1), ""
 	if secrets == opened {
 		live = " where not deleted"
 	}
-	return query{
-		sql:  s.sql(strings.Replace(text, "{live}", live, 1)),
-		args: args,
-		rows: func(rows pgx.Rows) error {
+	return pg.Query{
+		SQL:  s.sql(strings.Replace(text, "{live}", live, 1)),
+		Args: args,
+		Rows: func(rows pgx.Rows) error {
 			stored, err := s.scanProviders(rows, secrets)
 			if err == nil {
 				take(stored)
@@ -139,7 +141,7 @@ func pointerTo(t pgtype.Text) *string {
 }
 
 // A reading reads one provider. The pointer is nil where there is none.
-type reading func(found **storedProvider) query
+type reading func(found **storedProvider) pg.Query
 
 // byID is with or without opening the secrets.
 func (s *Store) byID(id uuid.UUID, secrets secrecy) reading {
@@ -148,11 +150,11 @@ func (s *Store) byID(id uuid.UUID, secrets secrecy) reading {
 
 // byName is the live provider of a name, or else its latest tombstone.
 func (s *Store) byName(name string) reading {
-	return s.readFirst(isNamed, sealed, jsonArg([]string{name}))
+	return s.readFirst(isNamed, sealed, pg.JSON([]string{name}))
 }
 
 func (s *Store) readFirst(condition string, secrets secrecy, arg []byte) reading {
-	return func(found **storedProvider) query {
+	return func(found **storedProvider) pg.Query {
 		return s.selectProviders(condition, secrets, func(stored []*storedProvider) {
 			if *found = nil; len(stored) > 0 { // what an attempt before this one read does not count
 				*found = stored[0]

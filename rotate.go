@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"example.com/aiseed/internal/pg"
 )
 
 // A Resealing reports what [Store.Rotate], [Store.SealPlaintext] or
@@ -96,10 +98,10 @@ select t.relname, left(k.attname, -length('_key_id')), k.attname,
 
 func (s *Store) sealedColumns(ctx context.Context, operation string) ([]sealedColumn, error) {
 	var columns []sealedColumn
-	err := s.read(ctx, operation, query{
-		sql:  selectSealedColumns,
-		args: [][]byte{[]byte(s.schema)},
-		rows: func(rows pgx.Rows) (err error) {
+	err := s.read(ctx, operation, pg.Query{
+		SQL:  selectSealedColumns,
+		Args: [][]byte{[]byte(s.schema)},
+		Rows: func(rows pgx.Rows) (err error) {
 			columns, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c sealedColumn, err error) {
 				return c, row.Scan(&c.table, &c.value, &c.key, &c.provider, &c.problem)
 			})
@@ -146,9 +148,9 @@ update {schema}.ai_encryption_keys k set revoked_at = now()
 returning id`
 )
 
-// seeAll makes it an error that a row security policy hides rows: a value that is
+// seeAll makes it an error that a row security policy hides Rows: a value that is
 // not seen would be left behind without its key.
-var seeAll = query{sql: `select set_config('row_security', 'off', true)`}
+var seeAll = pg.Query{SQL: `select set_config('row_security', 'off', true)`}
 
 func (s *Store) reseal(ctx context.Context, operation string, how resealing) (report Resealing, err error) {
 	if s.vault.keyring == nil {
@@ -191,10 +193,10 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 	var values []storedValue
 	var changed int
 	var left []*DecryptError
-	read := query{
-		sql:  s.sqlFor(selectValues, c, how),
-		args: [][]byte{[]byte(after)},
-		rows: func(rows pgx.Rows) (err error) {
+	read := pg.Query{
+		SQL:  s.sqlFor(selectValues, c, how),
+		Args: [][]byte{[]byte(after)},
+		Rows: func(rows pgx.Rows) (err error) {
 			values, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (v storedValue, err error) {
 				return v, row.Scan(&v.ID, &v.provider, &v.Old, &v.oldKey)
 			})
@@ -202,10 +204,10 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 		},
 	}
 	if strings.Contains(how.from, "$2") {
-		read.args = append(read.args, []byte(s.vault.keyring.primary().id))
+		read.Args = append(read.Args, []byte(s.vault.keyring.primary().id))
 	}
 	err = retry(ctx, func() error {
-		return s.locked(ctx, operation, []query{seeAll, read}, func() ([]query, error) {
+		return s.locked(ctx, operation, []pg.Query{seeAll, read}, func() ([]pg.Query, error) {
 			var rewritten []storedValue
 			left = nil
 			for _, v := range values {
@@ -217,12 +219,12 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 			if changed = len(rewritten); changed == 0 {
 				return nil, nil
 			}
-			update := query{
-				sql:  s.sqlFor(updateValues, c, how),
-				args: [][]byte{jsonArg(rewritten)},
-				rows: wantRows(changed, c.table), checked: true,
+			update := pg.Query{
+				SQL:  s.sqlFor(updateValues, c, how),
+				Args: [][]byte{pg.JSON(rewritten)},
+				Rows: pg.WantRows(changed, c.table), Checked: true,
 			}
-			writes := []query{{sql: `select set_config('aiseed.resealing', 'on', true)`}, update}
+			writes := []pg.Query{{SQL: `select set_config('aiseed.resealing', 'on', true)`}, update}
 			if how.seal {
 				writes = append(s.registerKey(), writes...)
 			}
@@ -269,11 +271,11 @@ func (s *Store) revoke(ctx context.Context, operation string, how resealing, col
 	}
 	return retry(ctx, func() error {
 		var revoked []string
-		err := s.locked(ctx, operation, []query{seeAll}, func() ([]query, error) {
-			return []query{{
-				sql:  s.sql(strings.ReplaceAll(revokeKeys, "{unused}", unused.String())),
-				args: [][]byte{[]byte(sealing)},
-				rows: func(rows pgx.Rows) (err error) {
+		err := s.locked(ctx, operation, []pg.Query{seeAll}, func() ([]pg.Query, error) {
+			return []pg.Query{{
+				SQL:  s.sql(strings.ReplaceAll(revokeKeys, "{unused}", unused.String())),
+				Args: [][]byte{[]byte(sealing)},
+				Rows: func(rows pgx.Rows) (err error) {
 					revoked, err = pgx.CollectRows(rows, pgx.RowTo[string])
 					return err
 				},

@@ -30,6 +30,7 @@ import (
 
 	"cdr.dev/slog/v3"
 
+	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/text"
 )
 
@@ -109,7 +110,7 @@ func (s *Store) reconcile(ctx context.Context, want []desired, settle settlement
 		}
 
 		// What is true under the lock counts.
-		return s.locked(ctx, "seeding AI providers", []query{s.load(names(want), &stored), s.pending(&pending)}, func() ([]query, error) {
+		return s.locked(ctx, "seeding AI providers", []pg.Query{s.load(names(want), &stored), s.pending(&pending)}, func() ([]pg.Query, error) {
 			plan = diff(want, stored, settle, s.vault.fingerprint)
 			if plan.count(ActionDrifted) > 0 || !plan.writes() {
 				return nil, nil
@@ -127,7 +128,7 @@ func (s *Store) reconcile(ctx context.Context, want []desired, settle settlement
 }
 
 // carryOut returns the statements that do what a plan says, in its order.
-func (s *Store) carryOut(plan *Plan) ([]query, error) {
+func (s *Store) carryOut(plan *Plan) ([]pg.Query, error) {
 	c := &changes{store: s, actor: SystemActor}
 	for _, step := range plan.Steps {
 		var err error

@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/xerrors"
+
+	"example.com/aiseed/internal/pg"
 )
 
 // StoreOptions say how [Open] makes a [Store].
@@ -106,4 +108,26 @@ func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, e
 
 func (s *Store) sql(text string) string {
 	return strings.ReplaceAll(text, "{schema}", pgx.Identifier{s.schema}.Sanitize())
+}
+
+// acquire takes a connection from the pool.
+func (s *Store) acquire(ctx context.Context, operation string) (*pgxpool.Conn, error) {
+	conn, err := pg.Acquire(ctx, s.pool)
+	return conn, databaseError(ctx, operation, err)
+}
+
+// query runs queries outside of a transaction of ours.
+func (s *Store) query(ctx context.Context, operation string, queries ...pg.Query) error {
+	conn, err := s.acquire(ctx, operation)
+	if err != nil {
+		return err
+	}
+	defer pg.Release(ctx, conn)
+	return databaseError(ctx, operation, pg.RoundTrip(ctx, conn.Conn(), queries...))
+}
+
+// read is query for what can be done again: a connection that is lost does not
+// show.
+func (s *Store) read(ctx context.Context, operation string, queries ...pg.Query) error {
+	return retry(ctx, func() error { return s.query(ctx, operation, queries...) })
 }

@@ -8,12 +8,14 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/xerrors"
+
+	"example.com/aiseed/internal/pg"
 )
 
 // notification is the statement that tells the watchers of a write, in its
 // transaction: they hear of it when, and only if, it was committed.
-func (s *Store) notification() query {
-	return query{sql: `select pg_notify($1, '')`, args: [][]byte{[]byte(s.notifyChannel)}}
+func (s *Store) notification() pg.Query {
+	return pg.Query{SQL: `select pg_notify($1, '')`, Args: [][]byte{[]byte(s.notifyChannel)}}
 }
 
 // Watch calls changed with the providers of [Store.Providers]: once at the start,
@@ -42,10 +44,10 @@ func (s *Store) Watch(ctx context.Context, changed func(providers []Provider, er
 			return ctx.Err()
 		}
 		w.tell(nil, err)
-		if time.Since(began) > lastPause {
+		if time.Since(began) > pg.MaxPause {
 			attempt = 1
 		}
-		if err := pause(ctx, attempt); err != nil {
+		if err := pg.Pause(ctx, attempt); err != nil {
 			return err
 		}
 	}
@@ -69,7 +71,7 @@ func (w *watcher) listen(ctx context.Context) error {
 	// The pool would count it as one that is in use for ever.
 	conn := pooled.Hijack()
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pg.CleanupTimeout)
 		defer cancel()
 		_ = conn.Close(ctx)
 		select { // pgx may be closing it on a goroutine
@@ -77,8 +79,8 @@ func (w *watcher) listen(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
-	listen := query{sql: `listen ` + pgx.Identifier{w.store.notifyChannel}.Sanitize()}
-	if err := roundTrip(ctx, conn, listen); err != nil {
+	listen := pg.Query{SQL: `listen ` + pgx.Identifier{w.store.notifyChannel}.Sanitize()}
+	if err := pg.RoundTrip(ctx, conn, listen); err != nil {
 		return databaseError(ctx, operation, err)
 	}
 	for {
@@ -88,8 +90,8 @@ func (w *watcher) listen(ctx context.Context) error {
 			return err // and read again after the pause, notified or not
 		}
 		w.tell(providers, nil)
-		if _, err := conn.WaitForNotification(ctx); err != nil {
-			return databaseError(ctx, operation, lostIfClosed(conn, err))
+		if err := pg.WaitForNotification(ctx, conn); err != nil {
+			return databaseError(ctx, operation, err)
 		}
 	}
 }
@@ -98,7 +100,7 @@ func (w *watcher) listen(ctx context.Context) error {
 func (w *watcher) tell(providers []Provider, err error) {
 	if err != nil {
 		var db *DatabaseError
-		if text := err.Error(); text != w.trouble && !(errors.As(err, &db) && db.transient) {
+		if text := err.Error(); text != w.trouble && !(errors.As(err, &db) && db.cause.Transient) {
 			w.trouble = text
 			w.changed(nil, err)
 		}

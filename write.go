@@ -1,10 +1,9 @@
 package aiseed
 
 import (
-	"slices"
-
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
+
+	"example.com/aiseed/internal/pg"
 )
 
 // Every row comes in one JSON parameter, so that the number of statements does
@@ -134,7 +133,7 @@ func (c *changes) update(old *storedProvider, p Provider) error {
 }
 
 // queries are the statements: none where there is nothing to write.
-func (c *changes) queries() []query {
+func (c *changes) queries() []pg.Query {
 	if len(c.audits) == 0 {
 		return nil
 	}
@@ -145,59 +144,42 @@ func (c *changes) queries() []query {
 		arg   any
 	}{{insertProviders, len(c.inserts), c.inserts}, {insertKeys, len(c.keys), c.keys}} {
 		if rows.count > 0 {
-			out = append(out, query{sql: c.store.sql(rows.sql), args: [][]byte{jsonArg(rows.arg)}})
+			out = append(out, pg.Query{SQL: c.store.sql(rows.sql), Args: [][]byte{pg.JSON(rows.arg)}})
 		}
 	}
 	if len(c.updates) > 0 {
-		out = append(out, query{
-			sql:  c.store.sql(updateProviders),
-			args: [][]byte{jsonArg(c.updates)},
-			rows: wantRows(len(c.updates), "ai_providers"), checked: true,
+		out = append(out, pg.Query{
+			SQL:  c.store.sql(updateProviders),
+			Args: [][]byte{pg.JSON(c.updates)},
+			Rows: pg.WantRows(len(c.updates), "ai_providers"), Checked: true,
 		})
 	}
 	return append(out, c.store.insertAudits(c.audits...))
 }
 
 // flip returns the statements that set a boolean column to a value, and the audit.
-func (s *Store) flip(actor string, action AuditAction, p Provider, column string, value bool) []query {
-	return []query{
+func (s *Store) flip(actor string, action AuditAction, p Provider, column string, value bool) []pg.Query {
+	return []pg.Query{
 		{
-			sql:  s.sql(`update {schema}.ai_providers set ` + column + ` = $2, updated_at = now() where id = $1 and ` + column + ` <> $2`),
-			args: [][]byte{[]byte(p.ID.String()), jsonArg(value)},
-			rows: wantRows(1, "ai_providers"), checked: true,
+			SQL:  s.sql(`update {schema}.ai_providers set ` + column + ` = $2, updated_at = now() where id = $1 and ` + column + ` <> $2`),
+			Args: [][]byte{[]byte(p.ID.String()), pg.JSON(value)},
+			Rows: pg.WantRows(1, "ai_providers"), Checked: true,
 		},
 		s.insertAudits(auditOfProvider(actor, action, p, map[string]bool{column: !value}, map[string]bool{column: value})),
 	}
 }
 
-// wantRows fails where other rows were written than was decided: someone changed
-// them meanwhile, or a row security policy, a rule or a trigger forbids it.
-func wantRows(n int, table string) func(pgx.Rows) error {
-	return func(rows pgx.Rows) error {
-		rows.Close()
-		if got := rows.CommandTag().RowsAffected(); rows.Err() == nil && got != int64(n) {
-			return &rowsError{table: table, want: n, got: int(got)}
-		}
-		return rows.Err()
-	}
-}
-
-// anyChecked reports whether a commit has to wait for what a statement says.
-func anyChecked(writes []query) bool {
-	return slices.ContainsFunc(writes, func(q query) bool { return q.checked })
-}
-
 // registerKey makes the sealing key known to the database. A key that had been
 // revoked is in use again.
-func (s *Store) registerKey() []query {
+func (s *Store) registerKey() []pg.Query {
 	if s.vault.keyring == nil {
 		return nil
 	}
 	key := s.vault.keyring.primary()
-	return []query{{
-		sql: s.sql(`
+	return []pg.Query{{
+		SQL: s.sql(`
 insert into {schema}.ai_encryption_keys (id, canary) values ($1, $2)
     on conflict (id) do update set revoked_at = null where ai_encryption_keys.revoked_at is not null`),
-		args: [][]byte{[]byte(key.id), []byte(key.sealCanary())},
+		Args: [][]byte{[]byte(key.id), []byte(key.sealCanary())},
 	}}
 }

@@ -1,0 +1,79 @@
+package pg
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"example.com/aiseed/internal/text"
+)
+
+// A Query is one statement with its parameters in text format.
+type Query struct {
+	SQL  string
+	Args [][]byte
+	Rows func(pgx.Rows) error // nil if the result does not matter
+
+	Checked bool // a write that must not be committed before Rows accepted its result
+}
+
+// AnyChecked reports whether a commit has to wait for the result of a query.
+func AnyChecked(queries []Query) bool {
+	return slices.ContainsFunc(queries, func(q Query) bool { return q.Checked })
+}
+
+// JSON encodes a parameter. Nil slices become empty lists. It panics on a value that JSON
+// cannot encode.
+func JSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	if string(b) == "null" {
+		return []byte("[]")
+	}
+	return b
+}
+
+// Int64 encodes a parameter.
+func Int64(n int64) []byte { return strconv.AppendInt(nil, n, 10) }
+
+// Milliseconds encodes a timeout for the server, at least one millisecond: 0 would mean no
+// timeout at all.
+func Milliseconds(d time.Duration) []byte { return Int64(max(1, d.Milliseconds())) }
+
+// One scans the only row of a result. Another number of rows is an error.
+func One(into ...any) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		_, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (struct{}, error) {
+			return struct{}{}, row.Scan(into...)
+		})
+		return err
+	}
+}
+
+// WantRows fails if a statement wrote another number of rows: somebody changed them
+// meanwhile, or a row security policy, a rule or a trigger forbids it.
+func WantRows(n int, table string) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		rows.Close()
+		if got := rows.CommandTag().RowsAffected(); rows.Err() == nil && got != int64(n) {
+			return &rowsError{table: table, want: n, got: int(got)}
+		}
+		return rows.Err()
+	}
+}
+
+type rowsError struct {
+	table     string
+	want, got int
+}
+
+func (e *rowsError) Error() string {
+	return fmt.Sprintf("%d of %s of %s could not be written; someone keeps changing them, or a row security policy, "+
+		"a rule or a trigger forbids it to this role", e.want-e.got, text.Count(e.want, "row"), e.table)
+}

@@ -1,0 +1,95 @@
+// Package pg sends statements to PostgreSQL in as few round trips as there are decisions,
+// gives connections back clean, and classifies what servers and networks answer.
+//
+// It goes below pgx's own batch, because that takes its way of sending from the
+// configuration of the pool. Its statements are unnamed: they need one round trip on a
+// fresh connection too, and no session behind a transaction-pooling proxy. Its errors carry
+// no text of a server, since that can quote a row, a parameter or a connection string.
+//
+// It knows no table, no lock and no provider.
+package pg
+
+import (
+	"context"
+	"crypto/tls"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// binaryResults asks for results that do not depend on settings like DateStyle.
+var binaryResults = []int16{pgx.BinaryFormatCode}
+
+// RoundTrip sends queries at once and waits once. It returns the first error: the server's,
+// or else the one of a Rows.
+func RoundTrip(ctx context.Context, conn *pgx.Conn, queries ...Query) error {
+	batch := &pgconn.Batch{}
+	for _, q := range queries {
+		batch.ExecParams(q.SQL, q.Args, nil, nil, binaryResults)
+	}
+	var rowsErr error
+	results := conn.PgConn().ExecBatch(ctx, batch)
+	endPartialWrite(conn)
+	for _, q := range queries {
+		if !results.NextResult() {
+			break
+		}
+		rows := pgx.RowsFromResultReader(conn.TypeMap(), results.ResultReader())
+		if q.Rows != nil && rowsErr == nil {
+			rowsErr = q.Rows(rows)
+		}
+		rows.Close()
+	}
+	if err := results.Close(); err != nil {
+		return lostIfClosed(conn, err)
+	}
+	return rowsErr
+}
+
+// ExecScript runs a text of several statements without parameters.
+func ExecScript(ctx context.Context, conn *pgx.Conn, sql string) error {
+	results := conn.PgConn().Exec(ctx, sql)
+	endPartialWrite(conn)
+	if _, err := results.ReadAll(); err != nil {
+		return lostIfClosed(conn, err)
+	}
+	return nil
+}
+
+// Commit sends writes, commit and the queries after it in one round trip. It reports true
+// only if the server said so. A false is final if the connection is still open; otherwise
+// nobody knows yet.
+func Commit(ctx context.Context, conn *pgx.Conn, writes []Query, after ...Query) (committed bool, err error) {
+	err = RoundTrip(ctx, conn, slices.Concat(writes, []Query{{SQL: `commit`, Rows: func(rows pgx.Rows) error {
+		rows.Close()
+		// The server answers the commit of a failed transaction with ROLLBACK, and
+		// does not count that as an error.
+		committed = rows.CommandTag().String() == "COMMIT"
+		return rows.Err()
+	}}}, after)...)
+	if err == nil && !committed {
+		err = errRolledBack
+	}
+	return committed, err
+}
+
+// endPartialWrite is called after each write. If the write failed, a cancelled context
+// can have ended it inside a message. The server then waits for the rest, without a
+// limit and without an answer, and pgx waits for the server. Closing our direction of the
+// connection tells the server that nothing more will come; it rolls back and closes its own.
+func endPartialWrite(conn *pgx.Conn) {
+	if !conn.IsClosed() {
+		return
+	}
+	socket := conn.PgConn().Conn()
+	if encrypted, ok := socket.(*tls.Conn); ok {
+		// Its own CloseWrite sends a last record, which can block as well.
+		socket = encrypted.NetConn()
+	}
+	if half, ok := socket.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+		return
+	}
+	_ = socket.Close()
+}
