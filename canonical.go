@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"example.com/aiseed/internal/baseurl"
+	"example.com/aiseed/internal/seal"
 	"example.com/aiseed/internal/text"
 )
 
@@ -34,7 +35,7 @@ func verbatim(s string) string { return s }
 func canonicalEncoding(p Provider) []byte {
 	b := []byte("aiseed shape v1\n")
 	for _, f := range shapeFields {
-		b = appendFields(b, f.compared(f.value(p)))
+		b = seal.AppendFields(b, f.compared(f.value(p)))
 	}
 	return b
 }

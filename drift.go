@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+
+	"example.com/aiseed/internal/seal"
 )
 
 // The variables that settle a drift, behind the prefix. Each takes a comma list of
@@ -97,7 +99,7 @@ func (s settlement) unused(plan *Plan) (warnings []string) {
 // otherwise, it never comes back, not even when the row is again what it once was.
 func driftDigest(stored *storedProvider, want Provider) string {
 	half := func(fields ...string) string {
-		sum := sha256.Sum256(appendFields([]byte("aiseed drift v1\n"), fields...))
+		sum := sha256.Sum256(seal.AppendFields([]byte("aiseed drift v1\n"), fields...))
 		return hex.EncodeToString(sum[:digestHalf/2])
 	}
 	was, is := canonicalHash(stored.Provider), canonicalHash(want)

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed/internal/pg"
+	"example.com/aiseed/internal/seal"
 )
 
 // What the tests of the package and those from outside share.
@@ -148,7 +149,7 @@ func SealFor(tb testing.TB, ring *Keyring, table, column, row, provider, plainte
 	tb.Helper()
 	id, err := uuid.Parse(provider)
 	require.NoError(tb, err)
-	return ring.primary().seal(cell{table: table, column: column, row: row, provider: id}, plaintext)
+	return ring.primary().Seal(seal.Cell{Table: table, Column: column, Row: row, Provider: id}, plaintext)
 }
 
 // OpenFor opens what is stored in a cell, as the store does.
@@ -156,7 +157,7 @@ func OpenFor(tb testing.TB, ring *Keyring, table, column, row, provider, stored 
 	tb.Helper()
 	id, err := uuid.Parse(provider)
 	require.NoError(tb, err)
-	return newVault(ring).open(cell{table: table, column: column, row: row, provider: id}, stored, keyID)
+	return newVault(ring).open(seal.Cell{Table: table, Column: column, Row: row, Provider: id}, stored, keyID)
 }
 
 // SetLockTimeout changes the option of a store that is open.

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed/internal/pg"
+	"example.com/aiseed/internal/seal"
 	"example.com/aiseed/internal/text"
 )
 
@@ -71,7 +72,7 @@ func TestS2_S3_S4_S9_FrozenValuesCanBeDecrypted(t *testing.T) {
 	require.Equal(t, v["key ids"], strings.Join(ring.IDs(), "\n"))
 	require.Equal(t, v["fingerprint"], newVault(ring).fingerprint(NewSecret("a")))
 	key := ring.primary()
-	require.True(t, key.opensCanary(v["sealed canary"]))
+	require.True(t, key.OpensCanary(v["sealed canary"]))
 
 	// What the page says is enough to decrypt a value without the library.
 	derived, err := hkdf.Key(sha256.New, testKey(1), nil, "aiseed v1 seal", 32)
@@ -81,29 +82,28 @@ func TestS2_S3_S4_S9_FrozenValuesCanBeDecrypted(t *testing.T) {
 	gcm, err := cipher.NewGCM(block)
 	require.NoError(t, err)
 
-	provider := testCell().provider
+	provider := testCell().Provider
 	for name, tt := range map[string]struct {
-		cell      cell
+		cell      seal.Cell
 		plaintext string
 	}{
 		"api_key":  {testCell(), "frozen"},
 		"settings": {settingsCell(provider), unfold(v["settings"])},
-		"canary":   {canaryCell(key.id), "aiseed canary"},
+		"canary":   {seal.Cell{Table: "ai_encryption_keys", Column: "canary", Row: key.ID}, "aiseed canary"},
 	} {
 		stored := unfold(v["sealed "+name])
-		plaintext, ok := key.open(tt.cell, stored)
+		plaintext, ok := key.Open(tt.cell, stored)
 		require.True(t, ok, name)
 		require.Equal(t, tt.plaintext, plaintext)
 
 		associated := encoded(t, v["associated data of "+name])
-		require.Equal(t, associated, tt.cell.associatedData(key.id))
 		sealed, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(stored, "aiseed:v1:"))
 		require.NoError(t, err)
 		opened, err := gcm.Open(nil, sealed[:12], sealed[12:], associated)
 		require.NoError(t, err, name)
 		require.Equal(t, tt.plaintext, string(opened))
 	}
-	settings, err := (&Store{vault: newVault(ring)}).openSettings(provider, unfold(v["sealed settings"]), &key.id)
+	settings, err := (&Store{vault: newVault(ring)}).openSettings(provider, unfold(v["sealed settings"]), &key.ID)
 	require.NoError(t, err)
 	want := BedrockSettings{Region: "eu", Model: "m", SmallFastModel: "s"}
 	want.AccessKey, want.AccessKeySecret = NewSecret("AKIA"), NewSecret("secret")

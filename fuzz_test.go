@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed/internal/baseurl"
+	"example.com/aiseed/internal/seal"
 	"example.com/aiseed/internal/text"
 )
 
@@ -73,15 +74,15 @@ func FuzzOpenSealed(f *testing.F) {
 	require.NoError(f, err)
 	ring, err := NewKeyring(testKey(1), testKey(2))
 	require.NoError(f, err)
-	first, second := ring.keys[0].id, ring.keys[1].id
+	first, second := ring.keys[0].ID, ring.keys[1].ID
 	f.Add(frozen, first, true)
 	f.Add(frozen, second, true)
 	f.Add(frozen, first, false)
 	f.Add(frozen+"\n", first, true)
-	f.Add("aiseed:v2:"+strings.TrimPrefix(frozen, sealedPrefix), first, true)
+	f.Add("aiseed:v2:"+strings.TrimPrefix(frozen, "aiseed:v1:"), first, true)
 	f.Add("plain", "", false)
-	f.Add(sealedPrefix, first, true)
-	f.Add(older.primary().seal(settingsCell(testCell().provider), "elsewhere"), second, true)
+	f.Add("aiseed:v1:", first, true)
+	f.Add(older.primary().Seal(settingsCell(testCell().Provider), "elsewhere"), second, true)
 	f.Fuzz(func(t *testing.T, stored, key string, hasKey bool) {
 		var keyID *string
 		if hasKey {
@@ -93,7 +94,7 @@ func FuzzOpenSealed(f *testing.F) {
 			case v.keyring != nil && hasKey && stored == frozen && key == first:
 				require.NoError(t, err)
 				require.Equal(t, "frozen", secret.Reveal())
-			case v.keyring == nil && !hasKey && !strings.HasPrefix(stored, sealedPrefix):
+			case v.keyring == nil && !hasKey && !seal.IsSealed(stored):
 				require.NoError(t, err)
 				require.Equal(t, stored, secret.Reveal(), "plaintext is what it is")
 			default:

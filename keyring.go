@@ -1,24 +1,17 @@
 package aiseed
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/hkdf"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 
-	"github.com/google/uuid"
+	"example.com/aiseed/internal/seal"
 )
 
 // KeySize is the length of a keyring's keys in bytes: AES-256.
-const KeySize = 32
+const KeySize = seal.KeySize
 
 // A Keyring holds the keys that seal secrets at rest. The first seals, all open.
 //
@@ -30,7 +23,7 @@ const KeySize = 32
 // There is no useful zero Keyring; make one with [NewKeyring] or [ParseKeyring].
 // It prints as its key ids only, is immutable, and is safe for concurrent use.
 type Keyring struct {
-	keys []sealingKey
+	keys []seal.Key
 }
 
 // NewKeyring makes a keyring of raw keys of [KeySize] bytes each. primary seals;
@@ -42,11 +35,11 @@ func NewKeyring(primary []byte, older ...[]byte) (*Keyring, error) {
 		if len(raw) != KeySize {
 			return nil, keyringErrorf("key %d is %d bytes long, want %d", i+1, len(raw), KeySize)
 		}
-		key, err := newSealingKey(raw)
+		key, err := seal.NewKey(raw)
 		if err != nil {
 			return nil, keyringErrorf("key %d cannot be used", i+1)
 		}
-		if j := slices.IndexFunc(ring.keys, func(k sealingKey) bool { return k.id == key.id }); j >= 0 {
+		if j := slices.IndexFunc(ring.keys, func(k seal.Key) bool { return k.ID == key.ID }); j >= 0 {
 			return nil, keyringErrorf("key %d is the same as key %d; remove one", i+1, j+1)
 		}
 		ring.keys = append(ring.keys, key)
@@ -87,141 +80,17 @@ func (k *Keyring) IDs() []string {
 	}
 	ids := make([]string, len(k.keys))
 	for i, key := range k.keys {
-		ids[i] = key.id
+		ids[i] = key.ID
 	}
 	return ids
 }
 
-func (k *Keyring) primary() sealingKey { return k.keys[0] }
+func (k *Keyring) primary() seal.Key { return k.keys[0] }
 
-func (k *Keyring) byID(id string) (sealingKey, bool) {
-	i := slices.IndexFunc(k.keys, func(key sealingKey) bool { return key.id == id })
+func (k *Keyring) byID(id string) (seal.Key, bool) {
+	i := slices.IndexFunc(k.keys, func(key seal.Key) bool { return key.ID == id })
 	if i < 0 {
-		return sealingKey{}, false
+		return seal.Key{}, false
 	}
 	return k.keys[i], true
-}
-
-// sealingKey is one key of a keyring, spread out over its purposes. Key material
-// is behind functions and interfaces, where fmt prints addresses only.
-type sealingKey struct {
-	id          string // 128 bits in hex; public
-	aead        cipher.AEAD
-	fingerprint func(Secret) string
-}
-
-func newSealingKey(raw []byte) (sealingKey, error) {
-	derive := func(purpose string, size int) []byte {
-		out, err := hkdf.Key(sha256.New, raw, nil, "aiseed v1 "+purpose, size)
-		if err != nil {
-			panic(err) // only for a size above 255 hashes
-		}
-		return out
-	}
-	block, err := aes.NewCipher(derive("seal", KeySize))
-	if err != nil {
-		return sealingKey{}, err
-	}
-	aead, err := cipher.NewGCMWithRandomNonce(block)
-	if err != nil {
-		return sealingKey{}, err
-	}
-	return sealingKey{
-		id:          hex.EncodeToString(derive("id", 16)),
-		aead:        aead,
-		fingerprint: newFingerprint(derive("fingerprint", sha256.Size)),
-	}, nil
-}
-
-// A cell is the one place in the database that a sealed value belongs to. It is
-// authenticated with the value, so that a value copied elsewhere does not open.
-type cell struct {
-	table, column string
-	row           string // the row's primary key
-	provider      uuid.UUID
-}
-
-// sealedPrefix starts every sealed value; what follows is standard base64 of
-// nonce (12 bytes), ciphertext and tag (16 bytes):
-//
-//	aiseed:v1:9vQ6X1…
-//
-// The version covers the cipher, the derivation of keys and the associated data.
-const sealedPrefix = "aiseed:v1:"
-
-func (c cell) associatedData(keyID string) []byte {
-	return appendFields(nil, sealedPrefix, c.table, c.column, c.row, c.provider.String(), keyID)
-}
-
-func (k sealingKey) seal(c cell, plaintext string) string {
-	sealed := k.aead.Seal(nil, nil, []byte(plaintext), c.associatedData(k.id))
-	return sealedPrefix + base64.StdEncoding.EncodeToString(sealed)
-}
-
-// open is silent about why it fails: the reason could tell an attacker something
-// and tells an operator nothing.
-func (k sealingKey) open(c cell, stored string) (string, bool) {
-	encoded, ok := strings.CutPrefix(stored, sealedPrefix)
-	if !ok {
-		return "", false
-	}
-	// The decoder skips line breaks, and not only in its lenient mode: one value has
-	// one text.
-	if strings.ContainsAny(encoded, "\r\n") {
-		return "", false
-	}
-	sealed, err := base64.StdEncoding.Strict().DecodeString(encoded)
-	if err != nil {
-		return "", false
-	}
-	plaintext, err := k.aead.Open(nil, nil, sealed, c.associatedData(k.id))
-	return string(plaintext), err == nil
-}
-
-// canary is sealed into a key's row in ai_encryption_keys, to tell whether a
-// keyring's key of that id is that key.
-const canary = "aiseed canary"
-
-func canaryCell(keyID string) cell {
-	return cell{table: "ai_encryption_keys", column: "canary", row: keyID}
-}
-
-func (k sealingKey) sealCanary() string { return k.seal(canaryCell(k.id), canary) }
-
-func (k sealingKey) opensCanary(stored string) bool {
-	plaintext, ok := k.open(canaryCell(k.id), stored)
-	return ok && plaintext == canary
-}
-
-func (c cell) rowID() uuid.UUID {
-	id, _ := uuid.Parse(c.row) // every table with a sealed column but the canary's
-	return id
-}
-
-// newFingerprint returns a function that tells two secrets apart without showing
-// either: 8 hex digits of HMAC-SHA-256 (RFC 2104), "none" for no secret.
-func newFingerprint(key []byte) func(Secret) string {
-	return func(s Secret) string {
-		if s.IsZero() {
-			return "none"
-		}
-		mac := hmac.New(sha256.New, key)
-		_, _ = io.WriteString(mac, s.Reveal())
-		return hex.EncodeToString(mac.Sum(nil)[:4])
-	}
-}
-
-// appendFields appends each field with its length before it, so that different
-// lists never encode alike.
-func appendFields(b []byte, fields ...string) []byte {
-	size := 0
-	for _, field := range fields {
-		size += len(field) + 2
-	}
-	b = slices.Grow(b, size)
-	for _, field := range fields {
-		b = binary.AppendUvarint(b, uint64(len(field)))
-		b = append(b, field...)
-	}
-	return b
 }

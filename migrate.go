@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/aiseed/internal/pg"
+	"example.com/aiseed/internal/seal"
 )
 
 //go:embed schema/*.sql
@@ -234,13 +235,13 @@ func (s *Store) checkKeys(stored []storedKey) error {
 		if k.ForAPIKeys {
 			needed = append(needed, "ai_provider_keys.api_key")
 		}
-		var key sealingKey
+		var key seal.Key
 		var ok bool
 		if s.vault.keyring != nil {
 			key, ok = s.vault.keyring.byID(k.ID)
 		}
 		switch {
-		case ok && !key.opensCanary(k.Canary):
+		case ok && !key.OpensCanary(k.Canary):
 			return keyringErrorf("key %s does not open its own canary in ai_encryption_keys; the row was changed, restore it from a backup", k.ID)
 		case !ok && len(needed) > 0:
 			missing = append(missing, k.ID+" (for "+strings.Join(needed, " and ")+")")

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"example.com/aiseed/internal/pg"
+	"example.com/aiseed/internal/seal"
 )
 
 // A Resealing reports what [Store.Rotate], [Store.SealPlaintext] or
@@ -204,7 +205,7 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 		},
 	}
 	if strings.Contains(how.from, "$2") {
-		read.Args = append(read.Args, []byte(s.vault.keyring.primary().id))
+		read.Args = append(read.Args, []byte(s.vault.keyring.primary().ID))
 	}
 	err = retry(ctx, func() error {
 		return s.locked(ctx, operation, []pg.Query{seeAll, read}, func() ([]pg.Query, error) {
@@ -241,7 +242,7 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 
 // rewrite opens a value as it is and seals it as it should be.
 func (s *Store) rewrite(c sealedColumn, how resealing, v *storedValue, left *[]*DecryptError) bool {
-	at := cell{table: c.table, column: c.value, row: v.ID.String(), provider: v.provider}
+	at := seal.Cell{Table: c.table, Column: c.value, Row: v.ID.String(), Provider: v.provider}
 	secret, err := s.vault.open(at, v.Old, v.oldKey)
 	var problem *DecryptError
 	switch {
@@ -263,7 +264,7 @@ func (s *Store) rewrite(c sealedColumn, how resealing, v *storedValue, left *[]*
 func (s *Store) revoke(ctx context.Context, operation string, how resealing, columns []sealedColumn, report *Resealing) error {
 	sealing := ""
 	if how.seal {
-		sealing = s.vault.keyring.primary().id
+		sealing = s.vault.keyring.primary().ID
 	}
 	var unused strings.Builder
 	for _, c := range columns {

@@ -70,6 +70,21 @@ func TestRules(t *testing.T) {
 func testsOfRules(t *testing.T) map[string][]string {
 	t.Helper()
 	tests := map[string][]string{}
+	forEachTest(t, func(file *ast.File, f *ast.FuncDecl) {
+		for _, rule := range rulesOfTest(file, f) {
+			tests[rule] = append(tests[rule], f.Name.Name)
+		}
+	})
+	for rule := range tests {
+		slices.Sort(tests[rule])
+		tests[rule] = slices.Compact(tests[rule])
+	}
+	return tests
+}
+
+// forEachTest visits the functions of all test files of the repository.
+func forEachTest(t *testing.T, visit func(*ast.File, *ast.FuncDecl)) {
+	t.Helper()
 	require.NoError(t, filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, "_test.go") {
 			return err
@@ -80,18 +95,11 @@ func testsOfRules(t *testing.T) map[string][]string {
 		}
 		for _, decl := range file.Decls {
 			if f, ok := decl.(*ast.FuncDecl); ok && f.Recv == nil {
-				for _, rule := range rulesOfTest(file, f) {
-					tests[rule] = append(tests[rule], f.Name.Name)
-				}
+				visit(file, f)
 			}
 		}
 		return nil
 	}))
-	for rule := range tests {
-		slices.Sort(tests[rule])
-		tests[rule] = slices.Compact(tests[rule])
-	}
-	return tests
 }
 
 func rulesOfTest(file *ast.File, f *ast.FuncDecl) (rules []string) {

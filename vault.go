@@ -4,10 +4,11 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
-	"strings"
 	"sync"
 
 	"github.com/google/uuid"
+
+	"example.com/aiseed/internal/seal"
 )
 
 // A vault seals and opens the values of one store: with a keyring, or not at all
@@ -19,7 +20,7 @@ type vault struct {
 
 func newVault(keyring *Keyring) *vault {
 	if keyring != nil {
-		return &vault{keyring: keyring, fingerprint: keyring.primary().fingerprint}
+		return &vault{keyring: keyring, fingerprint: ofSecret(keyring.primary().Fingerprint)}
 	}
 	return &vault{fingerprint: processFingerprint()}
 }
@@ -28,44 +29,54 @@ func newVault(keyring *Keyring) *vault {
 var processFingerprint = sync.OnceValue(func() func(Secret) string {
 	key := make([]byte, sha256.Size)
 	_, _ = rand.Read(key) // never fails since Go 1.24
-	return newFingerprint(key)
+	return ofSecret(seal.NewFingerprint(key))
 })
 
+// ofSecret is a function of a text as one of a secret.
+func ofSecret(fingerprint func(string) string) func(Secret) string {
+	return func(s Secret) string { return fingerprint(s.Reveal()) }
+}
+
 // seal returns what to store in c and in its key-id column (nil for plaintext).
-func (v *vault) seal(c cell, s Secret) (stored string, keyID *string) {
+func (v *vault) seal(c seal.Cell, s Secret) (stored string, keyID *string) {
 	if v.keyring == nil {
 		return s.Reveal(), nil
 	}
 	key := v.keyring.primary()
-	return key.seal(c, s.Reveal()), &key.id
+	return key.Seal(c, s.Reveal()), &key.ID
 }
 
 // open returns the secret that is stored in c. Its errors are *[DecryptError].
-func (v *vault) open(c cell, stored string, keyID *string) (Secret, error) {
+func (v *vault) open(c seal.Cell, stored string, keyID *string) (Secret, error) {
 	switch {
-	case keyID == nil && strings.HasPrefix(stored, sealedPrefix):
-		return Secret{}, &DecryptError{Table: c.table, Column: c.column, RowID: c.rowID()}
+	case keyID == nil && seal.IsSealed(stored):
+		return Secret{}, &DecryptError{Table: c.Table, Column: c.Column, RowID: rowID(c)}
 	case keyID == nil && v.keyring == nil:
 		return NewSecret(stored), nil
 	case keyID == nil:
-		return Secret{}, &DecryptError{Table: c.table, Column: c.column, RowID: c.rowID(), plaintext: true}
+		return Secret{}, &DecryptError{Table: c.Table, Column: c.Column, RowID: rowID(c), plaintext: true}
 	}
 	if v.keyring != nil {
 		if key, ok := v.keyring.byID(*keyID); ok {
-			if plaintext, ok := key.open(c, stored); ok {
+			if plaintext, ok := key.Open(c, stored); ok {
 				return NewSecret(plaintext), nil
 			}
 		}
 	}
-	return Secret{}, &DecryptError{Table: c.table, Column: c.column, RowID: c.rowID(), KeyID: *keyID}
+	return Secret{}, &DecryptError{Table: c.Table, Column: c.Column, RowID: rowID(c), KeyID: *keyID}
 }
 
-func settingsCell(provider uuid.UUID) cell {
-	return cell{table: "ai_providers", column: "settings", row: provider.String(), provider: provider}
+func rowID(c seal.Cell) uuid.UUID {
+	id, _ := uuid.Parse(c.Row) // every table with a sealed column but the canary's
+	return id
 }
 
-func apiKeyCell(key, provider uuid.UUID) cell {
-	return cell{table: "ai_provider_keys", column: "api_key", row: key.String(), provider: provider}
+func settingsCell(provider uuid.UUID) seal.Cell {
+	return seal.Cell{Table: "ai_providers", Column: "settings", Row: provider.String(), Provider: provider}
+}
+
+func apiKeyCell(key, provider uuid.UUID) seal.Cell {
+	return seal.Cell{Table: "ai_provider_keys", Column: "api_key", Row: key.String(), Provider: provider}
 }
 
 // storedSettings is the column ai_providers.settings, before it is sealed:
@@ -112,7 +123,7 @@ func (s *Store) openSettings(provider uuid.UUID, stored string, keyID *string) (
 	err = json.Unmarshal([]byte(plaintext.Reveal()), &b)
 	if err != nil || b.Type != settingsType || b.Version != settingsVersion {
 		// The decoder's error can quote what it decodes.
-		e := &DecryptError{Table: c.table, Column: c.column, RowID: provider, malformed: true}
+		e := &DecryptError{Table: c.Table, Column: c.Column, RowID: provider, malformed: true}
 		if keyID != nil {
 			e.KeyID = *keyID
 		}

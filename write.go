@@ -180,6 +180,6 @@ func (s *Store) registerKey() []pg.Query {
 		SQL: s.sql(`
 insert into {schema}.ai_encryption_keys (id, canary) values ($1, $2)
     on conflict (id) do update set revoked_at = null where ai_encryption_keys.revoked_at is not null`),
-		Args: [][]byte{[]byte(key.id), []byte(key.sealCanary())},
+		Args: [][]byte{[]byte(key.ID), []byte(key.SealCanary())},
 	}}
 }

@@ -1,0 +1,155 @@
+// Package seal encrypts a text for one place in the database.
+//
+// A sealed text can only be decrypted with its key and in its place: the table, column, row
+// and provider are authenticated with it. Which keys there are and where their texts are
+// stored is for others to know.
+package seal
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// KeySize is the length of a key in bytes: AES-256.
+const KeySize = 32
+
+// A Key is a raw key, spread out over its purposes. What a raw key is used for is derived
+// from it with HKDF-SHA-256 (RFC 5869), under a label of its own for each purpose. Key
+// material is behind functions and interfaces, where fmt prints addresses only.
+type Key struct {
+	ID string // 128 bits in hex; public
+
+	aead        cipher.AEAD
+	fingerprint func(string) string
+}
+
+// NewKey makes a Key of [KeySize] bytes.
+func NewKey(raw []byte) (Key, error) {
+	derive := func(purpose string, size int) []byte {
+		out, err := hkdf.Key(sha256.New, raw, nil, "aiseed v1 "+purpose, size)
+		if err != nil {
+			panic(err) // only for a size above 255 hashes
+		}
+		return out
+	}
+	block, err := aes.NewCipher(derive("seal", KeySize))
+	if err != nil {
+		return Key{}, err
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return Key{}, err
+	}
+	return Key{
+		ID:          hex.EncodeToString(derive("id", 16)),
+		aead:        aead,
+		fingerprint: NewFingerprint(derive("fingerprint", sha256.Size)),
+	}, nil
+}
+
+// A Cell is the one place in the database that a sealed text belongs to.
+type Cell struct {
+	Table, Column string
+	Row           string // the row's primary key
+	Provider      uuid.UUID
+}
+
+// prefix starts every sealed text; what follows is standard base64 of nonce (12 bytes),
+// ciphertext and tag (16 bytes):
+//
+//	aiseed:v1:9vQ6X1…
+//
+// The version covers the cipher, the derivation of keys and the associated data.
+const prefix = "aiseed:v1:"
+
+// IsSealed reports whether a stored text has the form of a sealed one.
+func IsSealed(stored string) bool { return strings.HasPrefix(stored, prefix) }
+
+func (c Cell) associatedData(keyID string) []byte {
+	return AppendFields(nil, prefix, c.Table, c.Column, c.Row, c.Provider.String(), keyID)
+}
+
+// Seal encrypts a text for a cell, with a random nonce.
+func (k Key) Seal(c Cell, plaintext string) string {
+	sealed := k.aead.Seal(nil, nil, []byte(plaintext), c.associatedData(k.ID))
+	return prefix + base64.StdEncoding.EncodeToString(sealed)
+}
+
+// Open decrypts what Seal made for the same cell. It does not say why it fails: the reason
+// could tell an attacker something and tells an operator nothing.
+func (k Key) Open(c Cell, stored string) (plaintext string, ok bool) {
+	encoded, ok := strings.CutPrefix(stored, prefix)
+	if !ok {
+		return "", false
+	}
+	// The decoder skips line breaks, and not only in its lenient mode: one value has
+	// one text.
+	if strings.ContainsAny(encoded, "\r\n") {
+		return "", false
+	}
+	sealed, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	if err != nil {
+		return "", false
+	}
+	opened, err := k.aead.Open(nil, nil, sealed, c.associatedData(k.ID))
+	return string(opened), err == nil
+}
+
+// canary is sealed into a key's row in ai_encryption_keys, to tell whether a keyring's key
+// of that id is that key.
+const canary = "aiseed canary"
+
+func canaryCell(keyID string) Cell {
+	return Cell{Table: "ai_encryption_keys", Column: "canary", Row: keyID}
+}
+
+// SealCanary returns what is stored beside the key's id.
+func (k Key) SealCanary() string { return k.Seal(canaryCell(k.ID), canary) }
+
+// OpensCanary reports whether stored is a canary of this key.
+func (k Key) OpensCanary(stored string) bool {
+	plaintext, ok := k.Open(canaryCell(k.ID), stored)
+	return ok && plaintext == canary
+}
+
+// Fingerprint tells two secrets apart without showing either. See [NewFingerprint].
+func (k Key) Fingerprint(secret string) string { return k.fingerprint(secret) }
+
+// NewFingerprint returns a function that tells two secrets apart without showing either: 8
+// hex digits of HMAC-SHA-256 (RFC 2104), and "none" for no secret.
+func NewFingerprint(key []byte) func(secret string) string {
+	return func(secret string) string {
+		if secret == "" {
+			return "none"
+		}
+		mac := hmac.New(sha256.New, key)
+		_, _ = io.WriteString(mac, secret)
+		return hex.EncodeToString(mac.Sum(nil)[:4])
+	}
+}
+
+// AppendFields appends each field with its length before it, so that different lists never
+// encode alike.
+func AppendFields(b []byte, fields ...string) []byte {
+	size := 0
+	for _, field := range fields {
+		size += len(field) + 2
+	}
+	b = slices.Grow(b, size)
+	for _, field := range fields {
+		b = binary.AppendUvarint(b, uint64(len(field)))
+		b = append(b, field...)
+	}
+	return b
+}
