@@ -60,13 +60,26 @@ func TestF6_FuzzTargets(t *testing.T) {
 	if !*torture {
 		t.Skip("only with -torture; go test runs the corpus of each target by itself")
 	}
-	list, err := exec.Command("go", "test", "-list", "^Fuzz", ".").Output()
+	list, err := exec.Command("go", "test", "-list", "^Fuzz", "./...").Output()
 	require.NoError(t, err)
-	targets := regexp.MustCompile(`(?m)^Fuzz\w+$`).FindAllString(string(list), -1)
+	// The targets of a package come before the line with its name.
+	var targets, ofPackage []string
+	pkgs := map[string]string{}
+	for line := range strings.Lines(string(list)) {
+		switch fields := strings.Fields(line); {
+		case strings.HasPrefix(line, "Fuzz"):
+			ofPackage = append(ofPackage, fields[0])
+		case len(fields) > 1:
+			for _, target := range ofPackage {
+				pkgs[target] = fields[1]
+			}
+			targets, ofPackage = append(targets, ofPackage...), nil
+		}
+	}
 	require.NotEmpty(t, targets)
 	executions := regexp.MustCompile(`execs: (\d+)`)
 	for _, target := range targets {
-		out, err := exec.Command("go", "test", "-run", "^$", "-fuzz", "^"+target+"$", "-fuzztime", fuzzTime.String(), "-fuzzminimizetime", "20x", ".").CombinedOutput()
+		out, err := exec.Command("go", "test", "-run", "^$", "-fuzz", "^"+target+"$", "-fuzztime", fuzzTime.String(), "-fuzzminimizetime", "20x", pkgs[target]).CombinedOutput()
 		var problem error
 		if err != nil {
 			problem = fmt.Errorf("%w\n%s", err, out)
@@ -76,7 +89,7 @@ func TestF6_FuzzTargets(t *testing.T) {
 		n, err := strconv.Atoi(all[len(all)-1][1])
 		require.NoError(t, err)
 		cases.add("F6 "+target, n-1)
-		cases.check(t, "F6 "+target, "go test -run '^"+target+"$' .", problem)
+		cases.check(t, "F6 "+target, "go test -run '^"+target+"$' "+pkgs[target], problem)
 	}
 }
 

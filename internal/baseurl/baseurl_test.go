@@ -77,7 +77,7 @@ func TestS11_BaseURLPrintsWithoutWhatCouldBeACredential(t *testing.T) {
 }
 
 // F6, C3: a normalised base URL is a base URL, and is normal.
-func FuzzNormalise(f *testing.F) {
+func FuzzBaseURL(f *testing.F) {
 	for _, seed := range []string{"https://API.openai.com:443/%7ev1/../x/?q=%2f", "http://[::1]:80", "https://h//.//..", "%zz", "https://%41%c3:80?%", "http://h/%%34%31"} {
 		f.Add(seed)
 	}
