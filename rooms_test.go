@@ -1,0 +1,63 @@
+package aiseed_test
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// rooms are the packages of the module, and what else than the standard library each may
+// import. What knows a provider is at the root, and what does not is in internal/.
+// docs/architecture.md says what each holds.
+var rooms = map[string]string{
+	".": "internal/baseurl internal/pg internal/seal internal/secretfile internal/text " +
+		"cdr.dev/slog/v3 github.com/google/uuid github.com/jackc/pgx/v5 golang.org/x/xerrors",
+
+	"internal/text":       "",
+	"internal/secretfile": "",
+	"internal/baseurl":    "internal/text",
+	"internal/seal":       "github.com/google/uuid",
+	"internal/pg":         "internal/text github.com/jackc/pgx/v5",
+
+	"stdslog":             "cdr.dev/slog/v3",
+	"cmd/aiseed":          ". internal/secretfile cdr.dev/slog/v3 github.com/jackc/pgx/v5",
+	"examples/demo":       ". internal/ephemeral stdslog cdr.dev/slog/v3 github.com/jackc/pgx/v5 golang.org/x/xerrors",
+	"examples/hostserver": ". stdslog github.com/google/uuid github.com/jackc/pgx/v5 golang.org/x/xerrors",
+
+	"aiseedtest":          ". internal/ephemeral github.com/jackc/pgx/v5 golang.org/x/xerrors",
+	"internal/ephemeral":  "github.com/jackc/pgx/v5 golang.org/x/xerrors",
+	"internal/faultproxy": "internal/ephemeral github.com/jackc/pgx/v5",
+	"internal/leak":       "go.uber.org/goleak",
+}
+
+func TestRoomsImportOnlyWhatTheyMay(t *testing.T) {
+	t.Parallel()
+	const module = "example.com/aiseed"
+	own := func(path string) string { return strings.TrimPrefix(strings.Replace(path, module, ".", 1), "./") }
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...").Output()
+	require.NoError(t, err)
+	seen := map[string]bool{}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		room := own(fields[0])
+		seen[room] = true
+		allowed, known := rooms[room]
+		assert.True(t, known, "the package %s is in no room: add it to rooms, with what it may import", room)
+		for _, imported := range fields[1:] {
+			if first, _, _ := strings.Cut(imported, "/"); !strings.Contains(first, ".") {
+				continue // the standard library
+			}
+			may := slices.ContainsFunc(strings.Fields(allowed), func(path string) bool {
+				return own(imported) == path || strings.HasPrefix(imported, path+"/") && path != "."
+			})
+			assert.True(t, may, "%s imports %s, which its room does not allow", room, imported)
+		}
+	}
+	for room := range rooms {
+		assert.True(t, seen[room], "there is no package %s: take it out of rooms", room)
+	}
+}
