@@ -728,7 +728,7 @@ func (h *history) operate() {
 	case "create":
 		kind := pickFrom(h, "new kind", "openai", "anthropic")
 		w := modelWant{name: name, kind: kind, url: pickFrom(h, "url", "", urlX, urlY), keys: []string{"k1"}}
-		n := aiseed.NewProvider{Type: aiseed.ProviderType(kind), Name: name, BaseURL: w.url, Disabled: h.pick("disabled", 3) == 0}
+		n := aiseed.ProviderSpec{Type: aiseed.ProviderType(kind), Name: name, BaseURL: w.url, Disabled: h.pick("disabled", 3) == 0}
 		if h.pick("with Bedrock", 2) == 0 {
 			b := modelBedrock{region: "us"}.withDefaults()
 			w.bedrock, w.keys = &b, nil
@@ -842,7 +842,7 @@ func (h *history) reseal() {
 	what := pickFrom(h, "resealing", "rotate", "rotate", "seal", "unseal", "give a keyring", "give a wrong keyring")
 	var r modelResealing
 	c := call{name: what, what: fmt.Sprintf("%s with %v after %v", what, next, h.ring), ring: next, few: 1, aLostConnectionEndsIt: true}
-	var report aiseed.Resealing
+	var report aiseed.RotateResult
 	switch {
 	case what == "give a wrong keyring":
 		h.tell("%s", what)

@@ -343,7 +343,7 @@ var (
 		return err
 	})
 	createsX = operator(func(ctx context.Context, store *aiseed.Store, _ uuid.UUID) error {
-		_, err := store.CreateProvider(ctx, "operator", aiseed.NewProvider{Name: "x", Type: aiseed.TypeOpenAI, BaseURL: "https://two/"})
+		_, err := store.CreateProvider(ctx, "operator", aiseed.ProviderSpec{Name: "x", Type: aiseed.TypeOpenAI, BaseURL: "https://two/"})
 		return err
 	})
 )

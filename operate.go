@@ -14,8 +14,8 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// NewProvider is a provider to create. Name and Type are required.
-type NewProvider struct {
+// ProviderSpec is a provider to create. Name and Type are required.
+type ProviderSpec struct {
 	Type        ProviderType
 	Name        string
 	DisplayName string           // "" is the name
@@ -45,7 +45,7 @@ type ProviderUpdate struct {
 // [Problem] are the names of fields, [ErrNotFound], [ErrNameTaken],
 // [ErrUndecryptable], [ErrPlaintext], [ErrLockTimeout], [ErrCommitUnknown] or
 // [ErrDatabase].
-func (s *Store) CreateProvider(ctx context.Context, actor string, n NewProvider) (Provider, error) {
+func (s *Store) CreateProvider(ctx context.Context, actor string, n ProviderSpec) (Provider, error) {
 	p := Provider{Type: n.Type, Name: n.Name, DisplayName: n.DisplayName, Enabled: !n.Disabled, BaseURL: n.BaseURL}
 	if p.DisplayName == "" {
 		p.DisplayName = p.Name

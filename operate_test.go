@@ -18,7 +18,7 @@ import (
 func ptr[T any](v T) *T { return &v }
 
 // created makes a provider through the operations.
-func (f *fixture) created(n aiseed.NewProvider) aiseed.Provider {
+func (f *fixture) created(n aiseed.ProviderSpec) aiseed.Provider {
 	f.t.Helper()
 	p, err := f.store.CreateProvider(context.Background(), "alice", n)
 	require.NoError(f.t, err)
@@ -35,7 +35,7 @@ func TestO4_ALifeOfAProvider(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.NewProvider{Type: aiseed.TypeOpenAI, Name: "team", BaseURL: "https://H/v1", Keys: []aiseed.Secret{aiseed.NewSecret("first-key-0123456789-tail")}})
+	p := f.created(aiseed.ProviderSpec{Type: aiseed.TypeOpenAI, Name: "team", BaseURL: "https://H/v1", Keys: []aiseed.Secret{aiseed.NewSecret("first-key-0123456789-tail")}})
 	require.Equal(t, "team", p.DisplayName)
 	require.True(t, p.Enabled)
 	require.Equal(t, "first-key-0123456789-tail", p.Keys[0].APIKey.Reveal())
@@ -97,7 +97,7 @@ func TestO4_BedrockSettings(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.NewProvider{Type: aiseed.TypeAnthropic, Name: "aws", Disabled: true, Bedrock: &aiseed.BedrockSettings{Region: "us"}})
+	p := f.created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "aws", Disabled: true, Bedrock: &aiseed.BedrockSettings{Region: "us"}})
 	require.False(t, p.Enabled)
 	require.Equal(t, "us global.anthropic.claude-sonnet-4-5-20250929-v1:0", p.Bedrock.Region+" "+p.Bedrock.Model)
 	p, err := f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{Model: ptr("m"), AccessKey: ptr(aiseed.NewSecret("access")), AccessKeySecret: ptr(aiseed.NewSecret("secret"))})
@@ -121,19 +121,19 @@ func TestO4_ChecksAreThoseOfTheEnvironment(t *testing.T) {
 		return out
 	}
 	for name, tt := range map[string]struct {
-		n    aiseed.NewProvider
+		n    aiseed.ProviderSpec
 		want []string
 	}{
-		"nothing":            {aiseed.NewProvider{}, []string{"1 problem", "type, name: neither a type nor a name"}},
-		"a bad name":         {aiseed.NewProvider{Type: "openai", Name: "Bad"}, []string{"name (provider Bad): not a valid name"}},
-		"an unknown type":    {aiseed.NewProvider{Type: "copilot", Name: "x"}, []string{"type (provider x): not a supported type; want one of anthropic, openai"}},
-		"a bad base URL":     {aiseed.NewProvider{Type: "openai", Name: "x", BaseURL: "x"}, []string{"base_url (provider x): not an absolute http or https URL"}},
-		"bad keys":           {aiseed.NewProvider{Type: "openai", Name: "x", Keys: secrets("a b", "c", "c")}, []string{"keys (provider x): element 1: a space in it", "element 3: the same as element 2"}},
-		"too many keys":      {aiseed.NewProvider{Type: "openai", Name: "x", Keys: secrets("1", "2", "3", "4", "5", "6")}, []string{"keys (provider x): 6 elements"}},
-		"Bedrock for OpenAI": {aiseed.NewProvider{Type: "openai", Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r"}}, []string{"  1. bedrock_region (provider x): for type anthropic only"}},
-		"both":               {aiseed.NewProvider{Type: "anthropic", Name: "x", Keys: secrets("k"), Bedrock: &aiseed.BedrockSettings{Region: "r"}}, []string{"not with both"}},
-		"half a pair":        {aiseed.NewProvider{Type: "anthropic", Name: "x", Bedrock: &aiseed.BedrockSettings{AccessKey: aiseed.NewSecret("a")}}, []string{"1 access key and 0 secrets"}},
-		"a display name":     {aiseed.NewProvider{Type: "openai", Name: "x", DisplayName: "a\nb"}, []string{"display_name (provider x): a control character in it"}},
+		"nothing":            {aiseed.ProviderSpec{}, []string{"1 problem", "type, name: neither a type nor a name"}},
+		"a bad name":         {aiseed.ProviderSpec{Type: "openai", Name: "Bad"}, []string{"name (provider Bad): not a valid name"}},
+		"an unknown type":    {aiseed.ProviderSpec{Type: "copilot", Name: "x"}, []string{"type (provider x): not a supported type; want one of anthropic, openai"}},
+		"a bad base URL":     {aiseed.ProviderSpec{Type: "openai", Name: "x", BaseURL: "x"}, []string{"base_url (provider x): not an absolute http or https URL"}},
+		"bad keys":           {aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: secrets("a b", "c", "c")}, []string{"keys (provider x): element 1: a space in it", "element 3: the same as element 2"}},
+		"too many keys":      {aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: secrets("1", "2", "3", "4", "5", "6")}, []string{"keys (provider x): 6 elements"}},
+		"Bedrock for OpenAI": {aiseed.ProviderSpec{Type: "openai", Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r"}}, []string{"  1. bedrock_region (provider x): for type anthropic only"}},
+		"both":               {aiseed.ProviderSpec{Type: "anthropic", Name: "x", Keys: secrets("k"), Bedrock: &aiseed.BedrockSettings{Region: "r"}}, []string{"not with both"}},
+		"half a pair":        {aiseed.ProviderSpec{Type: "anthropic", Name: "x", Bedrock: &aiseed.BedrockSettings{AccessKey: aiseed.NewSecret("a")}}, []string{"1 access key and 0 secrets"}},
+		"a display name":     {aiseed.ProviderSpec{Type: "openai", Name: "x", DisplayName: "a\nb"}, []string{"display_name (provider x): a control character in it"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -148,13 +148,13 @@ func TestO4_ChecksAreThoseOfTheEnvironment(t *testing.T) {
 	t.Run("an actor is needed", func(t *testing.T) {
 		t.Parallel()
 		for _, actor := range []string{" ", "a\x00b", strings.Repeat("a", 256), "\xff"} {
-			_, err := f.store.CreateProvider(ctx, actor, aiseed.NewProvider{Type: "openai", Name: "x"})
+			_, err := f.store.CreateProvider(ctx, actor, aiseed.ProviderSpec{Type: "openai", Name: "x"})
 			require.ErrorContains(t, err, "needs an actor")
 		}
 	})
 	t.Run("a sixth key", func(t *testing.T) {
 		t.Parallel()
-		p := f.created(aiseed.NewProvider{Type: "openai", Name: "five", Keys: secrets("1", "2", "3", "4", "5")})
+		p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "five", Keys: secrets("1", "2", "3", "4", "5")})
 		_, err := f.store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("6"))
 		require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
 	})
@@ -164,8 +164,8 @@ func TestO4_WhatIsNotThereAndWhatIsTaken(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
-	_, err := f.store.CreateProvider(ctx, "a", aiseed.NewProvider{Type: "openai", Name: "x"})
+	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	_, err := f.store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	require.ErrorIs(t, err, aiseed.ErrNameTaken)
 	require.ErrorContains(t, err, "there is a live provider x already; choose another name, or update that one")
 
@@ -183,7 +183,7 @@ func TestO4_WhatIsNotThereAndWhatIsTaken(t *testing.T) {
 	}
 
 	require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
-	f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	_, err = f.store.RestoreProvider(ctx, "a", p.ID)
 	require.ErrorIs(t, err, aiseed.ErrNameTaken)
 	require.Len(t, f.rows(`select id from ai_providers where not deleted`), 1)
@@ -196,7 +196,7 @@ func TestO4_WhatDoesNotOpenCanBeDisabledAndDeleted(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
+	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
 	f.exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	_, err := f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("y")})
 	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
@@ -224,7 +224,7 @@ func TestO4_ConcurrentStartsAndEdits(t *testing.T) {
 			}
 		})
 		all.Go(func() {
-			_, err := f.store.CreateProvider(ctx, "a", aiseed.NewProvider{Type: "openai", Name: "x", BaseURL: "https://api"})
+			_, err := f.store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "x", BaseURL: "https://api"})
 			if err != nil {
 				assert.ErrorIs(t, err, aiseed.ErrNameTaken)
 			}
@@ -243,7 +243,7 @@ func TestO4_LostConnectionsAreAsInASeed(t *testing.T) {
 	for name, act := range map[string]action{"before": cutBefore, "after": cutAfter} {
 		f := setup(t)
 		f.wire.reset(once(act, "insert into"))
-		p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+		p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 		require.Len(t, f.rows(`select id from ai_providers`), 1, name)
 		f.wire.reset(once(act, "set deleted"))
 		require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
@@ -274,9 +274,9 @@ func TestO4_AllProvidersAreListedWithoutTheirSecrets(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	gone := f.created(aiseed.NewProvider{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
+	gone := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
 	require.NoError(t, f.store.DeleteProvider(ctx, "a", gone.ID))
-	live := f.created(aiseed.NewProvider{Type: "openai", Name: "x", Disabled: true})
+	live := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Disabled: true})
 	f.exec(`update ai_provider_keys set api_key = 'damaged'`)
 	infos, err := f.store.ListProviders(ctx)
 	require.NoError(t, err)
@@ -292,9 +292,9 @@ func TestO4_ANameThatIsTakenIsSaidAtOnce(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
-	f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	f.wire.reset(nil)
 	_, err := f.store.RestoreProvider(ctx, "a", p.ID)
 	require.ErrorIs(t, err, aiseed.ErrNameTaken)
@@ -308,7 +308,7 @@ func TestO4_WhatWasDoneAndCannotBeReadBackSaysSo(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t)
 	f.wire.reset(once(cutBefore, "where id = $1"))
-	p, err := f.store.CreateProvider(ctx, "a", aiseed.NewProvider{Type: "openai", Name: "x"})
+	p, err := f.store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	require.NoError(t, err, "one lost connection is no reason")
 	require.Equal(t, "x", p.Name)
 	f.wire.reset(func(sent []byte) action {
@@ -327,8 +327,8 @@ func TestO4_UpdatesAreChecked(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
-	bare := f.created(aiseed.NewProvider{Type: "anthropic", Name: "y"})
+	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	bare := f.created(aiseed.ProviderSpec{Type: "anthropic", Name: "y"})
 	before := f.state()
 	for want, err := range map[string]error{
 		"base_url (provider x): not an absolute http or https URL": second(f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: ptr("x")})),
@@ -348,7 +348,7 @@ func TestO4_EachSettingIsChangedByItself(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.NewProvider{Type: aiseed.TypeAnthropic, Name: "aws", BaseURL: "https://h/", DisplayName: "AWS", Bedrock: &aiseed.BedrockSettings{
+	p := f.created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "aws", BaseURL: "https://h/", DisplayName: "AWS", Bedrock: &aiseed.BedrockSettings{
 		Region: "r", Model: "m", SmallFastModel: "s", AccessKey: aiseed.NewSecret("a"), AccessKeySecret: aiseed.NewSecret("k"),
 	}})
 	want := *p.Bedrock
@@ -374,9 +374,9 @@ func TestO4_EachSettingIsChangedByItself(t *testing.T) {
 
 	// What the host gives stays the host's.
 	settings := aiseed.BedrockSettings{Region: "r"}
-	f.created(aiseed.NewProvider{Type: aiseed.TypeAnthropic, Name: "mine", Bedrock: &settings})
+	f.created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "mine", Bedrock: &settings})
 	require.Equal(t, aiseed.BedrockSettings{Region: "r"}, settings)
-	bare := f.created(aiseed.NewProvider{Type: aiseed.TypeAnthropic, Name: "bare"})
+	bare := f.created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "bare"})
 	bare, err := f.store.UpdateProvider(ctx, "a", bare.ID, aiseed.ProviderUpdate{Region: ptr("r")})
 	require.NoError(t, err)
 	require.Equal(t, "global.anthropic.claude-sonnet-4-5-20250929-v1:0 global.anthropic.claude-haiku-4-5-20251001-v1:0", bare.Bedrock.Model+" "+bare.Bedrock.SmallFastModel)
@@ -385,7 +385,7 @@ func TestO4_EachSettingIsChangedByItself(t *testing.T) {
 func TestO4_WhatIsEnoughForBedrock(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	for i, n := range []aiseed.NewProvider{
+	for i, n := range []aiseed.ProviderSpec{
 		{Bedrock: &aiseed.BedrockSettings{Region: "r"}},
 		{Bedrock: &aiseed.BedrockSettings{AccessKey: aiseed.NewSecret("a"), AccessKeySecret: aiseed.NewSecret("s")}},
 		{BaseURL: "https://h/", Bedrock: &aiseed.BedrockSettings{}},
@@ -393,7 +393,7 @@ func TestO4_WhatIsEnoughForBedrock(t *testing.T) {
 		n.Type, n.Name = aiseed.TypeAnthropic, "p"+string(rune('0'+i))
 		require.NotNil(t, f.created(n).Bedrock)
 	}
-	for want, n := range map[string]aiseed.NewProvider{
+	for want, n := range map[string]aiseed.ProviderSpec{
 		"name (provider openai): required": {Type: aiseed.TypeOpenAI},
 		"bedrock_model":                    {Type: aiseed.TypeAnthropic, Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r", Model: "a b"}},
 		"small_fast_model":                 {Type: aiseed.TypeAnthropic, Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r", SmallFastModel: "a b"}},
@@ -408,7 +408,7 @@ func TestO4_KeysOfAProviderWithGaps(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("1"), aiseed.NewSecret("2"), aiseed.NewSecret("3")}})
+	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("1"), aiseed.NewSecret("2"), aiseed.NewSecret("3")}})
 	require.NoError(t, f.store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID))
 	added, err := f.store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("4"))
 	require.NoError(t, err)
@@ -428,7 +428,7 @@ func TestO4_ATombstoneIsNotFound(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
+	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
 	require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
 	before := f.state()
 	for name, err := range map[string]error{
@@ -449,8 +449,8 @@ func TestO4_TheListIsInOrderOfName(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	a := f.created(aiseed.NewProvider{Type: "openai", Name: "a", BaseURL: "https://a/", DisplayName: "A"})
-	f.created(aiseed.NewProvider{Type: "anthropic", Name: "b"})
+	a := f.created(aiseed.ProviderSpec{Type: "openai", Name: "a", BaseURL: "https://a/", DisplayName: "A"})
+	f.created(aiseed.ProviderSpec{Type: "anthropic", Name: "b"})
 	require.NoError(t, f.store.DeleteProvider(ctx, "a", a.ID))
 	infos, err := f.store.ListProviders(ctx)
 	require.NoError(t, err)
@@ -468,7 +468,7 @@ func TestO4_UpdatedAtFollows(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	for name, do := range map[string]func() error{
 		"disable": func() error { return f.store.SetProviderEnabled(ctx, "a", p.ID, false) },
 		"update": func() error {
@@ -490,7 +490,7 @@ func TestO4_UpdatedAtFollows(t *testing.T) {
 func TestO4_WhatSomeoneElseDidIsNotAudited(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	f.wire.reset(once(pass, "set enabled", func() { f.exec(`update ai_providers set enabled = false`) }))
 	require.NoError(t, f.store.SetProviderEnabled(context.Background(), "a", p.ID, false))
 	require.Len(t, f.rows(`select id from ai_provider_audits`), 1, "that of its creation")
@@ -499,9 +499,9 @@ func TestO4_WhatSomeoneElseDidIsNotAudited(t *testing.T) {
 func TestO4_AKeyThatIsKnownIsNotWrittenAgain(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	before := f.rows(`select xmin, ctid, id from ai_encryption_keys`)
-	f.created(aiseed.NewProvider{Type: "openai", Name: "y"})
+	f.created(aiseed.ProviderSpec{Type: "openai", Name: "y"})
 	require.Equal(t, before, f.rows(`select xmin, ctid, id from ai_encryption_keys`))
 }
 
@@ -509,7 +509,7 @@ func TestO4_TheKeyThatWasAddedIsReturned(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	other, _ := f.open()
 	var first sync.Once
 	f.wire.reset(func(sent []byte) action {
@@ -529,7 +529,7 @@ func TestO4_TheSecretsOfATombstoneAreNotOpened(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	ctx := context.Background()
-	p, err := f.store.CreateProvider(ctx, "op", aiseed.NewProvider{Type: aiseed.TypeOpenAI, Name: "a", Keys: []aiseed.Secret{aiseed.NewSecret("key")}})
+	p, err := f.store.CreateProvider(ctx, "op", aiseed.ProviderSpec{Type: aiseed.TypeOpenAI, Name: "a", Keys: []aiseed.Secret{aiseed.NewSecret("key")}})
 	require.NoError(t, err)
 	require.NoError(t, f.store.DeleteProvider(ctx, "op", p.ID))
 	f.exec(`update ai_provider_keys set api_key = 'plaintext', api_key_key_id = null`)
@@ -543,7 +543,7 @@ func TestO4_TheSecretsOfATombstoneAreNotOpened(t *testing.T) {
 func TestO4_WhatWasReadBeforeARetryIsForgotten(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	p, err := f.store.CreateProvider(context.Background(), "a", aiseed.NewProvider{Type: "openai", Name: "x"})
+	p, err := f.store.CreateProvider(context.Background(), "a", aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	require.NoError(t, err)
 	found, err := aiseed.FoundAgain(context.Background(), f.store, p.ID, func() {})
 	require.NoError(t, err)
@@ -558,7 +558,7 @@ func TestO4_TombstonesAreListedLatestFirst(t *testing.T) {
 	f := setup(t)
 	var latestFirst, listed []string
 	for range 3 {
-		p := f.created(aiseed.NewProvider{Type: "openai", Name: "x"})
+		p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 		require.NoError(t, f.store.DeleteProvider(context.Background(), "a", p.ID))
 		latestFirst = slices.Insert(latestFirst, 0, p.ID.String())
 	}
@@ -574,7 +574,7 @@ func TestO4_SettingsThatDoNotOpenAreNoHindrance(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.NewProvider{Type: "anthropic", Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r"}})
+	p := f.created(aiseed.ProviderSpec{Type: "anthropic", Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r"}})
 	f.exec(`update ai_providers set settings = 'damaged'`)
 	_, err := f.store.ListProviders(ctx)
 	require.NoError(t, err)

@@ -12,9 +12,9 @@ import (
 	"example.com/aiseed/internal/seal"
 )
 
-// A Resealing reports what [Store.Rotate], [Store.SealPlaintext] or
+// A RotateResult reports what [Store.Rotate], [Store.SealPlaintext] or
 // [Store.Unseal] did, also where it ended with an error: what was done stays done.
-type Resealing struct {
+type RotateResult struct {
 	Changed int             // values that were written anew
 	Revoked []string        // ids of the keys that no row needs any more
 	Left    []*DecryptError // values that do not open, and stay as they are
@@ -32,7 +32,7 @@ type Resealing struct {
 // Errors match [ErrKeyring], where a column refers to ai_encryption_keys in a way
 // that is not understood too, [ErrUndecryptable] where values are left,
 // [ErrLockTimeout], [ErrCommitUnknown] or [ErrDatabase].
-func (s *Store) Rotate(ctx context.Context) (Resealing, error) {
+func (s *Store) Rotate(ctx context.Context) (RotateResult, error) {
 	return s.reseal(ctx, "rotating keys", resealing{
 		from: `{key} is not null and {key} <> $2`,
 		seal: true,
@@ -44,7 +44,7 @@ func (s *Store) Rotate(ctx context.Context) (Resealing, error) {
 // them. Stop the servers that still run without the keyring first: they cannot
 // read what is sealed. It returns without an error only when no plaintext is left.
 // For the rest it is as [Store.Rotate].
-func (s *Store) SealPlaintext(ctx context.Context) (Resealing, error) {
+func (s *Store) SealPlaintext(ctx context.Context) (RotateResult, error) {
 	return s.reseal(ctx, "sealing plaintext", resealing{
 		from: `{key} is null`,
 		seal: true,
@@ -55,7 +55,7 @@ func (s *Store) SealPlaintext(ctx context.Context) (Resealing, error) {
 // without a keyring: open the Store with [StoreOptions.AllowPlaintext] and without
 // Keyring from then on. Stop the servers that still have one first: they refuse
 // plaintext. For the rest it is as [Store.Rotate].
-func (s *Store) Unseal(ctx context.Context) (Resealing, error) {
+func (s *Store) Unseal(ctx context.Context) (RotateResult, error) {
 	return s.reseal(ctx, "unsealing", resealing{from: `{key} is not null`})
 }
 
@@ -153,7 +153,7 @@ returning id`
 // not seen would be left behind without its key.
 var seeAll = pg.Query{SQL: `select set_config('row_security', 'off', true)`}
 
-func (s *Store) reseal(ctx context.Context, operation string, how resealing) (report Resealing, err error) {
+func (s *Store) reseal(ctx context.Context, operation string, how resealing) (report RotateResult, err error) {
 	if s.vault.keyring == nil {
 		return report, keyringErrorf("%s needs one, and the store was opened without; open it with StoreOptions.Keyring", operation)
 	}
@@ -190,7 +190,7 @@ func (s *Store) sqlFor(text string, c sealedColumn, how resealing) string {
 }
 
 // resealSome writes the next few values of a column anew, in one transaction.
-func (s *Store) resealSome(ctx context.Context, operation string, how resealing, c sealedColumn, after string, report *Resealing) (last string, more bool, err error) {
+func (s *Store) resealSome(ctx context.Context, operation string, how resealing, c sealedColumn, after string, report *RotateResult) (last string, more bool, err error) {
 	var values []storedValue
 	var changed int
 	var left []*DecryptError
@@ -261,7 +261,7 @@ func (s *Store) rewrite(c sealedColumn, how resealing, v *storedValue, left *[]*
 }
 
 // revoke marks the keys that no row needs: all but the one that seals.
-func (s *Store) revoke(ctx context.Context, operation string, how resealing, columns []sealedColumn, report *Resealing) error {
+func (s *Store) revoke(ctx context.Context, operation string, how resealing, columns []sealedColumn, report *RotateResult) error {
 	sealing := ""
 	if how.seal {
 		sealing = s.vault.keyring.primary().ID

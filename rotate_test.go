@@ -65,7 +65,7 @@ func TestO5_RotationIsCompleteAndRevokesTheOldKey(t *testing.T) {
 	before := f.state()
 	report, err = f.store.Rotate(ctx)
 	require.NoError(t, err)
-	require.Equal(t, aiseed.Resealing{}, report)
+	require.Equal(t, aiseed.RotateResult{}, report)
 	require.Equal(t, before, f.state(), "a second time there is nothing to do")
 }
 
@@ -246,7 +246,7 @@ func TestO6_SealAndUnsealEndWithNothingLeft(t *testing.T) {
 	cfg := f.seedMany(120)
 	plain, err := f.store.Providers(ctx)
 	require.NoError(t, err)
-	for name, reseal := range map[string]func(context.Context) (aiseed.Resealing, error){"Rotate": f.store.Rotate, "SealPlaintext": f.store.SealPlaintext, "Unseal": f.store.Unseal} {
+	for name, reseal := range map[string]func(context.Context) (aiseed.RotateResult, error){"Rotate": f.store.Rotate, "SealPlaintext": f.store.SealPlaintext, "Unseal": f.store.Unseal} {
 		_, err = reseal(ctx)
 		require.ErrorIs(t, err, aiseed.ErrKeyring, name)
 	}
@@ -428,6 +428,6 @@ func TestO5_LostConnectionsAreAsInASeed(t *testing.T) {
 		w.reset(once(cutBefore, at))
 		report, err := rotating.Rotate(ctx)
 		require.NoError(t, err, name)
-		require.Equal(t, aiseed.Resealing{Changed: 1, Revoked: old}, report, name)
+		require.Equal(t, aiseed.RotateResult{Changed: 1, Revoked: old}, report, name)
 	}
 }

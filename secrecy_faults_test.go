@@ -32,8 +32,8 @@ func (w *secretWorld) saveState() (restore string, operations []secretOperation)
 	t.Helper()
 	cfg, divergent, drifted, adopting := w.parse(w.environ), w.parse(w.divergent()), w.parse(w.drifted()), w.parse(w.drifted())
 	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, w.store, cfg, aiseed.LeaveAudits, w.logger))
-	newProvider := func(name string) aiseed.NewProvider {
-		return aiseed.NewProvider{Type: "openai", Name: name, Keys: []aiseed.Secret{aiseed.NewSecret(w.canaries.value("created key")), aiseed.NewSecret(w.canaries.value("legacy OpenAI key"))}}
+	newProvider := func(name string) aiseed.ProviderSpec {
+		return aiseed.ProviderSpec{Type: "openai", Name: name, Keys: []aiseed.Secret{aiseed.NewSecret(w.canaries.value("created key")), aiseed.NewSecret(w.canaries.value("legacy OpenAI key"))}}
 	}
 	made, err := w.store.CreateProvider(ctx, "somebody", newProvider("made"))
 	require.NoError(t, err)
@@ -75,7 +75,7 @@ func (w *secretWorld) saveState() (restore string, operations []secretOperation)
 			return nil, err
 		}
 	}
-	reseal := func(do func(*aiseed.Store, context.Context) (aiseed.Resealing, error)) func(context.Context) ([]any, error) {
+	reseal := func(do func(*aiseed.Store, context.Context) (aiseed.RotateResult, error)) func(context.Context) ([]any, error) {
 		return func(ctx context.Context) ([]any, error) {
 			report, err := do(w.sealing, ctx)
 			return []any{report}, err

@@ -214,9 +214,9 @@ func (w *secretWorld) walk() (called []string) {
 	must(aiseed.SeedAIProvidersFromEnv(ctx, w.store, drifted, f.audits, w.logger))
 	showWithURL("SeedAIProvidersFromEnv", drifted)
 
-	created, err := w.store.CreateProvider(ctx, "somebody", aiseed.NewProvider{Type: "openai", Name: "created", Keys: []aiseed.Secret{aiseed.NewSecret(all.value("created key"))}})
+	created, err := w.store.CreateProvider(ctx, "somebody", aiseed.ProviderSpec{Type: "openai", Name: "created", Keys: []aiseed.Secret{aiseed.NewSecret(all.value("created key"))}})
 	must(err)
-	_, err = w.store.CreateProvider(ctx, all.value("created key"), aiseed.NewProvider{Type: "openai", Keys: []aiseed.Secret{aiseed.NewSecret(all.value("created key") + " ")}, BaseURL: all.value("URL updated")})
+	_, err = w.store.CreateProvider(ctx, all.value("created key"), aiseed.ProviderSpec{Type: "openai", Keys: []aiseed.Secret{aiseed.NewSecret(all.value("created key") + " ")}, BaseURL: all.value("URL updated")})
 	require.Error(t, err)
 	showWithURL("Store.CreateProvider", created, err)
 	key, err := w.store.AddProviderKey(ctx, "somebody", created.ID, aiseed.NewSecret(all.value("added key")))
@@ -250,7 +250,7 @@ func (w *secretWorld) walk() (called []string) {
 	require.ErrorIs(t, err, context.Canceled)
 
 	w.exec(`alter table ai_provider_audits add constraint quoting check (false) not valid`)
-	_, err = w.store.CreateProvider(ctx, "somebody", aiseed.NewProvider{Type: "openai", Name: "quoted", Keys: []aiseed.Secret{aiseed.NewSecret(all.value("created key"))}})
+	_, err = w.store.CreateProvider(ctx, "somebody", aiseed.ProviderSpec{Type: "openai", Name: "quoted", Keys: []aiseed.Secret{aiseed.NewSecret(all.value("created key"))}})
 	var database *aiseed.DatabaseError
 	require.ErrorAs(t, err, &database)
 	require.Equal(t, "quoting", database.Constraint)

@@ -25,13 +25,13 @@ type leftValue struct {
 
 // A resealing is one of the three: how to do it, what to call it, what comes next.
 type resealing struct {
-	do   func(*aiseed.Store, context.Context) (aiseed.Resealing, error)
+	do   func(*aiseed.Store, context.Context) (aiseed.RotateResult, error)
 	done string
-	next func(report aiseed.Resealing, keys int) string
+	next func(report aiseed.RotateResult, keys int) string
 }
 
 func runRotate(ctx context.Context, a *app) (int, error) {
-	return a.reseal(ctx, resealing{(*aiseed.Store).Rotate, "sealed with the first key", func(r aiseed.Resealing, keys int) string {
+	return a.reseal(ctx, resealing{(*aiseed.Store).Rotate, "sealed with the first key", func(r aiseed.RotateResult, keys int) string {
 		switch {
 		case keys == 1 && r.Changed+len(r.Revoked) == 0:
 			return "Everything that is sealed is sealed with the one key that there is. To rotate, make a new key with openssl rand -base64 32. Give every server OLD,NEW, so that all can open what it seals; then give every server NEW,OLD, and run this again."
@@ -45,7 +45,7 @@ func runRotate(ctx context.Context, a *app) (int, error) {
 }
 
 func runSeal(ctx context.Context, a *app) (int, error) {
-	return a.reseal(ctx, resealing{(*aiseed.Store).SealPlaintext, "sealed", func(aiseed.Resealing, int) string {
+	return a.reseal(ctx, resealing{(*aiseed.Store).SealPlaintext, "sealed", func(aiseed.RotateResult, int) string {
 		return "Start every server with this keyring. Backups and WAL archives from before still hold the secrets as plaintext."
 	}})
 }
@@ -54,7 +54,7 @@ func runUnseal(ctx context.Context, a *app) (int, error) {
 	if !a.yes {
 		return exitError, errors.New("unseal stores every secret as plaintext, and servers with a keyring refuse to read that; stop them first, and give -yes")
 	}
-	return a.reseal(ctx, resealing{(*aiseed.Store).Unseal, "stored as plaintext", func(aiseed.Resealing, int) string {
+	return a.reseal(ctx, resealing{(*aiseed.Store).Unseal, "stored as plaintext", func(aiseed.RotateResult, int) string {
 		return "Start every server without a keyring, with plaintext accepted. Keep the keys as long as you keep backups from before."
 	}})
 }

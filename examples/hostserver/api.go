@@ -182,7 +182,7 @@ func (a *api) create(ctx context.Context, r *http.Request) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	n := aiseed.NewProvider{Type: in.Type, Name: in.Name, DisplayName: in.DisplayName, Disabled: in.Disabled, BaseURL: in.BaseURL}
+	n := aiseed.ProviderSpec{Type: in.Type, Name: in.Name, DisplayName: in.DisplayName, Disabled: in.Disabled, BaseURL: in.BaseURL}
 	for _, key := range in.Keys {
 		n.Keys = append(n.Keys, aiseed.NewSecret(key))
 	}
