@@ -35,6 +35,8 @@ type Step struct {
 	Action   Action
 	Name     string
 	Type     ProviderType
+	BaseURL  string       // that the environment wants, with the values of its query masked
+	Keys     int          // bearer keys that the environment has
 	Drift    []FieldDrift // of a drifted, adopt or keep step
 	Moved    Side         // with Drift: who moved since the row was seeded
 	Digest   string       // with Drift: what settles it, as name@digest
@@ -76,7 +78,7 @@ func diff(want []desired, stored map[string]*storedProvider, settle settlement, 
 			row = &storedProvider{}
 		}
 		both := &sides{want: d, stored: row}
-		step := Step{Name: d.Name, Type: d.Type, Warnings: slices.Clone(d.warnings), sides: func() *sides { return both }}
+		step := Step{Name: d.Name, Type: d.Type, BaseURL: MaskURL(d.BaseURL), Keys: len(d.Keys), Warnings: slices.Clone(d.warnings), sides: func() *sides { return both }}
 		switch {
 		case d.unsupported:
 			step.Action = ActionUnsupported

@@ -176,6 +176,9 @@ func (w *secretWorld) walk() (called []string) {
 	show("PlanAIProvidersFromEnv", plan, *plan, plan.Steps[0])
 	must(aiseed.SeedAIProvidersFromEnv(ctx, w.store, cfg, f.audits, w.logger))
 	show("SeedAIProvidersFromEnv", f.audits.Entries())
+	plan, err = w.store.Seed(ctx, cfg, f.audits, w.logger)
+	must(err)
+	show("Store.Seed", plan, *plan, plan.Steps)
 	entry := f.audits.Entries()[0]
 	show("AuditorFunc.Audit", aiseed.AuditorFunc(func(_ context.Context, e aiseed.AuditEntry) error { return fmt.Errorf("%+v %s", e, e.New) }).Audit(ctx, entry), string(entry.New))
 	_, err = w.store.DeliverAudits(ctx, nil)

@@ -50,28 +50,37 @@ import (
 // cancelled ctx shows through the last. Any number of processes and goroutines
 // may call it at once.
 func SeedAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, auditor Auditor, logger slog.Logger) error {
-	if store == nil {
-		return errors.New("aiseed: the store is nil; make one with Open")
+	_, err := store.Seed(ctx, cfg, auditor, logger)
+	return err
+}
+
+// Seed is [SeedAIProvidersFromEnv], and also returns the plan that it carried out: what a
+// host counts, shows or exports it takes from there. If a drift stops the start, the plan is
+// the one that could not be carried out. The plan is nil if an error came before there was
+// one. A nil Store is an error.
+func (s *Store) Seed(ctx context.Context, cfg Config, auditor Auditor, logger slog.Logger) (*Plan, error) {
+	if s == nil {
+		return nil, errors.New("aiseed: the store is nil; make one with Open")
 	}
 	if err := checkAuditor(auditor); err != nil {
-		return err
+		return nil, err
 	}
 	want, err := normalise(cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	plan, pending, err := store.reconcile(ctx, want, cfg.settlement())
+	plan, pending, err := s.reconcile(ctx, want, cfg.settlement())
 	if plan != nil {
 		plan.warn(ctx, logger, err == nil)
 	}
 	if err != nil {
-		return err
+		return plan, err
 	}
 	plan.report(ctx, logger)
 	if _, leave := auditor.(leaveAudits); pending && !leave {
-		deliver(ctx, store, auditor, logger)
+		deliver(ctx, s, auditor, logger)
 	}
-	return nil
+	return plan, nil
 }
 
 // PlanAIProvidersFromEnv returns what [SeedAIProvidersFromEnv] would do, without

@@ -390,6 +390,32 @@ func TestAnotherSchemaIsAnotherWorld(t *testing.T) {
 	require.NotEqual(t, aiseed.LockKey("public"), aiseed.LockKey(schema))
 }
 
+func TestR10_SeedReturnsThePlanThatItCarriedOut(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	cfg := f.parse("OPENAI_KEY=key", "OPENAI_BASE_URL=https://h/v1?token=hunter2", "PROVIDER_0_TYPE=copilot")
+	plan, err := f.store.Seed(ctx, cfg, f.audits, slog.Logger{})
+	require.NoError(t, err)
+	require.Len(t, plan.Steps, 2)
+	require.Equal(t, aiseed.ActionUnsupported, plan.Steps[0].Action)
+	created := plan.Steps[1]
+	require.Equal(t, []any{aiseed.ActionCreate, "openai", aiseed.TypeOpenAI, "https://h/v1?token=****", 1},
+		[]any{created.Action, created.Name, created.Type, created.BaseURL, created.Keys})
+
+	plan, err = f.store.Seed(ctx, cfg, f.audits, slog.Logger{})
+	require.NoError(t, err)
+	require.Equal(t, aiseed.ActionUnchanged, plan.Steps[1].Action)
+
+	plan, err = f.store.Seed(ctx, f.parse("OPENAI_KEY=key", "OPENAI_BASE_URL=https://elsewhere/"), f.audits, slog.Logger{})
+	require.ErrorIs(t, err, aiseed.ErrDrift)
+	require.Equal(t, aiseed.ActionDrifted, plan.Steps[0].Action, "the plan that could not be carried out")
+
+	plan, err = f.store.Seed(ctx, aiseed.Config{Providers: []aiseed.ProviderConfig{{}}}, f.audits, slog.Logger{})
+	require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
+	require.Nil(t, plan)
+}
+
 func TestNilArgumentsAreErrors(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

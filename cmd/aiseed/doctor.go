@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/text"
 )
 
 // The states of a finding.
@@ -155,7 +156,7 @@ func (d *doctor) readKeyring(context.Context) []finding {
 	case keyring == nil:
 		return ok("none, which -plaintext accepts")
 	}
-	return ok("%s; %s seals", count(len(keyring.IDs()), "key"), keyring.IDs()[0])
+	return ok("%s; %s seals", text.Count(len(keyring.IDs()), "key"), keyring.IDs()[0])
 }
 
 // connection also counts the server's connection slots.
@@ -265,9 +266,9 @@ func (d *doctor) plaintext(ctx context.Context) []finding {
 	case err != nil:
 		return d.trouble(ctx, err)
 	case d.keyring == nil:
-		return ok("%s stored as plaintext, and no keyring", count(n, "value"))
+		return ok("%s stored as plaintext, and no keyring", text.Count(n, "value"))
 	case n > 0:
-		return fail(count(n, "value")+" stored as plaintext, which a server with this keyring refuses to read", "If there was no keyring when they were written: "+d.sibling("seal")+"; if there was, find out who wrote to the tables")
+		return fail(text.Count(n, "value")+" stored as plaintext, which a server with this keyring refuses to read", "If there was no keyring when they were written: "+d.sibling("seal")+"; if there was, find out who wrote to the tables")
 	}
 	return ok("none left")
 }
@@ -279,7 +280,7 @@ func (d *doctor) values(ctx context.Context) []finding {
 	if err != nil {
 		return d.trouble(ctx, err)
 	}
-	return ok("all that a server reads opens, for %s", count(len(providers), "enabled provider"))
+	return ok("all that a server reads opens, for %s", text.Count(len(providers), "enabled provider"))
 }
 
 func (d *doctor) audits(ctx context.Context) []finding {
@@ -360,7 +361,7 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 	if findings != nil {
 		return findings
 	}
-	return ok("no drift; a start creates %d of %s", creates, count(len(plan.Steps), "provider"))
+	return ok("no drift; a start creates %d of %s", creates, text.Count(len(plan.Steps), "provider"))
 }
 
 func drifted(step aiseed.Step) string {

@@ -108,13 +108,6 @@ func shellQuoted(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-func count(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
 // A recorder is a slog sink that keeps what the library has to say.
 type recorder struct {
 	mu      sync.Mutex
@@ -160,14 +153,4 @@ func line(e slog.SinkEntry) string {
 		}
 	}
 	return text
-}
-
-// field is the value of an entry's field, as text.
-func field(e slog.SinkEntry, name string) string {
-	for _, f := range e.Fields {
-		if f.Name == name {
-			return fmt.Sprint(f.Value)
-		}
-	}
-	return ""
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/text"
 )
 
 // resealed is what rotate, seal or unseal did, for -json.
@@ -81,15 +82,15 @@ func (a *app) reseal(ctx context.Context, how resealing) (int, error) {
 }
 
 func (a *app) printResealed(r resealed, done string) {
-	changed := count(r.Changed, "value")
+	changed := text.Count(r.Changed, "value")
 	if r.Changed > 0 {
 		changed += ", now " + done
 	}
-	a.printf("changed  %s\nrevoked  %s\n", changed, count(len(r.Revoked), "key"))
+	a.printf("changed  %s\nrevoked  %s\n", changed, text.Count(len(r.Revoked), "key"))
 	for _, id := range r.Revoked {
 		a.printf("         %s, which no row needs any more\n", id)
 	}
-	a.printf("left     %s\n", count(len(r.Left), "value"))
+	a.printf("left     %s\n", text.Count(len(r.Left), "value"))
 	for _, l := range r.Left {
 		key := "has no name of a key beside it"
 		if l.KeyID != "" {

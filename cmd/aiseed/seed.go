@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 
 	"cdr.dev/slog/v3"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/text"
 )
 
 // runPlan shows what a start would do.
@@ -71,36 +71,36 @@ func runApply(ctx context.Context, a *app) (int, error) {
 		return exitError, err
 	}
 	return a.withStore(ctx, func(store *aiseed.Store, _ *aiseed.Keyring) (int, error) {
-		auditor := aiseed.LeaveAudits
-		if a.discardAudits {
-			auditor = aiseed.DiscardAudits
-		}
-		said := &recorder{}
-		if err := aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, auditor, said.logger()); err != nil {
+		plan, err := store.Seed(ctx, cfg, aiseed.LeaveAudits, slog.Logger{})
+		if err != nil {
 			return exitError, err
 		}
-		return exitDone, a.printApplied(said)
+		var discardErr error
+		if a.discardAudits {
+			_, discardErr = store.DeliverAudits(ctx, aiseed.DiscardAudits)
+		}
+		return exitDone, a.printApplied(plan, discardErr)
 	})
 }
 
-// printApplied tells from the library's log what was done: a plan made before
-// could be about another state of the database.
-func (a *app) printApplied(said *recorder) error {
-	did := applied{Created: []createdProvider{}, Counts: map[string]int{}, Warnings: said.warnings(), Audits: "left"}
-	if a.discardAudits {
-		did.Audits = "discarded"
+// printApplied tells what was done.
+func (a *app) printApplied(plan *aiseed.Plan, discardErr error) error {
+	did := applied{Created: []createdProvider{}, Counts: map[string]int{}, Warnings: []string{}, Audits: "left"}
+	for _, s := range plan.Steps {
+		did.Counts[string(s.Action)]++
+		if s.Action == aiseed.ActionCreate {
+			did.Created = append(did.Created, createdProvider{text.Label(s.Name), string(s.Type), s.BaseURL, s.Keys})
+		}
+		for _, w := range s.Warnings {
+			did.Warnings = append(did.Warnings, text.Label(s.Name)+": "+w)
+		}
 	}
-	for _, e := range said.entries {
-		if name := field(e, "provider"); name != "" && e.Level == slog.LevelInfo {
-			keys, _ := strconv.Atoi(field(e, "keys"))
-			did.Created = append(did.Created, createdProvider{name, field(e, "type"), field(e, "base_url"), keys})
-			continue
-		}
-		for _, f := range e.Fields {
-			if n, ok := f.Value.(int); ok && n > 0 && e.Level == slog.LevelInfo {
-				did.Counts[f.Name] = n
-			}
-		}
+	did.Warnings = append(did.Warnings, plan.Warnings...)
+	switch {
+	case discardErr != nil:
+		did.Warnings = append(did.Warnings, "not all audit entries of AI providers were discarded: "+discardErr.Error())
+	case a.discardAudits:
+		did.Audits = "discarded"
 	}
 	if a.json {
 		return a.printJSON(did)
@@ -111,7 +111,7 @@ func (a *app) printApplied(said *recorder) error {
 			about += ", " + p.BaseURL
 		}
 		if p.Keys > 0 {
-			about += ", " + count(p.Keys, "key")
+			about += ", " + text.Count(p.Keys, "key")
 		}
 		a.printf("created %s (%s)\n", p.Name, about)
 	}
@@ -120,7 +120,7 @@ func (a *app) printApplied(said *recorder) error {
 	}
 	a.printf("%s\n", summary(did.Counts))
 	switch changed := did.Counts[string(aiseed.ActionCreate)] + did.Counts[string(aiseed.ActionAdopt)]; {
-	case a.discardAudits:
+	case did.Audits == "discarded":
 		a.printf("No audit entry waits for the server any more: all count as delivered.\n")
 	case changed > 0:
 		a.printf("The audit entries wait for the server, which delivers them when it starts next.\n")
