@@ -22,7 +22,7 @@ demo: ## Show what the library does, on a database that is gone afterwards
 TESTFLAGS := -race -shuffle=on -count=1 -parallel=4 -timeout=15m
 
 .PHONY: test
-test: deps ## Run all tests, on private PostgreSQL servers
+test: deps ## Run all tests, on private servers unless DATABASE_URL or PG* name one
 	go test $(TESTFLAGS) ./...
 
 # N runs in each setting; a run takes some minutes, and wants a machine that does nothing else.

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The vectors are frozen: a change here would turn every stored row into drift.
+// The vectors are frozen: a change here makes void each token that an operator has set.
 func TestC2_FrozenVectors(t *testing.T) {
 	t.Parallel()
 	var vectors []struct {

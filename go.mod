@@ -1,6 +1,6 @@
 module example.com/aiseed
 
-go 1.25.0
+go 1.26.0
 
 require (
 	cdr.dev/slog/v3 v3.0.0-rc1

@@ -34,9 +34,9 @@ func (s *Store) lockKey() int64 { return lockKey(s.schema) }
 // deliveryLockKey is the key of the lock of the one process that delivers audits.
 func (s *Store) deliveryLockKey() int64 { return lockKey(s.schema + "\x00audits") }
 
-// locked runs one transaction that holds the lock, in two round trips. reads
-// run under the lock; decide then says what to write, and nothing is the end of
-// the transaction without a trace.
+// locked runs one transaction that holds the lock, in two round trips, or three if a write
+// is checked before the commit. reads run under the lock; decide then says what to write. If
+// it says nothing, the transaction is rolled back.
 //
 // A nil error means that the server said "committed", or that there was nothing
 // to write.

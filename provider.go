@@ -22,8 +22,8 @@ const (
 	TypeAnthropic ProviderType = "anthropic"
 )
 
-// providerTypes is the one table of supported types. A new one is a row here and
-// a migration that widens ai_providers_type_check.
+// providerTypes is the one table of supported types. CONTRIBUTING.md says what else a new
+// type needs.
 var providerTypes = map[ProviderType]struct {
 	bedrock bool // takes the BEDROCK_* fields
 }{
