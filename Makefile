@@ -43,13 +43,14 @@ bench: ## Measure what a start costs, and write docs/performance.md with its pic
 	cd bench && go run . -docs ../docs
 
 .PHONY: lint
-lint: ## Check format, vet, staticcheck and that the go.mod files are tidy
+lint: ## Check format, vet, staticcheck, the workflow, and that the go.mod files are tidy
 	@unformatted=$$($(tool) gofumpt -l .) || exit; \
 	if [ -n "$$unformatted" ]; then \
 		echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; \
 	fi
 	go vet ./...
 	$(tool) staticcheck ./...
+	$(tool) actionlint
 	go mod tidy -diff
 	cd tools && go mod tidy -diff
 	cd bench && go vet ./... && go tool -modfile=../tools/go.mod staticcheck ./... && go mod tidy -diff
