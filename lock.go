@@ -64,13 +64,11 @@ func (s *Store) tryLocked(ctx context.Context, operation string, reads []pg.Quer
 	}
 	defer pg.Release(ctx, conn)
 
+	// The server can tell by this id what became of the transaction.
 	var transaction string
-	if err := pg.RoundTrip(ctx, conn.Conn(), slices.Concat(s.begin(s.lockTimeout, s.silenceTimeout()), []pg.Query{
-		{SQL: `select pg_advisory_xact_lock($1)`, Args: [][]byte{pg.Int64(s.lockKey())}},
-		// The server can tell by this id what became of the transaction.
-		{SQL: `select pg_current_xact_id()::text`, Rows: pg.One(&transaction)},
-	}, reads)...); err != nil {
-		return "", s.lockError(ctx, operation, conn.Conn(), transaction != "", err)
+	id := pg.Query{SQL: `select pg_current_xact_id()::text`, Rows: pg.One(&transaction)}
+	if err := s.beginLocked(ctx, operation, conn.Conn(), append([]pg.Query{id}, reads...)...); err != nil {
+		return "", err
 	}
 	writes, err := decide()
 	if err != nil || len(writes) == 0 {
@@ -93,6 +91,24 @@ func (s *Store) tryLocked(ctx context.Context, operation string, reads []pg.Quer
 		return transaction, databaseError(ctx, operation, err)
 	}
 	return "", databaseError(ctx, operation, err)
+}
+
+// beginLocked starts a transaction, takes the lock and reads under it, in one round trip.
+func (s *Store) beginLocked(ctx context.Context, operation string, conn *pgx.Conn, reads ...pg.Query) error {
+	var held bool
+	lock := pg.Query{
+		SQL:  `select pg_advisory_xact_lock($1)`,
+		Args: [][]byte{pg.Int64(s.lockKey())},
+		Rows: func(rows pgx.Rows) error {
+			held = rows.Next()
+			return rows.Err()
+		},
+	}
+	err := pg.RoundTrip(ctx, conn, slices.Concat(s.begin(s.lockTimeout, s.silenceTimeout()), []pg.Query{lock}, reads)...)
+	if err != nil {
+		return s.lockError(ctx, operation, conn, held, err)
+	}
+	return nil
 }
 
 // begin starts a transaction whose isolation is the one that the lock needs: a
@@ -154,7 +170,7 @@ func isLostByCrash(err error) bool {
 	return errors.As(err, &db) && db.SQLState == stateInvalidValue
 }
 
-// lockError is the error of the first round trip of locked.
+// lockError is the error of beginLocked. held says whether the lock was ours by then.
 func (s *Store) lockError(ctx context.Context, operation string, conn *pgx.Conn, held bool, err error) error {
 	wrapped := databaseError(ctx, operation, err)
 	var db *DatabaseError

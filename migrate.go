@@ -117,24 +117,17 @@ func (s *Store) tryMigrate(ctx context.Context) error {
 	}
 	defer pg.Release(ctx, conn)
 
-	var held bool
-	if err := pg.RoundTrip(ctx, conn.Conn(), append(s.begin(s.lockTimeout, s.silenceTimeout()),
-		pg.Query{SQL: `select pg_advisory_xact_lock($1)`, Args: [][]byte{pg.Int64(s.lockKey())}, Rows: func(rows pgx.Rows) error {
-			held = rows.Next()
-			return rows.Err()
-		}},
-		// Not to_regclass and its kind: they look into a cache, which can be
-		// older than the lock.
-		pg.Query{
-			SQL: `
+	// Not to_regclass and its kind: they look into a cache, which can be older than the lock.
+	look := pg.Query{
+		SQL: `
 select count(n.oid) > 0, count(c.oid) > 0
   from pg_namespace n left join pg_class c on c.relnamespace = n.oid and c.relname = 'aiseed_schema'
  where n.nspname = $1`,
-			Args: [][]byte{[]byte(s.schema)},
-			Rows: pg.One(&exists, &versioned),
-		},
-	)...); err != nil {
-		return s.lockError(ctx, operation, conn.Conn(), held, err)
+		Args: [][]byte{[]byte(s.schema)},
+		Rows: pg.One(&exists, &versioned),
+	}
+	if err := s.beginLocked(ctx, operation, conn.Conn(), look); err != nil {
+		return err
 	}
 	if versioned {
 		if err := pg.RoundTrip(ctx, conn.Conn(), pg.Query{SQL: s.sql(selectSchemaVersion), Rows: pg.One(&version)}); err != nil {
