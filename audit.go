@@ -137,26 +137,10 @@ func (s *Store) insertAudits(rows ...auditRow) pg.Query {
 	return pg.Query{SQL: s.sql(insertAudits), Args: [][]byte{pg.JSON(rows)}}
 }
 
-const (
-	insertAudits = `
+const insertAudits = `
 insert into {schema}.ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name, old, new)
 select id, actor, action, resource, resource_id, provider_id, provider_name, old, new
   from rows from (json_to_recordset($1::json) as (id uuid, actor text, action text, resource text, resource_id uuid,
                                                   provider_id uuid, provider_name text, old jsonb, new jsonb))
        with ordinality as r (id, actor, action, resource, resource_id, provider_id, provider_name, old, new, position)
  order by position`
-
-	selectUndelivered = `
-select id, created_at, actor, action, resource, resource_id, provider_id, provider_name, old, new
-  from {schema}.ai_provider_audits
- where delivered_at is null
- order by seq`
-
-	markDelivered = `
-update {schema}.ai_provider_audits set delivered_at = clock_timestamp()
- where id in (select id::uuid from json_array_elements_text($1::json) as delivered (id))`
-
-	// The order keeps the planner to the index, however many were delivered.
-	selectFirstUndelivered = `
-select seq from {schema}.ai_provider_audits where delivered_at is null order by seq limit 1`
-)

@@ -9,7 +9,6 @@ import (
 )
 
 const (
-	maxNameBytes   = 255
 	maxSecretBytes = 8 << 10
 	maxListLength  = 5
 )

@@ -14,6 +14,22 @@ import (
 	"example.com/aiseed/internal/pg"
 )
 
+const (
+	selectUndelivered = `
+select id, created_at, actor, action, resource, resource_id, provider_id, provider_name, old, new
+  from {schema}.ai_provider_audits
+ where delivered_at is null
+ order by seq`
+
+	markDelivered = `
+update {schema}.ai_provider_audits set delivered_at = clock_timestamp()
+ where id in (select id::uuid from json_array_elements_text($1::json) as delivered (id))`
+
+	// The order keeps the planner to the index, however many were delivered.
+	selectFirstUndelivered = `
+select seq from {schema}.ai_provider_audits where delivered_at is null order by seq limit 1`
+)
+
 // pending tells whether there are undelivered entries.
 func (s *Store) pending(into *bool) pg.Query {
 	return pg.Query{SQL: s.sql(selectFirstUndelivered), Rows: func(rows pgx.Rows) error {
@@ -96,11 +112,8 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 
 	// What was accepted is marked also when the time is up. Whoever came meanwhile
 	// left his entries to us, so one more look, after the lock is free again.
-	limit := pg.CleanupTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		limit = max(limit, time.Until(deadline))
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	deadline, _ := ctx.Deadline()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(pg.CleanupTimeout, time.Until(deadline)))
 	defer cancel()
 	marked := int64(len(accepted))
 	var finish []pg.Query

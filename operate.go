@@ -222,7 +222,7 @@ func wantLive(found *storedProvider, id uuid.UUID) error {
 
 // operate runs one operation. A decision sees what is true under the lock.
 func (s *Store) operate(ctx context.Context, actor, what string, read reading, decide func(*storedProvider) ([]pg.Query, error)) error {
-	if strings.TrimSpace(actor) == "" || actor == SystemActor || len(actor) > maxNameBytes || text.Check(actor) != "" {
+	if strings.TrimSpace(actor) == "" || actor == SystemActor || len(actor) > text.MaxNameBytes || text.Check(actor) != "" {
 		return xerrors.New("aiseed: " + what + " needs an actor, for the audit: the name or id of whoever asked, not \"system\", at most 255 bytes of UTF-8 without control characters")
 	}
 	return retry(ctx, func() error {
@@ -295,7 +295,7 @@ func checkProvider(old, p Provider) error {
 	switch reason := text.Check(p.DisplayName); {
 	case reason != "":
 		n.problem(e, reason, "DISPLAY_NAME")
-	case len(p.DisplayName) > maxNameBytes:
+	case len(p.DisplayName) > text.MaxNameBytes:
 		n.problem(e, "longer than 255 bytes", "DISPLAY_NAME")
 	}
 	if b := p.Bedrock; b != nil && b.Region == "" && b.AccessKey.IsZero() && p.BaseURL == "" {

@@ -98,7 +98,7 @@ func (a *app) printApplied(plan *aiseed.Plan, discardErr error) error {
 	did.Warnings = append(did.Warnings, plan.Warnings...)
 	switch {
 	case discardErr != nil:
-		did.Warnings = append(did.Warnings, "not all audit entries of AI providers were discarded: "+discardErr.Error())
+		did.Warnings = append(did.Warnings, "not all audit entries of AI providers were discarded: "+bare(discardErr))
 	case a.discardAudits:
 		did.Audits = "discarded"
 	}

@@ -6,7 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-const maxNameBytes = 255
+// MaxNameBytes is the length of the longest name.
+const MaxNameBytes = 255
 
 // IsName reports whether s matches ^[a-z0-9]+(-[a-z0-9]+)*$ and has at most 255 bytes.
 func IsName(s string) bool {
@@ -20,7 +21,7 @@ func IsName(s string) bool {
 		}
 		before = c
 	}
-	return before != '-' && len(s) <= maxNameBytes
+	return before != '-' && len(s) <= MaxNameBytes
 }
 
 // IsPlain reports whether s consists of visible ASCII. Nearly every value does, and needs
