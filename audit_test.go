@@ -17,6 +17,7 @@ import (
 
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/pg"
 )
 
 const undelivered = `select count(*) from ai_provider_audits where delivered_at is null`
@@ -377,6 +378,19 @@ func TestA5_AnAnswerAtTheEndOfTheTimeCounts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// It runs alone, because the limit of the library that it shortens is everybody's.
+func TestA5_MarkingHasTheTimeThatIsLeft(t *testing.T) {
+	before := pg.CleanupTimeout
+	pg.CleanupTimeout = time.Millisecond
+	t.Cleanup(func() { pg.CleanupTimeout = before })
+	f := setup(t)
+	f.exec(`create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(0.2); return new; end'`)
+	f.exec(`create trigger slow before update on ai_provider_audits for each row execute function slow()`)
+	f.seeded("OPENAI_KEY=key")
+	require.Empty(t, f.logs.Warnings())
+	require.Equal(t, []string{"0"}, f.rows(undelivered))
 }
 
 func TestA3_EntriesThatCannotBeMarkedAreNotOfferedForEver(t *testing.T) {
