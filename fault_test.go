@@ -338,8 +338,8 @@ func disturbances(direction faultproxy.Direction, message int) []disturbance {
 
 // F1, F2, L5, L6, A3, A4, A5: at every message of every operation each disturbance
 // leaves all or nothing, the caller is told the truth, and the next clean start
-// converges. Without -torture each operation runs in one mode, and every other message gets
-// one disturbance, by chance.
+// converges. Without -torture each operation runs in one mode, and some of the messages get
+// one disturbance each, by chance.
 func TestF1_SweepOverEveryMessage(t *testing.T) {
 	t.Parallel()
 	for m, mode := range []string{"sealed", "plaintext"} {
