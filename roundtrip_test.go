@@ -178,7 +178,9 @@ func TestL7_CancelledWhileABatchIsPartlyWritten(t *testing.T) {
 		done <- aiseed.SeedAIProvidersFromEnv(ctx, f.store, cfg, f.audits, slog.Logger{})
 	}()
 	require.Eventually(t, func() bool {
-		return len(f.rows(`select from pg_locks where not granted and relation = 'ai_providers'::regclass`)) > 0
+		return len(f.rows(`
+			select from pg_stat_activity
+			 where datname = current_database() and backend_type = 'client backend' and wait_event_type = 'Lock'`)) > 0
 	}, time.Minute, time.Millisecond)
 	cancel()
 	err = <-done
