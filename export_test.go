@@ -149,7 +149,7 @@ func SealFor(tb testing.TB, ring *Keyring, table, column, row, provider, plainte
 	tb.Helper()
 	id, err := uuid.Parse(provider)
 	require.NoError(tb, err)
-	return ring.primary().Seal(seal.Cell{Table: table, Column: column, Row: row, Provider: id}, plaintext)
+	return ring.keys[0].Seal(seal.Cell{Table: table, Column: column, Row: row, Provider: id}, plaintext)
 }
 
 // OpenFor opens what is stored in a cell, as the store does.

@@ -82,7 +82,7 @@ func FuzzOpenSealed(f *testing.F) {
 	f.Add("aiseed:v2:"+strings.TrimPrefix(frozen, "aiseed:v1:"), first, true)
 	f.Add("plain", "", false)
 	f.Add("aiseed:v1:", first, true)
-	f.Add(older.primary().Seal(settingsCell(testCell().Provider), "elsewhere"), second, true)
+	f.Add(older.keys[0].Seal(settingsCell(testCell().Provider), "elsewhere"), second, true)
 	f.Fuzz(func(t *testing.T, stored, key string, hasKey bool) {
 		var keyID *string
 		if hasKey {
@@ -91,10 +91,10 @@ func FuzzOpenSealed(f *testing.F) {
 		for name, v := range map[string]*vault{"with a keyring": newVault(ring), "without": newVault(nil)} {
 			secret, err := v.open(testCell(), stored, keyID)
 			switch {
-			case v.keyring != nil && hasKey && stored == frozen && key == first:
+			case v.ring != nil && hasKey && stored == frozen && key == first:
 				require.NoError(t, err)
 				require.Equal(t, "frozen", secret.Reveal())
-			case v.keyring == nil && !hasKey && !seal.IsSealed(stored):
+			case len(v.ring) == 0 && !hasKey && !seal.IsSealed(stored):
 				require.NoError(t, err)
 				require.Equal(t, stored, secret.Reveal(), "plaintext is what it is")
 			default:

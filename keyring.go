@@ -23,7 +23,7 @@ const KeySize = seal.KeySize
 // There is no useful zero Keyring; make one with [NewKeyring] or [ParseKeyring].
 // It prints as its key ids only, is immutable, and is safe for concurrent use.
 type Keyring struct {
-	keys []seal.Key
+	keys seal.Ring
 }
 
 // NewKeyring makes a keyring of raw keys of [KeySize] bytes each. primary seals;
@@ -39,7 +39,7 @@ func NewKeyring(primary []byte, older ...[]byte) (*Keyring, error) {
 		if err != nil {
 			return nil, keyringErrorf("key %d cannot be used", i+1)
 		}
-		if j := slices.IndexFunc(ring.keys, func(k seal.Key) bool { return k.ID == key.ID }); j >= 0 {
+		if j := slices.Index(ring.IDs(), key.ID); j >= 0 {
 			return nil, keyringErrorf("key %d is the same as key %d; remove one", i+1, j+1)
 		}
 		ring.keys = append(ring.keys, key)
@@ -83,14 +83,4 @@ func (k *Keyring) IDs() []string {
 		ids[i] = key.ID
 	}
 	return ids
-}
-
-func (k *Keyring) primary() seal.Key { return k.keys[0] }
-
-func (k *Keyring) byID(id string) (seal.Key, bool) {
-	i := slices.IndexFunc(k.keys, func(key seal.Key) bool { return key.ID == id })
-	if i < 0 {
-		return seal.Key{}, false
-	}
-	return k.keys[i], true
 }

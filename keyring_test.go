@@ -35,8 +35,8 @@ func TestS3_KeyringParsesWhatOpensslPrints(t *testing.T) {
 	one, two := base64.StdEncoding.EncodeToString(testKey(1)), base64.StdEncoding.EncodeToString(testKey(2))
 	ring, err := ParseKeyring(" " + one + " ,\t" + two + "\n")
 	require.NoError(t, err)
-	require.Equal(t, testKeyring(t, 1, 2).keys[0].ID, ring.primary().ID)
-	require.Equal(t, testKeyring(t, 2).primary().ID, ring.keys[1].ID)
+	require.Equal(t, testKeyring(t, 1, 2).keys[0].ID, ring.keys[0].ID)
+	require.Equal(t, testKeyring(t, 2).keys[0].ID, ring.keys[1].ID)
 }
 
 func TestS3_BadKeyringsAreErrorsThatNameThePlaceOnly(t *testing.T) {
@@ -73,7 +73,7 @@ func TestS3_KeyringPrintsItsIDsOnly(t *testing.T) {
 	ring := testKeyring(t, 1, 2)
 	derived, err := hkdf.Key(sha256.New, testKey(1), nil, "aiseed v1 fingerprint", sha256.Size)
 	require.NoError(t, err)
-	for _, v := range []any{ring, *ring, StoreOptions{Keyring: ring}, &Store{vault: newVault(ring)}, []*Keyring{ring}, newVault(nil), *newVault(ring).keyring, *newVault(ring), struct{ k *Keyring }{ring}} {
+	for _, v := range []any{ring, *ring, StoreOptions{Keyring: ring}, &Store{vault: newVault(ring)}, []*Keyring{ring}, newVault(nil), newVault(ring).ring, *newVault(ring), struct{ k *Keyring }{ring}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
 			out := fmt.Sprintf(verb, v)
 			require.NotContains(t, out, strings.Trim(fmt.Sprint(testKey(1)), "[]")[:11])

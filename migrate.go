@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/aiseed/internal/pg"
-	"example.com/aiseed/internal/seal"
 )
 
 //go:embed schema/*.sql
@@ -228,11 +227,7 @@ func (s *Store) checkKeys(stored []storedKey) error {
 		if k.ForAPIKeys {
 			needed = append(needed, "ai_provider_keys.api_key")
 		}
-		var key seal.Key
-		var ok bool
-		if s.vault.keyring != nil {
-			key, ok = s.vault.keyring.byID(k.ID)
-		}
+		key, ok := s.vault.ring.ByID(k.ID)
 		switch {
 		case ok && !key.OpensCanary(k.Canary):
 			return keyringErrorf("key %s does not open its own canary in ai_encryption_keys; the row was changed, restore it from a backup", k.ID)
@@ -243,7 +238,7 @@ func (s *Store) checkKeys(stored []storedKey) error {
 	switch {
 	case len(missing) == 0:
 		return nil
-	case s.vault.keyring == nil:
+	case len(s.vault.ring) == 0:
 		return keyringErrorf("there is none, and the tables hold values that are sealed with %s; give the keyring that sealed them", strings.Join(missing, ", "))
 	}
 	return keyringErrorf("it lacks %s, which stored values are sealed with; append it to the keyring, after the key that seals", strings.Join(missing, ", "))

@@ -154,7 +154,7 @@ returning id`
 var seeAll = pg.Query{SQL: `select set_config('row_security', 'off', true)`}
 
 func (s *Store) reseal(ctx context.Context, operation string, how resealing) (report RotateResult, err error) {
-	if s.vault.keyring == nil {
+	if len(s.vault.ring) == 0 {
 		return report, keyringErrorf("%s needs one, and the store was opened without; open it with StoreOptions.Keyring", operation)
 	}
 	columns, err := s.sealedColumns(ctx, operation)
@@ -205,7 +205,7 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 		},
 	}
 	if strings.Contains(how.from, "$2") {
-		read.Args = append(read.Args, []byte(s.vault.keyring.primary().ID))
+		read.Args = append(read.Args, []byte(s.vault.ring[0].ID))
 	}
 	err = retry(ctx, func() error {
 		return s.locked(ctx, operation, []pg.Query{seeAll, read}, func() ([]pg.Query, error) {
@@ -264,7 +264,7 @@ func (s *Store) rewrite(c sealedColumn, how resealing, v *storedValue, left *[]*
 func (s *Store) revoke(ctx context.Context, operation string, how resealing, columns []sealedColumn, report *RotateResult) error {
 	sealing := ""
 	if how.seal {
-		sealing = s.vault.keyring.primary().ID
+		sealing = s.vault.ring[0].ID
 	}
 	var unused strings.Builder
 	for _, c := range columns {

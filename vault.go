@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"sync"
 
 	"github.com/google/uuid"
@@ -11,18 +12,18 @@ import (
 	"example.com/aiseed/internal/seal"
 )
 
-// A vault seals and opens the values of one store: with a keyring, or not at all
-// where plaintext was accepted. Nothing else in the library knows which.
+// A vault seals and opens the values of one store: with the keys of a keyring, or without any
+// where plaintext was accepted.
 type vault struct {
-	keyring     *Keyring // nil in plaintext mode
+	ring        seal.Ring // empty in plaintext mode
 	fingerprint func(Secret) string
 }
 
 func newVault(keyring *Keyring) *vault {
-	if keyring != nil {
-		return &vault{keyring: keyring, fingerprint: ofSecret(keyring.primary().Fingerprint)}
+	if keyring == nil {
+		return &vault{fingerprint: processFingerprint()}
 	}
-	return &vault{fingerprint: processFingerprint()}
+	return &vault{ring: keyring.keys, fingerprint: ofSecret(keyring.keys[0].Fingerprint)}
 }
 
 // processFingerprint is for the stores without a keyring.
@@ -39,31 +40,20 @@ func ofSecret(fingerprint func(string) string) func(Secret) string {
 
 // seal returns what to store in c and in its key-id column (nil for plaintext).
 func (v *vault) seal(c seal.Cell, s Secret) (stored string, keyID *string) {
-	if v.keyring == nil {
-		return s.Reveal(), nil
-	}
-	key := v.keyring.primary()
-	return key.Seal(c, s.Reveal()), &key.ID
+	return v.ring.Seal(c, s.Reveal())
 }
 
 // open returns the secret that is stored in c. Its errors are *[DecryptError].
 func (v *vault) open(c seal.Cell, stored string, keyID *string) (Secret, error) {
-	switch {
-	case keyID == nil && seal.IsSealed(stored):
-		return Secret{}, &DecryptError{Table: c.Table, Column: c.Column, RowID: rowID(c)}
-	case keyID == nil && v.keyring == nil:
-		return NewSecret(stored), nil
-	case keyID == nil:
-		return Secret{}, &DecryptError{Table: c.Table, Column: c.Column, RowID: rowID(c), plaintext: true}
-	}
-	if v.keyring != nil {
-		if key, ok := v.keyring.byID(*keyID); ok {
-			if plaintext, ok := key.Open(c, stored); ok {
-				return NewSecret(plaintext), nil
-			}
+	plaintext, err := v.ring.Open(c, stored, keyID)
+	if err != nil {
+		e := &DecryptError{Table: c.Table, Column: c.Column, RowID: rowID(c), plaintext: errors.Is(err, seal.ErrPlaintext)}
+		if keyID != nil {
+			e.KeyID = *keyID
 		}
+		return Secret{}, e
 	}
-	return Secret{}, &DecryptError{Table: c.Table, Column: c.Column, RowID: rowID(c), KeyID: *keyID}
+	return NewSecret(plaintext), nil
 }
 
 func rowID(c seal.Cell) uuid.UUID {

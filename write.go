@@ -172,10 +172,10 @@ func (s *Store) flip(actor string, action AuditAction, p Provider, column string
 // registerKey makes the sealing key known to the database. A key that had been
 // revoked is in use again.
 func (s *Store) registerKey() []pg.Query {
-	if s.vault.keyring == nil {
+	if len(s.vault.ring) == 0 {
 		return nil
 	}
-	key := s.vault.keyring.primary()
+	key := s.vault.ring[0]
 	return []pg.Query{{
 		SQL: s.sql(`
 insert into {schema}.ai_encryption_keys (id, canary) values ($1, $2)

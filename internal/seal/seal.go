@@ -1,8 +1,8 @@
 // Package seal encrypts a text for one place in the database.
 //
 // A sealed text can only be decrypted with its key and in its place: the table, column, row
-// and provider are authenticated with it. Which keys there are and where their texts are
-// stored is for others to know.
+// and provider are authenticated with it. Where keys come from and texts are stored is for
+// others to know.
 package seal
 
 import (
@@ -14,6 +14,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -104,6 +105,51 @@ func (k Key) Open(c Cell, stored string) (plaintext string, ok bool) {
 	}
 	opened, err := k.aead.Open(nil, nil, sealed, c.associatedData(k.ID))
 	return string(opened), err == nil
+}
+
+// A Ring holds keys: the first seals, and all open. Without a key nothing is sealed, and what
+// is stored is plaintext.
+type Ring []Key
+
+// ErrPlaintext: the ring has keys, but what is stored is not sealed.
+var ErrPlaintext = errors.New("not sealed")
+
+// ErrUnopened: no key of the ring opens what is stored.
+var ErrUnopened = errors.New("does not open")
+
+// Seal returns what to store in a cell, and the id of its key: nil for plaintext.
+func (r Ring) Seal(c Cell, plaintext string) (stored string, keyID *string) {
+	if len(r) == 0 {
+		return plaintext, nil
+	}
+	return r[0].Seal(c, plaintext), &r[0].ID
+}
+
+// Open returns what Seal stored in a cell. Its errors are [ErrPlaintext] and [ErrUnopened].
+func (r Ring) Open(c Cell, stored string, keyID *string) (plaintext string, err error) {
+	switch {
+	case keyID == nil && IsSealed(stored):
+		return "", ErrUnopened
+	case keyID == nil && len(r) == 0:
+		return stored, nil
+	case keyID == nil:
+		return "", ErrPlaintext
+	}
+	if key, ok := r.ByID(*keyID); ok {
+		if plaintext, ok := key.Open(c, stored); ok {
+			return plaintext, nil
+		}
+	}
+	return "", ErrUnopened
+}
+
+// ByID finds a key.
+func (r Ring) ByID(id string) (Key, bool) {
+	i := slices.IndexFunc(r, func(key Key) bool { return key.ID == id })
+	if i < 0 {
+		return Key{}, false
+	}
+	return r[i], true
 }
 
 // canary is sealed into a key's row in ai_encryption_keys, to tell whether a keyring's key
