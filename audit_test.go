@@ -18,6 +18,8 @@ import (
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
 	"example.com/aiseed/internal/pg"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
 const undelivered = `select count(*) from ai_provider_audits where delivered_at is null`
@@ -27,20 +29,20 @@ var errRefused = errors.New("refused")
 func refuse(context.Context, aiseed.AuditEntry) error { return errRefused }
 
 func (f *fixture) seedWith(auditor aiseed.Auditor, cfg aiseed.Config) {
-	f.t.Helper()
-	require.NoError(f.t, aiseed.SeedAIProvidersFromEnv(context.Background(), f.store, cfg, auditor, f.logs.Logger()))
+	f.T.Helper()
+	require.NoError(f.T, aiseed.SeedAIProvidersFromEnv(context.Background(), f.Store, cfg, auditor, f.Logs.Logger()))
 }
 
 func TestA1_OneEntryPerProviderAndKey(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	var start time.Time // by the server's clock
-	f.scan(`select clock_timestamp()`, &start)
-	f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=b", "PROVIDER_0_KEYS=key-0123456789-0123456789-tail,short",
+	f.Scan(`select clock_timestamp()`, &start)
+	f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=b", "PROVIDER_0_KEYS=key-0123456789-0123456789-tail,short",
 		"PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=a", "PROVIDER_1_BASE_URL=https://h/?token=hunter2hunter2")
-	entries := f.audits.Entries()
+	entries := f.Audits.Entries()
 	require.Len(t, entries, 4)
-	providers, err := f.store.Providers(context.Background())
+	providers, err := f.Store.Providers(context.Background())
 	require.NoError(t, err)
 	a, b := providers[0], providers[1]
 	for i, want := range []struct {
@@ -75,27 +77,27 @@ func TestA2_HandedOverOnlyAfterTheCommit(t *testing.T) {
 	f.seedWith(aiseed.AuditorFunc(func(_ context.Context, e aiseed.AuditEntry) error {
 		calls++
 		// Another connection sees the row that the entry tells of.
-		require.Len(t, f.rows(`select id from ai_providers where id = $1`, e.ProviderID), 1)
-		require.Len(t, f.rows(`select id from ai_provider_audits where id = $1 and delivered_at is null`, e.ID), 1, "A3: not marked before it was accepted")
+		require.Len(t, f.Rows(`select id from ai_providers where id = $1`, e.ProviderID), 1)
+		require.Len(t, f.Rows(`select id from ai_provider_audits where id = $1 and delivered_at is null`, e.ID), 1, "A3: not marked before it was accepted")
 		return nil
-	}), f.parse("OPENAI_KEY=key"))
+	}), f.Parse("OPENAI_KEY=key"))
 	require.Equal(t, 2, calls)
-	require.Equal(t, []string{"0"}, f.rows(undelivered))
+	require.Equal(t, []string{"0"}, f.Rows(undelivered))
 }
 
 func TestA2_RolledBackCallLeavesNone(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.failing(1000, "53100")
-	require.Error(t, f.seed(f.parse("OPENAI_KEY=key")))
-	require.Empty(t, f.rows(`select id from ai_provider_audits`))
-	require.Empty(t, f.audits.Entries())
+	require.Error(t, f.Seed(f.Parse("OPENAI_KEY=key")))
+	require.Empty(t, f.Rows(`select id from ai_provider_audits`))
+	require.Empty(t, f.Audits.Entries())
 }
 
 func TestA3_A4_WhatWasNotAcceptedIsOfferedAgainInOrderUnderTheSameID(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	cfg := f.parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	cfg := f.Parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
 	var seen []aiseed.AuditEntry
 	f.seedWith(aiseed.AuditorFunc(func(_ context.Context, e aiseed.AuditEntry) error {
 		if seen = append(seen, e); len(seen) == 2 {
@@ -104,31 +106,31 @@ func TestA3_A4_WhatWasNotAcceptedIsOfferedAgainInOrderUnderTheSameID(t *testing.
 		return nil
 	}), cfg)
 	require.Len(t, seen, 2, "in order: what follows a refused entry has to wait")
-	require.Equal(t, []string{"3"}, f.rows(undelivered))
-	require.Len(t, f.logs.Warnings(), 1)
-	require.Contains(t, f.logs.Warnings()[0], "not all audit entries of AI providers were delivered; the next start tries again delivered=1")
-	require.Contains(t, f.logs.Warnings()[0], "1 of 4 were delivered, the others stay for the next start: refused")
+	require.Equal(t, []string{"3"}, f.Rows(undelivered))
+	require.Len(t, f.Logs.Warnings(), 1)
+	require.Contains(t, f.Logs.Warnings()[0], "not all audit entries of AI providers were delivered; the next start tries again delivered=1")
+	require.Contains(t, f.Logs.Warnings()[0], "1 of 4 were delivered, the others stay for the next start: refused")
 
-	f.wire.reset(nil)
-	require.NoError(t, f.seed(cfg), "a start that changes nothing delivers them")
-	n, _ := f.wire.count()
+	f.Wire.Reset(nil)
+	require.NoError(t, f.Seed(cfg), "a start that changes nothing delivers them")
+	n, _ := f.Wire.Count()
 	require.LessOrEqual(t, n, 3)
-	entries := f.audits.Entries()
+	entries := f.Audits.Entries()
 	require.Len(t, entries, 3)
 	require.Equal(t, seen[1], entries[0])
-	require.Equal(t, []string{"0"}, f.rows(undelivered))
+	require.Equal(t, []string{"0"}, f.Rows(undelivered))
 }
 
 func TestA3_OrderIsThatOfTheSequence(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.seedWith(aiseed.AuditorFunc(refuse), f.parse("OPENAI_KEY=key"))
+	f.seedWith(aiseed.AuditorFunc(refuse), f.Parse("OPENAI_KEY=key"))
 	// The place in the table is another one now, and there is no index to go by.
-	f.exec(`update ai_provider_audits set actor = actor where resource = 'ai_provider'`)
-	f.exec(`drop index ai_provider_audits_undelivered_idx`)
-	require.NoError(t, f.seed(aiseed.Config{}))
-	require.Equal(t, aiseed.ResourceProvider, f.audits.Entries()[0].Resource)
-	require.Equal(t, aiseed.ResourceProviderKey, f.audits.Entries()[1].Resource)
+	f.Exec(`update ai_provider_audits set actor = actor where resource = 'ai_provider'`)
+	f.Exec(`drop index ai_provider_audits_undelivered_idx`)
+	require.NoError(t, f.Seed(aiseed.Config{}))
+	require.Equal(t, aiseed.ResourceProvider, f.Audits.Entries()[0].Resource)
+	require.Equal(t, aiseed.ResourceProviderKey, f.Audits.Entries()[1].Resource)
 }
 
 // Another process committed rows and audits between our read and our lock, and
@@ -136,29 +138,29 @@ func TestA3_OrderIsThatOfTheSequence(t *testing.T) {
 func TestA4_AuditsThatAreFirstSeenUnderTheLockAreDelivered(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.wire.reset(once(pass, "pg_advisory_xact_lock", func() {
-		f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://api.openai.com/v1/')`)
-		f.exec(`insert into ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name)
+	f.Wire.Reset(testkit.Once(testkit.Pass, "pg_advisory_xact_lock", func() {
+		f.Exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://api.openai.com/v1/')`)
+		f.Exec(`insert into ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name)
 			select gen_random_uuid(), 'system', 'create', 'ai_provider', id, id, name from ai_providers`)
 	}))
-	f.seeded("OPENAI_KEY=key")
-	require.Len(t, f.audits.Entries(), 1)
+	f.Seeded("OPENAI_KEY=key")
+	require.Len(t, f.Audits.Entries(), 1)
 }
 
 func TestA4_AnEmptyConfigDeliversToo(t *testing.T) { // R9
 	t.Parallel()
 	f := setup(t)
-	f.seedWith(aiseed.AuditorFunc(refuse), f.parse("OPENAI_KEY=key"))
-	require.NoError(t, f.seed(aiseed.Config{}))
-	require.Len(t, f.audits.Entries(), 2)
+	f.seedWith(aiseed.AuditorFunc(refuse), f.Parse("OPENAI_KEY=key"))
+	require.NoError(t, f.Seed(aiseed.Config{}))
+	require.Len(t, f.Audits.Entries(), 2)
 }
 
 func TestA4_TwoProcessesDoNotDeliverTheSame(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.seedWith(aiseed.AuditorFunc(refuse), f.parse("OPENAI_KEY=key"))
+	f.seedWith(aiseed.AuditorFunc(refuse), f.Parse("OPENAI_KEY=key"))
 
-	other, _ := f.open()
+	other, _ := f.Open()
 	entered, leave := make(chan struct{}, 10), make(chan struct{})
 	slow := &aiseedtest.AuditRecorder{}
 	var all sync.WaitGroup
@@ -171,54 +173,54 @@ func TestA4_TwoProcessesDoNotDeliverTheSame(t *testing.T) {
 		assert.NoError(t, err)
 		assert.Equal(t, 4, n, "those that were written meanwhile too")
 	})
-	awaited(t, entered)
+	testkit.Awaited(t, entered)
 	// Another process delivers: this one leaves it to it, also what it writes itself.
-	n, err := f.store.DeliverAudits(context.Background(), f.audits)
+	n, err := f.Store.DeliverAudits(context.Background(), f.Audits)
 	require.NoError(t, err)
 	require.Zero(t, n)
-	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-	require.Empty(t, f.audits.Entries())
+	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	require.Empty(t, f.Audits.Entries())
 	close(leave)
 	all.Wait()
 	require.Len(t, slow.Entries(), 4)
-	require.Equal(t, []string{"0"}, f.rows(undelivered))
+	require.Equal(t, []string{"0"}, f.Rows(undelivered))
 }
 
 func TestA4_DelivererWithNothingToDoLooksOnceMore(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	other, w := f.open()
+	other, w := f.Open()
 	late := &aiseedtest.AuditRecorder{}
 	// Entries that come in while the other one holds the lock for nothing.
-	w.reset(once(pass, "order by seq limit 1", func() { f.seeded("OPENAI_KEY=key") }))
+	w.Reset(testkit.Once(testkit.Pass, "order by seq limit 1", func() { f.Seeded("OPENAI_KEY=key") }))
 	n, err := other.DeliverAudits(context.Background(), late)
 	require.NoError(t, err)
 	require.Equal(t, 2, n)
 	require.Len(t, late.Entries(), 2)
-	require.Empty(t, f.audits.Entries())
+	require.Empty(t, f.Audits.Entries())
 }
 
 func TestA4_DelivererThatDiesLeavesItToTheNext(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.wire.reset(once(cutBefore, "delivered_at = clock_timestamp()"))
-	cfg := f.seeded("OPENAI_KEY=key")
-	require.Len(t, f.audits.Entries(), 2)
-	require.Equal(t, []string{"2"}, f.rows(undelivered))
-	require.Len(t, f.logs.Warnings(), 1)
-	require.NoError(t, f.seed(cfg))
-	entries := f.audits.Entries()
+	f.Wire.Reset(testkit.Once(testkit.CutBefore, "delivered_at = clock_timestamp()"))
+	cfg := f.Seeded("OPENAI_KEY=key")
+	require.Len(t, f.Audits.Entries(), 2)
+	require.Equal(t, []string{"2"}, f.Rows(undelivered))
+	require.Len(t, f.Logs.Warnings(), 1)
+	require.NoError(t, f.Seed(cfg))
+	entries := f.Audits.Entries()
 	require.Len(t, entries, 4, "at least once")
 	require.Equal(t, entries[:2], entries[2:], "with ids to deduplicate by")
 }
 
 func TestA5_DeliveryIsNotCancelledWithTheCaller(t *testing.T) {
 	t.Parallel()
-	f := setup(t, auditTimeout(time.Hour))
+	f := setup(t, storetest.AuditTimeout(time.Hour))
 	ctx, cancel := context.WithCancel(context.Background())
 	start := time.Now()
 	type key struct{}
-	err := aiseed.SeedAIProvidersFromEnv(context.WithValue(ctx, key{}, "value"), f.store, f.parse("OPENAI_KEY=key"),
+	err := aiseed.SeedAIProvidersFromEnv(context.WithValue(ctx, key{}, "value"), f.Store, f.Parse("OPENAI_KEY=key"),
 		aiseed.AuditorFunc(func(ctx context.Context, e aiseed.AuditEntry) error {
 			cancel()
 			if assert.NoError(t, ctx.Err()) {
@@ -227,29 +229,29 @@ func TestA5_DeliveryIsNotCancelledWithTheCaller(t *testing.T) {
 				assert.WithinRange(t, deadline, start.Add(time.Hour), time.Now().Add(time.Hour))
 			}
 			assert.Equal(t, "value", ctx.Value(key{}))
-			return f.audits.Audit(ctx, e)
+			return f.Audits.Audit(ctx, e)
 		}), slog.Logger{})
 	require.NoError(t, err)
-	require.Len(t, f.audits.Entries(), 2)
-	require.Equal(t, []string{"0"}, f.rows(undelivered))
+	require.Len(t, f.Audits.Entries(), 2)
+	require.Equal(t, []string{"0"}, f.Rows(undelivered))
 }
 
 // timeIsUp seeds with an audit timeout that is up while the auditor has an entry.
 // What comes before takes part of it, and how much is the machine's business: the
 // timeout is doubled until the auditor is reached, and what happens then counts.
 func (f *fixture) timeIsUp(cfg aiseed.Config, auditor func(reached func()) aiseed.AuditorFunc) {
-	f.t.Helper()
-	for timeout := 50 * time.Millisecond; timeout < patience; timeout *= 2 {
+	f.T.Helper()
+	for timeout := 50 * time.Millisecond; timeout < testkit.Patience; timeout *= 2 {
 		var reached atomic.Bool
-		f.exec(`update ai_provider_audits set delivered_at = null`)
-		f.store, _ = f.open(auditTimeout(timeout))
-		f.logs = &aiseed.LogRecorder{}
+		f.Exec(`update ai_provider_audits set delivered_at = null`)
+		f.Store, _ = f.Open(storetest.AuditTimeout(timeout))
+		f.Logs = &testkit.LogRecorder{}
 		f.seedWith(auditor(func() { reached.Store(true) }), cfg)
 		if reached.Load() {
 			return
 		}
 	}
-	require.FailNow(f.t, "the auditor was never asked")
+	require.FailNow(f.T, "the auditor was never asked")
 }
 
 func TestA5_BadAuditorsDoNotStopTheStart(t *testing.T) {
@@ -279,7 +281,7 @@ func TestA5_BadAuditorsDoNotStopTheStart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			cfg := f.parse("OPENAI_KEY=key")
+			cfg := f.Parse("OPENAI_KEY=key")
 			if tt.slow {
 				f.timeIsUp(cfg, func(reached func()) aiseed.AuditorFunc {
 					return func(ctx context.Context, e aiseed.AuditEntry) error {
@@ -290,22 +292,22 @@ func TestA5_BadAuditorsDoNotStopTheStart(t *testing.T) {
 			} else {
 				f.seedWith(tt.auditor, cfg)
 			}
-			require.Len(t, f.rows(`select id from ai_providers`), 1)
-			require.Equal(t, []string{"2"}, f.rows(undelivered))
-			require.Len(t, f.logs.Warnings(), 1)
-			require.Contains(t, f.logs.Warnings()[0], tt.reason)
-			f.requireIdle()
+			require.Len(t, f.Rows(`select id from ai_providers`), 1)
+			require.Equal(t, []string{"2"}, f.Rows(undelivered))
+			require.Len(t, f.Logs.Warnings(), 1)
+			require.Contains(t, f.Logs.Warnings()[0], tt.reason)
+			f.RequireIdle()
 
-			f.store, _ = f.open()
-			require.NoError(t, f.seed(cfg))
-			require.Len(t, f.audits.Entries(), 2, "they stayed for the next start")
+			f.Store, _ = f.Open()
+			require.NoError(t, f.Seed(cfg))
+			require.Len(t, f.Audits.Entries(), 2, "they stayed for the next start")
 		})
 	}
 }
 
 func TestA5_AuditorHasTenSecondsByDefault(t *testing.T) {
 	t.Parallel()
-	f := setup(t, auditTimeout(0))
+	f := setup(t, storetest.AuditTimeout(0))
 	start := time.Now()
 	var asked atomic.Bool
 	f.seedWith(aiseed.AuditorFunc(func(ctx context.Context, _ aiseed.AuditEntry) error {
@@ -314,7 +316,7 @@ func TestA5_AuditorHasTenSecondsByDefault(t *testing.T) {
 		assert.WithinRange(t, deadline, start.Add(10*time.Second), time.Now().Add(10*time.Second))
 		asked.Store(true)
 		return nil
-	}), f.parse("OPENAI_KEY=key"))
+	}), f.Parse("OPENAI_KEY=key"))
 	if !asked.Load() { // on a machine that needed them before the first entry
 		require.Greater(t, time.Since(start), 10*time.Second)
 	}
@@ -326,7 +328,7 @@ func TestA5_WhatWasAcceptedBeforeTheTimeWasUpIsMarked(t *testing.T) {
 	forever := make(chan struct{})
 	defer close(forever)
 	var offered *aiseedtest.AuditRecorder
-	f.timeIsUp(f.parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key"), func(reached func()) aiseed.AuditorFunc {
+	f.timeIsUp(f.Parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key"), func(reached func()) aiseed.AuditorFunc {
 		seen := &aiseedtest.AuditRecorder{}
 		offered = seen
 		return func(ctx context.Context, e aiseed.AuditEntry) error {
@@ -338,12 +340,12 @@ func TestA5_WhatWasAcceptedBeforeTheTimeWasUpIsMarked(t *testing.T) {
 			return nil
 		}
 	})
-	require.Len(t, f.logs.Warnings(), 1)
-	require.Contains(t, f.logs.Warnings()[0], "the auditor did not answer: context deadline exceeded")
+	require.Len(t, f.Logs.Warnings(), 1)
+	require.Contains(t, f.Logs.Warnings()[0], "the auditor did not answer: context deadline exceeded")
 	entries := offered.Entries()
 	require.Len(t, entries, 2, "the third was not offered")
-	require.Equal(t, []string{"3"}, f.rows(undelivered))
-	require.Equal(t, []string{entries[0].ID.String()}, f.rows(`select id::text from ai_provider_audits where delivered_at is not null`))
+	require.Equal(t, []string{"3"}, f.Rows(undelivered))
+	require.Equal(t, []string{entries[0].ID.String()}, f.Rows(`select id::text from ai_provider_audits where delivered_at is not null`))
 }
 
 // The clock is the bubble's: it goes on when nothing else does.
@@ -386,39 +388,39 @@ func TestA5_MarkingHasTheTimeThatIsLeft(t *testing.T) {
 	pg.CleanupTimeout = time.Millisecond
 	t.Cleanup(func() { pg.CleanupTimeout = before })
 	f := setup(t)
-	f.exec(`create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(0.2); return new; end'`)
-	f.exec(`create trigger slow before update on ai_provider_audits for each row execute function slow()`)
-	f.seeded("OPENAI_KEY=key")
-	require.Empty(t, f.logs.Warnings())
-	require.Equal(t, []string{"0"}, f.rows(undelivered))
+	f.Exec(`create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(0.2); return new; end'`)
+	f.Exec(`create trigger slow before update on ai_provider_audits for each row execute function slow()`)
+	f.Seeded("OPENAI_KEY=key")
+	require.Empty(t, f.Logs.Warnings())
+	require.Equal(t, []string{"0"}, f.Rows(undelivered))
 }
 
 func TestA3_EntriesThatCannotBeMarkedAreNotOfferedForEver(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.exec(`create rule append_only as on update to ai_provider_audits do instead nothing`)
-	f.seeded("OPENAI_KEY=key")
-	require.Len(t, f.audits.Entries(), 2, "once")
-	require.Len(t, f.logs.Warnings(), 1)
-	require.Contains(t, f.logs.Warnings()[0], "2 of 2 delivered audit entries could not be marked; allow the role to update ai_provider_audits.delivered_at")
+	f.Exec(`create rule append_only as on update to ai_provider_audits do instead nothing`)
+	f.Seeded("OPENAI_KEY=key")
+	require.Len(t, f.Audits.Entries(), 2, "once")
+	require.Len(t, f.Logs.Warnings(), 1)
+	require.Contains(t, f.Logs.Warnings()[0], "2 of 2 delivered audit entries could not be marked; allow the role to update ai_provider_audits.delivered_at")
 }
 
 func TestA4_NothingIsDeliveredWhereItCannotBeMarked(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.seedWith(aiseed.AuditorFunc(refuse), f.parse("OPENAI_KEY=key"))
-	f.exec(`do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$`)
-	store, _ := f.open()
-	n, err := store.DeliverAudits(context.Background(), f.audits)
+	f.seedWith(aiseed.AuditorFunc(refuse), f.Parse("OPENAI_KEY=key"))
+	f.Exec(`do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$`)
+	store, _ := f.Open()
+	n, err := store.DeliverAudits(context.Background(), f.Audits)
 	require.NoError(t, err)
 	require.Zero(t, n)
-	require.Empty(t, f.audits.Entries())
+	require.Empty(t, f.Audits.Entries())
 }
 
 func TestL1_DeliveryOfAnotherSchemaIsNotBlocked(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	other, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{Keyring: f.keyring, Schema: "other", Migrate: true})
+	other, err := aiseed.Open(context.Background(), f.Pool, aiseed.StoreOptions{Keyring: f.Keyring, Schema: "other", Migrate: true})
 	require.NoError(t, err)
 	f.seedWith(aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
 		audits := &aiseedtest.AuditRecorder{}
@@ -426,6 +428,6 @@ func TestL1_DeliveryOfAnotherSchemaIsNotBlocked(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), other, cfg, audits, slog.Logger{}))
 		return nil
-	}), f.parse("PROVIDER_0_TYPE=openai"))
-	require.Equal(t, []string{"0"}, f.rows(`select count(*) from other.ai_provider_audits where delivered_at is null`))
+	}), f.Parse("PROVIDER_0_TYPE=openai"))
+	require.Equal(t, []string{"0"}, f.Rows(`select count(*) from other.ai_provider_audits where delivered_at is null`))
 }

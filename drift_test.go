@@ -13,91 +13,72 @@ import (
 	"pgregory.net/rapid"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
-// driftOf seeds and returns the drift that it ends with.
-func (f *fixture) driftOf(cfg aiseed.Config) *aiseed.DriftError {
-	f.t.Helper()
-	err := f.seed(cfg)
-	var drift *aiseed.DriftError
-	require.ErrorAs(f.t, err, &drift)
-	return drift
-}
-
-// wordsFor returns the line that an error tells an operator to set.
-func wordsFor(t *testing.T, err error, variable string) string {
-	t.Helper()
-	for _, line := range strings.Split(err.Error(), "\n") {
-		if line = strings.TrimSpace(line); strings.HasPrefix(line, aiseed.DefaultPrefix+variable+"=") {
-			return strings.TrimPrefix(line, aiseed.DefaultPrefix)
-		}
-	}
-	t.Fatalf("no words for %s in:\n%s", variable, err)
-	return ""
-}
-
 func (f *fixture) shapes() []string {
-	f.t.Helper()
-	return f.rows(`select name, type, '"' || base_url || '"' from ai_providers order by name`)
+	f.T.Helper()
+	return f.Rows(`select name, type, '"' || base_url || '"' from ai_providers order by name`)
 }
 
 func TestO3_TheWordsOfTheErrorSettleIt(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.seeded("OPENAI_KEY=key", "OPENAI_BASE_URL=https://old/", "PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=other", "PROVIDER_0_BEDROCK_REGION=old", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=same")
+	f.Seeded("OPENAI_KEY=key", "OPENAI_BASE_URL=https://old/", "PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=other", "PROVIDER_0_BEDROCK_REGION=old", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=same")
 	environ := []string{
 		"OPENAI_KEY=rotated", "OPENAI_BASE_URL=https://new/", "PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=other", "PROVIDER_0_BEDROCK_REGION=new",
 		"PROVIDER_0_BEDROCK_MODEL=m", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=same",
 	}
-	drift := f.driftOf(f.parse(slices.Clone(environ)...))
+	drift := f.DriftOf(f.Parse(slices.Clone(environ)...))
 	require.Len(t, drift.Providers, 2)
 
 	t.Run("keep leaves the rows, for as long as both sides stay", func(t *testing.T) {
-		before := f.state()
-		kept := f.parse(append(slices.Clone(environ), wordsFor(t, drift, "DRIFT_KEEP"))...)
+		before := f.State()
+		kept := f.Parse(append(slices.Clone(environ), storetest.WordsFor(t, drift, "DRIFT_KEEP"))...)
 		for range 2 {
-			require.NoError(t, f.seed(kept))
-			require.Equal(t, before, f.state())
+			require.NoError(t, f.Seed(kept))
+			require.Equal(t, before, f.State())
 		}
-		require.Contains(t, f.logs.String(), "drift settled by CODER_AIBRIDGE_DRIFT_KEEP: the database's values stay in use provider=openai")
+		require.Contains(t, f.Logs.String(), "drift settled by CODER_AIBRIDGE_DRIFT_KEEP: the database's values stay in use provider=openai")
 	})
 	t.Run("adopt takes the environment's shape and settings, and leaves the keys", func(t *testing.T) {
-		keys := f.rows(`select xmin, id, api_key from ai_provider_keys`)
-		audits := len(f.audits.Entries())
-		adopting := f.parse(append(slices.Clone(environ), wordsFor(t, drift, "DRIFT_ADOPT"))...)
-		f.wire.reset(nil)
-		require.NoError(t, f.seed(adopting))
-		n, _ := f.wire.count()
+		keys := f.Rows(`select xmin, id, api_key from ai_provider_keys`)
+		audits := len(f.Audits.Entries())
+		adopting := f.Parse(append(slices.Clone(environ), storetest.WordsFor(t, drift, "DRIFT_ADOPT"))...)
+		f.Wire.Reset(nil)
+		require.NoError(t, f.Seed(adopting))
+		n, _ := f.Wire.Count()
 		require.LessOrEqual(t, n, 6, "one more than a first start: an update is looked at before it is committed")
 		require.Equal(t, []string{`openai openai "https://new/"`, `other anthropic ""`, `same openai ""`}, f.shapes())
-		require.Equal(t, keys, f.rows(`select xmin, id, api_key from ai_provider_keys`))
-		providers, err := f.store.Providers(context.Background())
+		require.Equal(t, keys, f.Rows(`select xmin, id, api_key from ai_provider_keys`))
+		providers, err := f.Store.Providers(context.Background())
 		require.NoError(t, err)
 		require.Equal(t, "new", providers[1].Bedrock.Region)
 		require.Equal(t, "m", providers[1].Bedrock.Model)
 
-		entries := f.audits.Entries()[audits:]
+		entries := f.Audits.Entries()[audits:]
 		require.Len(t, entries, 2)
 		require.Equal(t, aiseed.AuditUpdate, entries[0].Action)
 		require.Contains(t, string(entries[0].Old), `"base_url": "https://old/"`)
 		require.Contains(t, string(entries[0].New), `"base_url": "https://new/"`)
 
 		// The same words again do nothing but warn.
-		before := f.state()
-		require.NoError(t, f.seed(adopting))
-		require.Equal(t, before, f.state())
-		require.Contains(t, f.logs.String(), "CODER_AIBRIDGE_DRIFT_ADOPT: openai@"+drift.Providers[0].Digest+" applies to no drift that there is now")
+		before := f.State()
+		require.NoError(t, f.Seed(adopting))
+		require.Equal(t, before, f.State())
+		require.Contains(t, f.Logs.String(), "CODER_AIBRIDGE_DRIFT_ADOPT: openai@"+drift.Providers[0].Digest+" applies to no drift that there is now")
 	})
 }
 
 func TestO3_AdoptGivesKeysToARowThatHasNone(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://old/")
+	f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://old/")
 	environ := []string{"PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://new/", "PROVIDER_0_KEYS=a,b"}
-	drift := f.driftOf(f.parse(slices.Clone(environ)...))
-	require.NoError(t, f.seed(f.parse(append(slices.Clone(environ), wordsFor(t, drift, "DRIFT_ADOPT"))...)))
-	providers, err := f.store.Providers(context.Background())
+	drift := f.DriftOf(f.Parse(slices.Clone(environ)...))
+	require.NoError(t, f.Seed(f.Parse(append(slices.Clone(environ), storetest.WordsFor(t, drift, "DRIFT_ADOPT"))...)))
+	providers, err := f.Store.Providers(context.Background())
 	require.NoError(t, err)
 	require.Len(t, providers[0].Keys, 2)
 	require.Equal(t, "b", providers[0].Keys[1].APIKey.Reveal())
@@ -106,17 +87,17 @@ func TestO3_AdoptGivesKeysToARowThatHasNone(t *testing.T) {
 func TestO3_AdoptIsAllOrNothingWithWhatIsStillUnsettled(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=a", "PROVIDER_0_BASE_URL=https://old/", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=b", "PROVIDER_1_BASE_URL=https://old/")
+	f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=a", "PROVIDER_0_BASE_URL=https://old/", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=b", "PROVIDER_1_BASE_URL=https://old/")
 	environ := []string{"PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=a", "PROVIDER_0_BASE_URL=https://new/", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=b", "PROVIDER_1_BASE_URL=https://new/", "ANTHROPIC_KEY=k"}
-	drift := f.driftOf(f.parse(slices.Clone(environ)...))
-	before := f.state()
-	half := f.parse(append(slices.Clone(environ), "DRIFT_ADOPT=a@"+drift.Providers[0].Digest)...)
-	again := f.driftOf(half)
+	drift := f.DriftOf(f.Parse(slices.Clone(environ)...))
+	before := f.State()
+	half := f.Parse(append(slices.Clone(environ), "DRIFT_ADOPT=a@"+drift.Providers[0].Digest)...)
+	again := f.DriftOf(half)
 	require.Len(t, again.Providers, 1)
 	require.Equal(t, "b", again.Providers[0].Name)
-	require.Equal(t, before, f.state())
-	mixed := f.parse(append(slices.Clone(environ), "DRIFT_ADOPT=a@"+drift.Providers[0].Digest, "DRIFT_KEEP=b@"+drift.Providers[1].Digest)...)
-	require.NoError(t, f.seed(mixed))
+	require.Equal(t, before, f.State())
+	mixed := f.Parse(append(slices.Clone(environ), "DRIFT_ADOPT=a@"+drift.Providers[0].Digest, "DRIFT_KEEP=b@"+drift.Providers[1].Digest)...)
+	require.NoError(t, f.Seed(mixed))
 	require.Equal(t, []string{`a openai "https://new/"`, `anthropic anthropic "https://api.anthropic.com/"`, `b openai "https://old/"`}, f.shapes())
 }
 
@@ -128,32 +109,32 @@ func TestO3_TheWordsNeverApplyToALaterDifference(t *testing.T) {
 			return environ
 		},
 		"the database moved on": func(f *fixture, environ []string) []string {
-			f.exec(`update ai_providers set base_url = 'https://other/'`)
+			f.Exec(`update ai_providers set base_url = 'https://other/'`)
 			return environ
 		},
 		"the database went there and back": func(f *fixture, environ []string) []string {
-			f.exec(`update ai_providers set base_url = 'https://new/'`)
-			f.exec(`update ai_providers set base_url = 'https://old/'`)
+			f.Exec(`update ai_providers set base_url = 'https://new/'`)
+			f.Exec(`update ai_providers set base_url = 'https://old/'`)
 			return environ
 		},
 		"the provider was created anew": func(f *fixture, environ []string) []string {
-			f.exec(`update ai_providers set deleted = true`)
-			f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://old/')`)
+			f.Exec(`update ai_providers set deleted = true`)
+			f.Exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://old/')`)
 			return environ
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			f.seeded("OPENAI_KEY=key", "OPENAI_BASE_URL=https://old/")
+			f.Seeded("OPENAI_KEY=key", "OPENAI_BASE_URL=https://old/")
 			environ := []string{"OPENAI_KEY=key", "OPENAI_BASE_URL=https://new/"}
-			drift := f.driftOf(f.parse(slices.Clone(environ)...))
-			words := wordsFor(t, drift, "DRIFT_ADOPT")
+			drift := f.DriftOf(f.Parse(slices.Clone(environ)...))
+			words := storetest.WordsFor(t, drift, "DRIFT_ADOPT")
 			environ = change(f, environ)
-			before := f.state()
-			f.driftOf(f.parse(append(environ, words)...))
-			require.Equal(t, before, f.state())
-			require.Contains(t, strings.Join(f.logs.Warnings(), "\n"), "applies to no drift that there is now, and has no effect; remove it")
+			before := f.State()
+			f.DriftOf(f.Parse(append(environ, words)...))
+			require.Equal(t, before, f.State())
+			require.Contains(t, strings.Join(f.Logs.Warnings(), "\n"), "applies to no drift that there is now, and has no effect; remove it")
 		})
 	}
 }
@@ -161,16 +142,16 @@ func TestO3_TheWordsNeverApplyToALaterDifference(t *testing.T) {
 func TestO3_RotationAndRenamingAreNoChange(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.keyring = keyring(t, 1)
-	f.store, _ = f.open()
-	f.seeded("BEDROCK_REGION=old")
-	drift := f.driftOf(f.parse("BEDROCK_REGION=new"))
-	f.keyring = keyring(t, 2, 1)
-	f.store, _ = f.open()
-	_, err := f.store.Rotate(context.Background())
+	f.Keyring = storetest.Keyring(t, 1)
+	f.Store, _ = f.Open()
+	f.Seeded("BEDROCK_REGION=old")
+	drift := f.DriftOf(f.Parse("BEDROCK_REGION=new"))
+	f.Keyring = storetest.Keyring(t, 2, 1)
+	f.Store, _ = f.Open()
+	_, err := f.Store.Rotate(context.Background())
 	require.NoError(t, err)
-	f.exec(`update ai_providers set enabled = false, display_name = 'x'`)
-	require.NoError(t, f.seed(f.parse("BEDROCK_REGION=new", wordsFor(t, drift, "DRIFT_KEEP"))), "what was kept stays kept")
+	f.Exec(`update ai_providers set enabled = false, display_name = 'x'`)
+	require.NoError(t, f.Seed(f.Parse("BEDROCK_REGION=new", storetest.WordsFor(t, drift, "DRIFT_KEEP"))), "what was kept stays kept")
 }
 
 func TestO3_Typos(t *testing.T) {
@@ -210,8 +191,8 @@ func TestO3_Typos(t *testing.T) {
 	t.Run("an unknown name is a warning, as is a variable of another name", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
-		f.seeded("OPENAI_KEY=key", "DRIFT_ADOPT=opneai@0123456789abcdef", "DRIFT_ADPOT=x")
-		warnings := strings.Join(f.logs.Warnings(), "\n")
+		f.Seeded("OPENAI_KEY=key", "DRIFT_ADOPT=opneai@0123456789abcdef", "DRIFT_ADPOT=x")
+		warnings := strings.Join(f.Logs.Warnings(), "\n")
 		require.Contains(t, warnings, "opneai@0123456789abcdef applies to no drift")
 		require.Contains(t, warnings, "variable=CODER_AIBRIDGE_DRIFT_ADPOT")
 	})
@@ -234,15 +215,15 @@ func TestO2_WhoMovedSinceTheRowWasSeeded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://old/")
+			f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://old/")
 			if tt.sql != "" {
-				f.exec(tt.sql)
+				f.Exec(tt.sql)
 			}
-			cfg := f.parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL="+tt.environ)
-			plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.store, cfg, slog.Logger{})
+			cfg := f.Parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL="+tt.environ)
+			plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.Store, cfg, slog.Logger{})
 			require.NoError(t, err)
 			require.Equal(t, tt.want, plan.Steps[0].Moved)
-			drift := f.driftOf(cfg)
+			drift := f.DriftOf(cfg)
 			require.Equal(t, tt.want, drift.Providers[0].Moved)
 			require.Equal(t, plan.Steps[0].Digest, drift.Providers[0].Digest)
 		})
@@ -271,13 +252,13 @@ func (w *world) tamper(t *rapid.T) {
 	name := string(rune('a' + rapid.IntRange(0, 2).Draw(t, "name")))
 	switch rapid.IntRange(0, 3).Draw(t, "tamper") {
 	case 0:
-		w.exec(`update ai_providers set deleted = true where name = $1`, name)
+		w.Exec(`update ai_providers set deleted = true where name = $1`, name)
 	case 1:
-		w.exec(`update ai_providers set base_url = 'https://' || $2 || '/' where name = $1 and not deleted`, name, rapid.SampledFrom(w.values).Draw(t, "url"))
+		w.Exec(`update ai_providers set base_url = 'https://' || $2 || '/' where name = $1 and not deleted`, name, rapid.SampledFrom(w.values).Draw(t, "url"))
 	case 2:
-		w.exec(`update ai_providers set enabled = not enabled where name = $1`, name)
+		w.Exec(`update ai_providers set enabled = not enabled where name = $1`, name)
 	case 3:
-		w.exec(`delete from ai_provider_keys k using ai_providers p where p.id = k.provider_id and p.name = $1`, name)
+		w.Exec(`delete from ai_provider_keys k using ai_providers p where p.id = k.provider_id and p.name = $1`, name)
 	}
 }
 
@@ -288,18 +269,18 @@ func TestO1_APlanIsWhatTheStartDoes(t *testing.T) {
 	f := setup(t)
 	ctx := context.Background()
 	// Chance may bring no adoption, so the first one is sure.
-	f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://x/")
+	f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://x/")
 	moved := []string{"PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://y/"}
-	cfg := f.parse(append(moved, wordsFor(t, f.seed(f.parse(moved...)), "DRIFT_ADOPT"))...)
-	plan, err := aiseed.PlanAIProvidersFromEnv(ctx, f.store, cfg, slog.Logger{})
+	cfg := f.Parse(append(moved, storetest.WordsFor(t, f.Seed(f.Parse(moved...)), "DRIFT_ADOPT"))...)
+	plan, err := aiseed.PlanAIProvidersFromEnv(ctx, f.Store, cfg, slog.Logger{})
 	require.NoError(t, err)
 	require.Equal(t, aiseed.ActionAdopt, plan.Steps[0].Action)
-	require.NoError(t, f.seed(cfg))
-	require.Equal(t, []string{"https://y/"}, f.rows(`select base_url from ai_providers`))
+	require.NoError(t, f.Seed(cfg))
+	require.Equal(t, []string{"https://y/"}, f.Rows(`select base_url from ai_providers`))
 
 	rapid.Check(t, func(rt *rapid.T) {
 		// Or after a while every name has a tombstone, and nothing happens any more.
-		f.exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits`)
+		f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits`)
 		w := &world{fixture: f, values: []string{"x", "y"}}
 		var environ, settings []string
 		steps := rapid.IntRange(1, 6).Draw(rt, "steps")
@@ -308,14 +289,14 @@ func TestO1_APlanIsWhatTheStartDoes(t *testing.T) {
 				w.tamper(rt)
 				environ = w.environ(rt, nil)
 			}
-			cfg := f.parse(append(slices.Clone(environ), settings...)...)
-			before := f.state()
+			cfg := f.Parse(append(slices.Clone(environ), settings...)...)
+			before := f.State()
 			rows := f.liveRows()
-			plan, err := aiseed.PlanAIProvidersFromEnv(ctx, f.store, cfg, slog.Logger{})
+			plan, err := aiseed.PlanAIProvidersFromEnv(ctx, f.Store, cfg, slog.Logger{})
 			require.NoError(rt, err)
-			require.Equal(rt, before, f.state(), "a plan writes nothing")
-			f.logs = &aiseed.LogRecorder{}
-			err = f.seed(cfg)
+			require.Equal(rt, before, f.State(), "a plan writes nothing")
+			f.Logs = &testkit.LogRecorder{}
+			err = f.Seed(cfg)
 
 			var wantDrifted, drifted, words []string
 			writes := 0
@@ -329,7 +310,7 @@ func TestO1_APlanIsWhatTheStartDoes(t *testing.T) {
 				}
 				if s.Action != aiseed.ActionAdopt {
 					for _, warning := range s.Warnings {
-						require.Contains(rt, f.logs.String(), warning)
+						require.Contains(rt, f.Logs.String(), warning)
 					}
 				}
 			}
@@ -344,7 +325,7 @@ func TestO1_APlanIsWhatTheStartDoes(t *testing.T) {
 			require.Equal(rt, wantDrifted, drifted)
 			settings = nil
 			if len(drifted) > 0 || writes == 0 {
-				require.Equal(rt, before, f.state())
+				require.Equal(rt, before, f.State())
 				if len(words) > 0 {
 					settings = []string{rapid.SampledFrom([]string{"DRIFT_ADOPT=", "DRIFT_KEEP="}).Draw(rt, "settle") + strings.Join(words, ",")}
 				}
@@ -369,9 +350,9 @@ func TestO1_APlanIsWhatTheStartDoes(t *testing.T) {
 
 // liveRows are the live providers by name, as text.
 func (f *fixture) liveRows() map[string]string {
-	f.t.Helper()
+	f.T.Helper()
 	out := map[string]string{}
-	for _, row := range f.rows(`select name, to_jsonb(p)::text from ai_providers p where not deleted`) {
+	for _, row := range f.Rows(`select name, to_jsonb(p)::text from ai_providers p where not deleted`) {
 		name, text, _ := strings.Cut(row, " ")
 		out[name] = text
 	}
@@ -384,27 +365,27 @@ func TestO3_StaleSettingsNeverChangeARow(t *testing.T) {
 	f := setup(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		// Or after a while every name has a tombstone, and nothing happens any more.
-		f.exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits`)
+		f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits`)
 		w := &world{fixture: f, values: []string{"x", "y"}}
 		var stale []string // words that were printed, and whose difference is over
 		for range rapid.IntRange(1, 5).Draw(rt, "steps") {
 			environ := w.environ(rt, nil)
 			var drift *aiseed.DriftError
-			if errors.As(f.seed(f.parse(slices.Clone(environ)...)), &drift) {
+			if errors.As(f.Seed(f.Parse(slices.Clone(environ)...)), &drift) {
 				for _, p := range drift.Providers {
 					stale = append(stale, p.Name+"@"+p.Digest)
 				}
 				// One side changes: the row, through a change and back.
-				f.exec(`update ai_providers set base_url = base_url || 'z' where not deleted`)
-				f.exec(`update ai_providers set base_url = left(base_url, -1) where not deleted`)
+				f.Exec(`update ai_providers set base_url = base_url || 'z' where not deleted`)
+				f.Exec(`update ai_providers set base_url = left(base_url, -1) where not deleted`)
 			}
 			w.tamper(rt)
 			if len(stale) == 0 {
 				continue
 			}
-			before := f.rows(`select id, type, base_url, settings, revision from ai_providers order by id`)
-			_ = f.seed(f.parse(append(w.environ(rt, nil), "DRIFT_ADOPT="+strings.Join(stale, ","))...))
-			after := f.rows(`select id, type, base_url, settings, revision from ai_providers order by id`)
+			before := f.Rows(`select id, type, base_url, settings, revision from ai_providers order by id`)
+			_ = f.Seed(f.Parse(append(w.environ(rt, nil), "DRIFT_ADOPT="+strings.Join(stale, ","))...))
+			after := f.Rows(`select id, type, base_url, settings, revision from ai_providers order by id`)
 			for _, row := range before {
 				require.Contains(rt, after, row)
 			}

@@ -15,6 +15,7 @@ import (
 	"cdr.dev/slog/v3"
 	"github.com/stretchr/testify/require"
 
+	"example.com/aiseed/internal/testkit"
 	"example.com/aiseed/internal/text"
 )
 
@@ -30,7 +31,7 @@ func vars(lines ...string) []string {
 // line each, and the warnings of both steps.
 func wanted(t *testing.T, environ []string) (providers, warnings []string) {
 	t.Helper()
-	logs := &LogRecorder{}
+	logs := &testkit.LogRecorder{}
 	cfg, err := ParseEnviron(context.Background(), environ, logs.Logger())
 	require.NoError(t, err)
 	want, err := normalise(cfg)
@@ -432,13 +433,13 @@ func TestConfigProblems(t *testing.T) {
 // E10: every mistake of the file, in a text that a person reads; golden.
 func TestE10_AllMistakesAtOnce(t *testing.T) {
 	t.Parallel()
-	environ := Environ(t, "mistakes.env")
-	logs := &LogRecorder{}
+	environ := testkit.Environ(t, "testdata/mistakes.env")
+	logs := &testkit.LogRecorder{}
 	_, err := ParseEnviron(context.Background(), environ, logs.Logger())
 	require.Error(t, err)
-	Golden(t, "mistakes.error.txt", err.Error()+"\n")
+	testkit.Golden(t, "mistakes.error.txt", err.Error()+"\n")
 	require.Equal(t, []string{"WARN unknown environment variable is ignored; check its spelling variable=CODER_AIBRIDGE_PROVIDER_2_TPYE"}, logs.Warnings())
-	RequireNoSecret(t, environ, err.Error()+logs.String())
+	testkit.RequireNoSecret(t, environ, err.Error()+logs.String())
 
 	for range 20 { // in a stable order, whatever the environment's
 		rand.Shuffle(len(environ), func(i, j int) { environ[i], environ[j] = environ[j], environ[i] })
@@ -449,7 +450,7 @@ func TestE10_AllMistakesAtOnce(t *testing.T) {
 
 func TestE1_EnvironmentIsNeitherChangedNorTheProcesss(t *testing.T) {
 	t.Setenv("CODER_AIBRIDGE_OPENAI_KEY", "from-the-process")
-	environ := Environ(t, "gateway.env")
+	environ := testkit.Environ(t, "testdata/gateway.env")
 	before := slices.Clone(environ)
 	cfg, err := ParseEnviron(context.Background(), environ, slog.Logger{})
 	require.NoError(t, err)
@@ -599,7 +600,7 @@ func TestN10_ConfigBuiltByHandPassesTheSameChecks(t *testing.T) {
 		},
 	})
 	require.ErrorIs(t, err, ErrInvalidConfig)
-	Golden(t, "by-hand.error.txt", err.Error()+"\n")
+	testkit.Golden(t, "by-hand.error.txt", err.Error()+"\n")
 
 	want, err := normalise(Config{Providers: []ProviderConfig{{Type: "anthropic", Keys: secrets("k1", "k2"), BedrockRegion: "r"}}})
 	require.NoError(t, err)

@@ -17,6 +17,8 @@ import (
 
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
 func TestL1_LockKeyIsFrozenAndOfTheSchema(t *testing.T) {
@@ -27,41 +29,41 @@ func TestL1_LockKeyIsFrozenAndOfTheSchema(t *testing.T) {
 
 // hold takes the lock of a schema until the test ends.
 func (f *fixture) hold(schema string) *pgx.Conn {
-	f.t.Helper()
-	config := f.pool.Config().ConnConfig.Copy()
+	f.T.Helper()
+	config := f.Pool.Config().ConnConfig.Copy()
 	config.RuntimeParams["application_name"] = "the holder"
 	conn, err := pgx.ConnectConfig(context.Background(), config)
-	require.NoError(f.t, err)
-	f.t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	require.NoError(f.T, err)
+	f.T.Cleanup(func() { _ = conn.Close(context.Background()) })
 	_, err = conn.Exec(context.Background(), "begin")
-	require.NoError(f.t, err)
+	require.NoError(f.T, err)
 	_, err = conn.Exec(context.Background(), "select pg_advisory_xact_lock($1)", aiseed.LockKey(schema))
-	require.NoError(f.t, err)
+	require.NoError(f.T, err)
 	return conn
 }
 
 func TestL1_AnotherSchemaDoesNotBlock(t *testing.T) {
 	t.Parallel()
-	f := setup(t, lockTimeout(100*time.Millisecond))
+	f := setup(t, storetest.LockTimeout(100*time.Millisecond))
 	f.hold("other")
-	f.seeded("OPENAI_KEY=key")
+	f.Seeded("OPENAI_KEY=key")
 }
 
 func TestL1_AllWritesHoldTheLockInOneTransaction(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	// The trigger sees what the transaction of each insert holds.
-	f.exec(`create table witness (transaction xid8, locked bool)`)
-	f.exec(`create function witness() returns trigger language plpgsql as $$ begin
+	f.Exec(`create table witness (transaction xid8, locked bool)`)
+	f.Exec(`create function witness() returns trigger language plpgsql as $$ begin
 		insert into witness select pg_current_xact_id(), exists (select from pg_locks where locktype = 'advisory' and granted and mode = 'ExclusiveLock'
 			and pid = pg_backend_pid() and (classid::bigint << 32 | objid::bigint) = ` + fmt.Sprint(aiseed.LockKey("public")) + `);
 		return new; end $$`)
 	for _, table := range []string{"ai_providers", "ai_provider_keys", "ai_encryption_keys"} {
-		f.exec(`create trigger witness before insert on ` + table + ` for each row execute function witness()`)
+		f.Exec(`create trigger witness before insert on ` + table + ` for each row execute function witness()`)
 	}
-	f.exec(`create trigger witness before insert on ai_provider_audits for each row execute function witness()`)
-	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-	require.Equal(t, []string{"1 true 9"}, f.rows(`select count(distinct transaction), bool_and(locked), count(*) from witness`))
+	f.Exec(`create trigger witness before insert on ai_provider_audits for each row execute function witness()`)
+	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	require.Equal(t, []string{"1 true 9"}, f.Rows(`select count(distinct transaction), bool_and(locked), count(*) from witness`))
 }
 
 func TestL2_ReadCommittedWhateverTheDefault(t *testing.T) {
@@ -70,16 +72,16 @@ func TestL2_ReadCommittedWhateverTheDefault(t *testing.T) {
 		t.Run(isolation, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			f.exec(`do $$ begin execute format('alter database %I set default_transaction_isolation = ''` + isolation + `''', current_database()); end $$`)
-			store, w := f.open()
+			f.Exec(`do $$ begin execute format('alter database %I set default_transaction_isolation = ''` + isolation + `''', current_database()); end $$`)
+			store, w := f.Open()
 			holder := f.hold("public")
 
 			// The waiter is sure to have read without the lock, and to wait.
 			done := make(chan error, 1)
-			w.reset(nil)
-			cfg := f.parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+			w.Reset(nil)
+			cfg := f.Parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
 			go func() {
-				done <- aiseed.SeedAIProvidersFromEnv(context.Background(), store, cfg, f.audits, slog.Logger{})
+				done <- aiseed.SeedAIProvidersFromEnv(context.Background(), store, cfg, f.Audits, slog.Logger{})
 			}()
 			f.waitForWaiter()
 			_, err := holder.Exec(context.Background(), `insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://api.openai.com/v1/')`)
@@ -87,9 +89,9 @@ func TestL2_ReadCommittedWhateverTheDefault(t *testing.T) {
 			_, err = holder.Exec(context.Background(), "commit")
 			require.NoError(t, err)
 
-			require.NoError(t, awaited(t, done))
-			require.Equal(t, []string{"anthropic 1", "openai 0"}, f.rows(`select name, (select count(*) from ai_provider_keys where provider_id = p.id) from ai_providers p order by name`))
-			n, _ := w.count()
+			require.NoError(t, testkit.Awaited(t, done))
+			require.Equal(t, []string{"anthropic 1", "openai 0"}, f.Rows(`select name, (select count(*) from ai_provider_keys where provider_id = p.id) from ai_providers p order by name`))
+			n, _ := w.Count()
 			require.LessOrEqual(t, n, 5, "what the holder committed is seen at once, without a failed attempt")
 		})
 	}
@@ -97,18 +99,18 @@ func TestL2_ReadCommittedWhateverTheDefault(t *testing.T) {
 
 // waitForWaiter returns when someone waits for an advisory lock.
 func (f *fixture) waitForWaiter() {
-	f.t.Helper()
-	require.Eventually(f.t, func() bool {
-		return len(f.rows(`select pid from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())`)) > 0
-	}, patience, time.Millisecond)
+	f.T.Helper()
+	require.Eventually(f.T, func() bool {
+		return len(f.Rows(`select pid from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())`)) > 0
+	}, testkit.Patience, time.Millisecond)
 }
 
 func TestL3_LockTimeoutNamesKeyAndHolder(t *testing.T) {
 	t.Parallel()
-	f := setup(t, lockTimeout(50*time.Millisecond))
-	before := f.state()
+	f := setup(t, storetest.LockTimeout(50*time.Millisecond))
+	before := f.State()
 	holder := f.hold("public")
-	err := f.seed(f.parse("OPENAI_KEY=key"))
+	err := f.Seed(f.Parse("OPENAI_KEY=key"))
 	require.ErrorIs(t, err, aiseed.ErrLockTimeout)
 	var timeout *aiseed.LockTimeoutError
 	require.ErrorAs(t, err, &timeout)
@@ -118,7 +120,7 @@ func TestL3_LockTimeoutNamesKeyAndHolder(t *testing.T) {
 	require.Equal(t, "the holder", timeout.Holder.ApplicationName)
 	var since time.Time
 	var address string // none over a socket
-	f.scan(fmt.Sprintf(`select xact_start, coalesce(host(client_addr), '') from pg_stat_activity where pid = %d`, timeout.Holder.PID), &since, &address)
+	f.Scan(fmt.Sprintf(`select xact_start, coalesce(host(client_addr), '') from pg_stat_activity where pid = %d`, timeout.Holder.PID), &since, &address)
 	require.True(t, since.Equal(timeout.Holder.Since))
 	require.Equal(t, address, timeout.Holder.ClientAddr)
 	from := ""
@@ -128,20 +130,20 @@ func TestL3_LockTimeoutNamesKeyAndHolder(t *testing.T) {
 	require.ErrorContains(t, err, fmt.Sprintf("waited 50ms for advisory lock %d", timeout.Key))
 	require.ErrorContains(t, err, fmt.Sprintf(`Holder: pid %d, application "the holder", %ssince `, timeout.Holder.PID, from))
 	require.ErrorContains(t, err, "select pg_terminate_backend(")
-	require.Equal(t, before, f.state())
+	require.Equal(t, before, f.State())
 	require.NoError(t, holder.Close(context.Background()))
-	f.requireIdle()
-	require.NoError(t, f.seed(f.parse("OPENAI_KEY=key")), "the same store goes on")
+	f.RequireIdle()
+	require.NoError(t, f.Seed(f.Parse("OPENAI_KEY=key")), "the same store goes on")
 }
 
 func TestL3_WaiterIsNotTakenForTheHolder(t *testing.T) {
 	t.Parallel()
-	f := setup(t, lockTimeout(50*time.Millisecond))
+	f := setup(t, storetest.LockTimeout(50*time.Millisecond))
 	holder := f.hold("public")
 	ctx, cancel := context.WithCancel(context.Background())
 	var waiters sync.WaitGroup
 	for range 8 { // so many that one of them would be named by chance
-		conn, err := pgx.ConnectConfig(ctx, f.pool.Config().ConnConfig)
+		conn, err := pgx.ConnectConfig(ctx, f.Pool.Config().ConnConfig)
 		require.NoError(t, err)
 		waiters.Go(func() {
 			_, _ = conn.Exec(ctx, "select pg_advisory_xact_lock($1)", aiseed.LockKey("public"))
@@ -152,10 +154,10 @@ func TestL3_WaiterIsNotTakenForTheHolder(t *testing.T) {
 	defer waiters.Wait()
 	defer cancel()
 	require.Eventually(t, func() bool {
-		return f.rows(`select count(*) from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())`)[0] == "8"
-	}, patience, time.Millisecond)
+		return f.Rows(`select count(*) from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())`)[0] == "8"
+	}, testkit.Patience, time.Millisecond)
 	var timeout *aiseed.LockTimeoutError
-	require.ErrorAs(t, f.seed(f.parse("OPENAI_KEY=key")), &timeout)
+	require.ErrorAs(t, f.Seed(f.Parse("OPENAI_KEY=key")), &timeout)
 	require.NotNil(t, timeout.Holder)
 	require.EqualValues(t, holder.PgConn().PID(), timeout.Holder.PID)
 }
@@ -164,14 +166,14 @@ func TestL3_WaiterIsNotTakenForTheHolder(t *testing.T) {
 // be had, and nobody else has to be ended for the sake of the advisory one.
 func TestL3_AnotherLockIsNotTakenForTheAdvisoryOne(t *testing.T) {
 	t.Parallel()
-	f := setup(t, lockTimeout(50*time.Millisecond))
-	tx, err := f.pool.Begin(context.Background())
+	f := setup(t, storetest.LockTimeout(50*time.Millisecond))
+	tx, err := f.Pool.Begin(context.Background())
 	require.NoError(t, err)
-	f.wire.reset(once(pass, "pg_advisory_xact_lock", func() {
+	f.Wire.Reset(testkit.Once(testkit.Pass, "pg_advisory_xact_lock", func() {
 		_, err := tx.Exec(context.Background(), `lock table ai_providers`)
 		require.NoError(t, err)
 	}))
-	err = f.seed(f.parse("OPENAI_KEY=key"))
+	err = f.Seed(f.Parse("OPENAI_KEY=key"))
 	require.NoError(t, tx.Rollback(context.Background()))
 	require.NotErrorIs(t, err, aiseed.ErrLockTimeout)
 	require.ErrorContains(t, err, "SQLSTATE 55P03: another transaction holds a lock on these rows")
@@ -180,11 +182,11 @@ func TestL3_AnotherLockIsNotTakenForTheAdvisoryOne(t *testing.T) {
 // To the server a timeout of 0 is none at all.
 func TestL3_TinyLockTimeoutIsNotForEver(t *testing.T) {
 	t.Parallel()
-	f := setup(t, lockTimeout(time.Microsecond))
+	f := setup(t, storetest.LockTimeout(time.Microsecond))
 	f.hold("public")
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
-	err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+	err := aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
 	require.ErrorIs(t, err, aiseed.ErrLockTimeout)
 }
 
@@ -199,18 +201,18 @@ func TestL3_TimeoutsAsTheServerIsToldThem(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := setup(t, lockTimeout(tt.lockTimeout), auditTimeout(0))
-			f.wire.reset(nil)
+			f := setup(t, storetest.LockTimeout(tt.lockTimeout), storetest.AuditTimeout(0))
+			f.Wire.Reset(nil)
 			// What is told is all that counts: on a busy machine a second can be too
 			// short for the rest of a seed.
-			_ = f.seed(f.parse("OPENAI_KEY=key"))
-			_, _ = f.store.DeliverAudits(context.Background(), f.audits)
-			_, sent := f.wire.count()
+			_ = f.Seed(f.Parse("OPENAI_KEY=key"))
+			_, _ = f.Store.DeliverAudits(context.Background(), f.Audits)
+			_, sent := f.Wire.Count()
 			parameters := func(lock, idle string) string { // of a Bind message: each with its length before it
 				return fmt.Sprintf("\x00\x02\x00\x00\x00%c%s\x00\x00\x00%c%s", len(lock), lock, len(idle), idle)
 			}
 			require.Contains(t, sent, parameters(tt.lock, tt.idle), "of the seed")
-			deliver := fmt.Sprint((10*time.Second + 2*aiseed.CleanupTimeout).Milliseconds())
+			deliver := fmt.Sprint((10*time.Second + 2*storetest.CleanupTimeout).Milliseconds())
 			require.Contains(t, sent, parameters(tt.lock, deliver), "of the delivery of audits")
 		})
 	}
@@ -219,11 +221,11 @@ func TestL3_TimeoutsAsTheServerIsToldThem(t *testing.T) {
 func TestL3_HolderOfAnotherRoleShowsWhatTheServerShows(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	role := f.role("role_of_")
-	f.exec(fmt.Sprintf(grantTables, role))
-	store, _ := f.open(lockTimeout(50*time.Millisecond), func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.User = role })
+	role := f.Role("role_of_")
+	f.Exec(fmt.Sprintf(storetest.GrantTables, role))
+	store, _ := f.Open(storetest.LockTimeout(50*time.Millisecond), func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.User = role })
 	f.hold("public")
-	err := aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+	err := aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
 	var timeout *aiseed.LockTimeoutError
 	require.ErrorAs(t, err, &timeout)
 	require.NotNil(t, timeout.Holder)
@@ -235,100 +237,90 @@ func TestL3_SilentHolderIsEndedByTheServer(t *testing.T) {
 	f := setup(t)
 	// One that took the lock as a seed does, and then says nothing: the wire
 	// stops there, as a stopped process would.
-	silent, w := f.open(lockTimeout(time.Second))
+	silent, w := f.Open(storetest.LockTimeout(time.Second))
 	stop, stopped := make(chan struct{}), make(chan struct{})
-	w.reset(once(pass, "insert into", func() { close(stopped); <-stop }))
+	w.Reset(testkit.Once(testkit.Pass, "insert into", func() { close(stopped); <-stop }))
 	wakeUp := sync.OnceFunc(func() { close(stop) })
 	defer wakeUp()
 	done := make(chan error, 1)
-	cfg := f.parse("OPENAI_KEY=key")
+	cfg := f.Parse("OPENAI_KEY=key")
 	go func() {
-		done <- aiseed.SeedAIProvidersFromEnv(context.Background(), silent, cfg, f.audits, slog.Logger{})
+		done <- aiseed.SeedAIProvidersFromEnv(context.Background(), silent, cfg, f.Audits, slog.Logger{})
 	}()
-	awaited(t, stopped)
-	require.NoError(t, f.seed(cfg), "gets through once the server ended the silent one")
+	testkit.Awaited(t, stopped)
+	require.NoError(t, f.Seed(cfg), "gets through once the server ended the silent one")
 	wakeUp()
-	if err := awaited(t, done); err != nil {
+	if err := testkit.Awaited(t, done); err != nil {
 		// Its second is over before it could ask. The next test gives it the time.
 		require.ErrorIs(t, err, aiseed.ErrCommitUnknown)
 	}
-	require.Len(t, f.rows(`select id from ai_providers`), 1)
-	require.Len(t, f.audits.Entries(), 2)
+	require.Len(t, f.Rows(`select id from ai_providers`), 1)
+	require.Len(t, f.Audits.Entries(), 2)
 }
 
 func TestL3_HolderThatWasEndedFindsItsWorkDone(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	silent, w := f.open()
-	cfg := f.parse("OPENAI_KEY=key")
-	w.reset(once(pass, "insert into", func() {
-		f.exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
-		assert.NoError(t, f.seed(cfg))
+	silent, w := f.Open()
+	cfg := f.Parse("OPENAI_KEY=key")
+	w.Reset(testkit.Once(testkit.Pass, "insert into", func() {
+		f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
+		assert.NoError(t, f.Seed(cfg))
 	}))
-	require.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), silent, cfg, f.audits, slog.Logger{}))
-	require.Len(t, f.rows(`select id from ai_providers`), 1)
-	require.Len(t, f.audits.Entries(), 2)
-}
-
-// withoutLock replaces the advisory lock by one that locks nothing.
-func withoutLock(_ *aiseed.StoreOptions, c *pgxpool.Config) {
-	c.ConnConfig.RuntimeParams["search_path"] = "nolock, pg_catalog, public"
-}
-
-func (f *fixture) createNoLock() {
-	f.exec(`create schema nolock`)
-	f.exec(`create function nolock.pg_advisory_xact_lock(bigint) returns void language sql as 'select'`)
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), silent, cfg, f.Audits, slog.Logger{}))
+	require.Len(t, f.Rows(`select id from ai_providers`), 1)
+	require.Len(t, f.Audits.Entries(), 2)
 }
 
 func TestL4_CorrectWithoutTheLock(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.createNoLock()
-	cfg := f.parseEnviron(aiseed.Environ(t, "gateway.env"))
+	f.CreateNoLock()
+	cfg := f.ParseEnviron(testkit.Environ(t, "testdata/gateway.env"))
 	stores := make([]*aiseed.Store, 8)
 	for i := range stores {
-		stores[i], _ = f.open(withoutLock)
+		stores[i], _ = f.Open(storetest.WithoutLock)
 	}
 	var all sync.WaitGroup
 	for _, store := range stores {
 		all.Go(func() {
-			assert.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), store, cfg, f.audits, slog.Logger{}))
+			assert.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), store, cfg, f.Audits, slog.Logger{}))
 		})
 	}
 	all.Wait()
-	require.Equal(t, []string{"6 6 4"}, f.rows(`select count(*), count(distinct name), (select count(*) from ai_provider_keys) from ai_providers`))
-	require.Equal(t, []string{"10"}, f.rows(`select count(*) from ai_provider_audits`))
+	require.Equal(t, []string{"6 6 4"}, f.Rows(`select count(*), count(distinct name), (select count(*) from ai_provider_keys) from ai_providers`))
+	require.Equal(t, []string{"10"}, f.Rows(`select count(*) from ai_provider_audits`))
 }
 
 func TestL4_RowThatAppearsBetweenReadAndInsertIsReadAgain(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	cfg := f.parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-	f.wire.reset(once(pass, "insert into", func() {
-		f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://api.openai.com/v1/')`)
+	cfg := f.Parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	f.Wire.Reset(testkit.Once(testkit.Pass, "insert into", func() {
+		f.Exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://api.openai.com/v1/')`)
 	}))
-	require.NoError(t, f.seed(cfg))
-	require.Equal(t, []string{"anthropic", "openai"}, f.rows(`select name from ai_providers order by name`))
-	require.Equal(t, []string{"anthropic", "anthropic"}, f.rows(`select provider_name from ai_provider_audits`), "what was rolled back left no audit")
+	require.NoError(t, f.Seed(cfg))
+	require.Equal(t, []string{"anthropic", "openai"}, f.Rows(`select name from ai_providers order by name`))
+	require.Equal(t, []string{"anthropic", "anthropic"}, f.Rows(`select provider_name from ai_provider_audits`), "what was rolled back left no audit")
 
 	f = setup(t)
-	f.wire.reset(once(pass, "insert into", func() {
-		f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://other/')`)
+	f.Wire.Reset(testkit.Once(testkit.Pass, "insert into", func() {
+		f.Exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://other/')`)
 	}))
-	require.ErrorIs(t, f.seed(cfg), aiseed.ErrDrift, "and decided again")
-	require.Equal(t, []string{"openai"}, f.rows(`select name from ai_providers order by name`))
+	require.ErrorIs(t, f.Seed(cfg), aiseed.ErrDrift, "and decided again")
+	require.Equal(t, []string{"openai"}, f.Rows(`select name from ai_providers order by name`))
 }
 
 func TestL4_TheUniqueIndexIsThere(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.seeded("OPENAI_KEY=key")
-	_, err := f.pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
-	requireRefused(t, err, "23505", "ai_providers_live_name_key")
-	f.exec(`update ai_providers set enabled = false`)
-	_, err = f.pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
-	requireRefused(t, err, "23505", "ai_providers_live_name_key", "a disabled row is a live one")
-	f.exec(`insert into ai_providers (id, type, name, deleted) values (gen_random_uuid(), 'openai', 'openai', true), (gen_random_uuid(), 'openai', 'openai', true)`)
+	f.Seeded("OPENAI_KEY=key")
+	_, err := f.Pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
+	testkit.RequireRefused(t, err, "23505", "ai_providers_live_name_key")
+	f.Exec(`update ai_providers set enabled = false`)
+	_, err = f.Pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
+	testkit.RequireRefused(t, err, "23505", "ai_providers_live_name_key", "a disabled row is a live one")
+	f.Exec(`insert into ai_providers (id, type, name, deleted) values (gen_random_uuid(), 'openai', 'openai', true), (gen_random_uuid(), 'openai', 'openai', true)`)
 }
 
 func TestL7_CancelledContextLeavesNothing(t *testing.T) {
@@ -341,16 +333,16 @@ func TestL7_CancelledContextLeavesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			before := f.state()
+			before := f.State()
 			ctx, cancel := context.WithCancel(context.Background())
 			if text == "" {
 				cancel()
 			}
-			f.wire.reset(f.wire.onceWritten(pass, text, cancel))
-			err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+			f.Wire.Reset(f.Wire.OnceWritten(testkit.Pass, text, cancel))
+			err := aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
 			require.ErrorIs(t, err, context.Canceled)
-			require.Equal(t, before, f.state())
-			f.requireIdle()
+			require.Equal(t, before, f.State())
+			f.RequireIdle()
 		})
 	}
 }
@@ -361,14 +353,14 @@ func TestL7_CancelledWaiterReturnsAndLeavesTheQueue(t *testing.T) {
 	holder := f.hold("public")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	cfg := f.parse("OPENAI_KEY=key")
-	go func() { done <- aiseed.SeedAIProvidersFromEnv(ctx, f.store, cfg, f.audits, slog.Logger{}) }()
+	cfg := f.Parse("OPENAI_KEY=key")
+	go func() { done <- aiseed.SeedAIProvidersFromEnv(ctx, f.Store, cfg, f.Audits, slog.Logger{}) }()
 	f.waitForWaiter()
 	cancel()
-	require.ErrorIs(t, awaited(t, done), context.Canceled, "although the lock is still held")
+	require.ErrorIs(t, testkit.Awaited(t, done), context.Canceled, "although the lock is still held")
 	require.NoError(t, holder.Close(context.Background()))
-	f.requireIdle()
-	require.Empty(t, f.rows(`select id from ai_providers`))
+	f.RequireIdle()
+	require.Empty(t, f.Rows(`select id from ai_providers`))
 }
 
 // A cancellation that comes after the commit was sent changes nothing about what
@@ -378,16 +370,16 @@ func TestL7_CancelledAfterTheCommitWasSent(t *testing.T) {
 	for range 5 {
 		f := setup(t)
 		ctx, cancel := context.WithCancel(context.Background())
-		f.wire.reset(f.wire.onceWritten(pass, "insert into", cancel))
-		err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
-		committed := len(f.rows(`select id from ai_providers`)) == 1
+		f.Wire.Reset(f.Wire.OnceWritten(testkit.Pass, "insert into", cancel))
+		err := aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
+		committed := len(f.Rows(`select id from ai_providers`)) == 1
 		require.Equal(t, committed, err == nil, "%v", err)
 		if committed {
-			require.Len(t, f.audits.Entries(), 2, "A5: the delivery is not cancelled")
+			require.Len(t, f.Audits.Entries(), 2, "A5: the delivery is not cancelled")
 		} else {
 			require.ErrorIs(t, err, context.Canceled)
 		}
-		f.requireIdle()
+		f.RequireIdle()
 	}
 }
 
@@ -398,21 +390,21 @@ func TestL7_CancelledAfterTheServerCommitted(t *testing.T) {
 	for range 5 {
 		f := setup(t)
 		ctx, cancel := context.WithCancel(context.Background())
-		f.wire.reset(f.wire.onceWritten(pass, "insert into", func() {
+		f.Wire.Reset(f.Wire.OnceWritten(testkit.Pass, "insert into", func() {
 			f.waitForProvider()
 			cancel()
 		}))
-		require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{}))
-		require.Len(t, f.rows(`select id from ai_providers`), 1)
-		require.Len(t, f.audits.Entries(), 2, "A5: the delivery is not cancelled")
-		f.requireIdle()
+		require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{}))
+		require.Len(t, f.Rows(`select id from ai_providers`), 1)
+		require.Len(t, f.Audits.Entries(), 2, "A5: the delivery is not cancelled")
+		f.RequireIdle()
 	}
 }
 
 // waitForProvider returns when a provider was committed.
 func (f *fixture) waitForProvider() {
-	f.t.Helper()
-	assert.Eventually(f.t, func() bool { return len(f.rows(`select id from ai_providers`)) > 0 }, patience, time.Millisecond)
+	f.T.Helper()
+	assert.Eventually(f.T, func() bool { return len(f.Rows(`select id from ai_providers`)) > 0 }, testkit.Patience, time.Millisecond)
 }
 
 func TestL8_AnyQueryExecMode(t *testing.T) {
@@ -421,12 +413,12 @@ func TestL8_AnyQueryExecMode(t *testing.T) {
 		t.Run(mode.String(), func(t *testing.T) {
 			t.Parallel()
 			f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode })
-			cfg := f.parseEnviron(aiseed.Environ(t, "gateway.env"))
-			f.wire.reset(nil)
-			require.NoError(t, f.seed(cfg))
-			n, _ := f.wire.count()
+			cfg := f.ParseEnviron(testkit.Environ(t, "testdata/gateway.env"))
+			f.Wire.Reset(nil)
+			require.NoError(t, f.Seed(cfg))
+			n, _ := f.Wire.Count()
 			require.LessOrEqual(t, n, 5)
-			providers, err := f.store.Providers(context.Background())
+			providers, err := f.Store.Providers(context.Background())
 			require.NoError(t, err)
 			require.Len(t, providers, 6)
 		})
@@ -436,10 +428,10 @@ func TestL8_AnyQueryExecMode(t *testing.T) {
 func TestL8_TransactionPoolingProxy(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	_, proxy := behindPgBouncer(t)
+	_, proxy := storetest.BehindPgBouncer(t)
 
 	keyring, audits := aiseedtest.NewKeyring(t), &aiseedtest.AuditRecorder{}
-	cfg, err := aiseed.ParseEnviron(ctx, aiseed.Environ(t, "gateway.env"), slog.Logger{})
+	cfg, err := aiseed.ParseEnviron(ctx, testkit.Environ(t, "testdata/gateway.env"), slog.Logger{})
 	require.NoError(t, err)
 	var all sync.WaitGroup
 	for range 16 {
@@ -449,7 +441,7 @@ func TestL8_TransactionPoolingProxy(t *testing.T) {
 				return
 			}
 			defer pool.Close()
-			store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true, LockTimeout: patience, AuditTimeout: patience})
+			store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true, LockTimeout: testkit.Patience, AuditTimeout: testkit.Patience})
 			if !assert.NoError(t, err) {
 				return
 			}
@@ -468,16 +460,16 @@ func TestL8_TransactionPoolingProxy(t *testing.T) {
 func TestL3_StatementTimeoutOfTheRoleDoesNotEndTheWait(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.exec(`create schema nolock; create table seen (statement_timeout text)`)
-	f.exec(`create function nolock.pg_advisory_xact_lock(bigint) returns void language sql as $$
+	f.Exec(`create schema nolock; create table seen (statement_timeout text)`)
+	f.Exec(`create function nolock.pg_advisory_xact_lock(bigint) returns void language sql as $$
 		insert into public.seen select current_setting('statement_timeout'); select pg_catalog.pg_advisory_xact_lock($1) $$`)
-	store, w := f.open(withoutLock, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+	store, w := f.Open(storetest.WithoutLock, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
 		c.ConnConfig.RuntimeParams["statement_timeout"] = "10min"
 	})
-	w.reset(nil)
-	require.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{}))
-	require.Equal(t, []string{"0"}, f.rows(`select statement_timeout from seen`))
-	_, sent := w.count()
+	w.Reset(nil)
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{}))
+	require.Equal(t, []string{"0"}, f.Rows(`select statement_timeout from seen`))
+	_, sent := w.Count()
 	require.Contains(t, sent, "\x00select pg_advisory_xact_lock($1)\x00", "a statement of its own: one that has begun keeps its timeout")
 }
 
@@ -498,7 +490,7 @@ func TestL8_NoSettingStaysOnTheConnection(t *testing.T) {
 	}
 	before := settings()
 	require.Contains(t, before, "lock_timeout")
-	cfg, err := aiseed.ParseEnviron(ctx, aiseed.Environ(t, "gateway.env"), slog.Logger{})
+	cfg, err := aiseed.ParseEnviron(ctx, testkit.Environ(t, "testdata/gateway.env"), slog.Logger{})
 	require.NoError(t, err)
 	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "fresh", Migrate: true})
 	require.NoError(t, err)
@@ -516,13 +508,13 @@ func TestL7_NothingIsLeftAtTheMomentOfReturn(t *testing.T) {
 	t.Parallel()
 	var n, dials atomic.Int64
 	f := setup(t, refusing(&n, &dials))
-	f.wire.reset(once(pass, "pg_advisory_xact_lock", func() {
-		f.exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://other/')`)
+	f.Wire.Reset(testkit.Once(testkit.Pass, "pg_advisory_xact_lock", func() {
+		f.Exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://other/')`)
 		dials.Store(0)
 	}))
-	require.ErrorIs(t, f.seed(f.parse("OPENAI_KEY=key")), aiseed.ErrDrift)
-	require.Empty(t, f.rows(leftOver), "asked once, not until it is true")
-	_, err := f.store.Providers(context.Background())
+	require.ErrorIs(t, f.Seed(f.Parse("OPENAI_KEY=key")), aiseed.ErrDrift)
+	require.Empty(t, f.Rows(storetest.LeftOver), "asked once, not until it is true")
+	_, err := f.Store.Providers(context.Background())
 	require.NoError(t, err)
 	require.Zero(t, dials.Load(), "the connection was good, and is used again")
 }
@@ -553,18 +545,18 @@ func TestL7_NoGoroutineOfAConnectionThatWasCutOutlivesTheCall(t *testing.T) {
 			// No answer comes before the call sees that it is cancelled.
 			holder := f.hold("public")
 			ctx, cancel := context.WithCancel(context.Background())
-			f.wire.reset(once(pass, during, func() {
+			f.Wire.Reset(testkit.Once(testkit.Pass, during, func() {
 				_, err := holder.Exec(context.Background(), `lock table ai_providers`)
 				assert.NoError(t, err)
-				f.wire.written = func() {
+				f.Wire.WhenWritten(func() {
 					cancelled.Store(true)
 					cancel()
-				}
+				})
 			}))
-			err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+			err := aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
 			close(returned)
 			require.ErrorIs(t, err, context.Canceled)
-			awaited(t, dialled)
+			testkit.Awaited(t, dialled)
 			require.False(t, early.Load())
 		})
 	}

@@ -15,6 +15,8 @@ import (
 
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
 func TestS8_MissingAndOlderSchema(t *testing.T) {
@@ -60,7 +62,7 @@ func TestS8_MigrateIsSafeUnderConcurrentStarts(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			assert.NoError(t, aiseed.Migrate(ctx, pool, "fresh"))
-			_, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "also-fresh", Migrate: true, LockTimeout: patience})
+			_, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "also-fresh", Migrate: true, LockTimeout: testkit.Patience})
 			assert.NoError(t, err)
 		})
 	}
@@ -74,14 +76,14 @@ func TestS8_OpenOnACurrentSchemaTakesNoLock(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.hold("public")
-	f.open(lockTimeout(50*time.Millisecond), func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Migrate = true })
+	f.Open(storetest.LockTimeout(50*time.Millisecond), func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Migrate = true })
 }
 
 func TestL3_MigrationThatWaitsTooLongNamesTheLock(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.hold("fresh")
-	_, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{Keyring: f.keyring, Schema: "fresh", Migrate: true, LockTimeout: 50 * time.Millisecond})
+	_, err := aiseed.Open(context.Background(), f.Pool, aiseed.StoreOptions{Keyring: f.Keyring, Schema: "fresh", Migrate: true, LockTimeout: 50 * time.Millisecond})
 	var timeout *aiseed.LockTimeoutError
 	require.ErrorAs(t, err, &timeout)
 	require.Equal(t, aiseed.LockKey("fresh"), timeout.Key)
@@ -130,9 +132,9 @@ func TestS8_FilesAreNumberedAndApplyByHand(t *testing.T) {
 func TestS4_KeyringIsCheckedBeforeTheSchemaIsChanged(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.seeded("OPENAI_KEY=key")
-	f.exec(`delete from aiseed_schema where version = $1`, aiseed.SchemaVersion())
-	_, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{Keyring: keyring(t, 2), Migrate: true})
+	f.Seeded("OPENAI_KEY=key")
+	f.Exec(`delete from aiseed_schema where version = $1`, aiseed.SchemaVersion())
+	_, err := aiseed.Open(context.Background(), f.Pool, aiseed.StoreOptions{Keyring: storetest.Keyring(t, 2), Migrate: true})
 	require.ErrorIs(t, err, aiseed.ErrKeyring)
 }
 
@@ -140,10 +142,10 @@ func TestS8_MissingTablesAreASchemaError(t *testing.T) {
 	t.Parallel()
 	for _, table := range []string{"ai_provider_keys", "ai_providers", "ai_encryption_keys"} {
 		f := setup(t)
-		f.exec(`drop table ` + table + ` cascade`)
-		_, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{AllowPlaintext: true, Migrate: true})
+		f.Exec(`drop table ` + table + ` cascade`)
+		_, err := aiseed.Open(context.Background(), f.Pool, aiseed.StoreOptions{AllowPlaintext: true, Migrate: true})
 		require.ErrorIs(t, err, aiseed.ErrSchema, "to create what was there would hide that it is lost")
-		_, err = aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{AllowPlaintext: true})
+		_, err = aiseed.Open(context.Background(), f.Pool, aiseed.StoreOptions{AllowPlaintext: true})
 		require.ErrorIs(t, err, aiseed.ErrSchema)
 		require.ErrorContains(t, err, fmt.Sprintf("says that it is at version %d, but tables are missing", aiseed.SchemaVersion()), table)
 	}
@@ -152,19 +154,19 @@ func TestS8_MissingTablesAreASchemaError(t *testing.T) {
 func TestL6_MigrationWithoutAnAnswerIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		act  action
+		act  testkit.Action
 		text string
-	}{"the commit": {cutAfter, "commit\x00"}, "the files": {cutBefore, "create table"}, "the lock": {cutAfter, "pg_advisory_xact_lock"}} {
+	}{"the commit": {testkit.CutAfter, "commit\x00"}, "the files": {testkit.CutBefore, "create table"}, "the lock": {testkit.CutAfter, "pg_advisory_xact_lock"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			_, w := f.open()
-			config := f.pool.Config().Copy()
-			config.ConnConfig.DialFunc = w.dial
+			_, w := f.Open()
+			config := f.Pool.Config().Copy()
+			config.ConnConfig.DialFunc = w.Dial
 			pool, err := pgxpool.NewWithConfig(context.Background(), config)
 			require.NoError(t, err)
 			defer pool.Close()
-			w.reset(once(tt.act, tt.text))
+			w.Reset(testkit.Once(tt.act, tt.text))
 			_, err = aiseed.Open(context.Background(), pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "fresh", Migrate: true})
 			require.NoError(t, err)
 		})
@@ -192,25 +194,25 @@ func TestS8_TablesRefuseWhatMakesNoSense(t *testing.T) {
 		{"openai", strings.Repeat("a", 256), nil, "ai_providers_name_check"},
 		{"openai", "a", "key", "ai_providers_settings_key_id_check"},
 	} {
-		_, err := f.pool.Exec(context.Background(), insert, tt.kind, tt.name, tt.keyID)
-		requireRefused(t, err, "23514", tt.constraint, "%q %q", tt.kind, tt.name)
+		_, err := f.Pool.Exec(context.Background(), insert, tt.kind, tt.name, tt.keyID)
+		testkit.RequireRefused(t, err, "23514", tt.constraint, "%q %q", tt.kind, tt.name)
 	}
 	for _, name := range []string{"a", "0-a-1", strings.Repeat("a", 255)} {
-		f.exec(insert, "openai", name, nil)
+		f.Exec(insert, "openai", name, nil)
 	}
 }
 
 func TestS8_KeysBelongToAProvider(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-	_, err := f.pool.Exec(context.Background(), `insert into ai_provider_keys (id, provider_id, position, api_key) values (gen_random_uuid(), gen_random_uuid(), 0, 'key')`)
-	requireRefused(t, err, "23503", "ai_provider_keys_provider_id_fkey")
-	_, err = f.pool.Exec(context.Background(), `insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 0, 'key' from ai_providers`)
-	requireRefused(t, err, "23505", "ai_provider_keys_position_key")
-	f.exec(`delete from ai_providers where name = 'openai'`)
-	require.Equal(t, []string{"1"}, f.rows(`select count(*) from ai_provider_keys`))
-	require.Equal(t, []string{"4"}, f.rows(`select count(*) from ai_provider_audits`), "the audits stay")
+	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	_, err := f.Pool.Exec(context.Background(), `insert into ai_provider_keys (id, provider_id, position, api_key) values (gen_random_uuid(), gen_random_uuid(), 0, 'key')`)
+	testkit.RequireRefused(t, err, "23503", "ai_provider_keys_provider_id_fkey")
+	_, err = f.Pool.Exec(context.Background(), `insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 0, 'key' from ai_providers`)
+	testkit.RequireRefused(t, err, "23505", "ai_provider_keys_position_key")
+	f.Exec(`delete from ai_providers where name = 'openai'`)
+	require.Equal(t, []string{"1"}, f.Rows(`select count(*) from ai_provider_keys`))
+	require.Equal(t, []string{"4"}, f.Rows(`select count(*) from ai_provider_audits`), "the audits stay")
 }
 
 // The order of names is that of their bytes, whatever the database's collation:
@@ -218,7 +220,7 @@ func TestS8_KeysBelongToAProvider(t *testing.T) {
 func TestS8_NamesAreOrderedByTheirBytes(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	require.Equal(t, []string{"C"}, f.rows(`select collname from pg_attribute a join pg_collation c on c.oid = attcollation where attrelid = 'ai_providers'::regclass and attname = 'name'`))
+	require.Equal(t, []string{"C"}, f.Rows(`select collname from pg_attribute a join pg_collation c on c.oid = attcollation where attrelid = 'ai_providers'::regclass and attname = 'name'`))
 }
 
 // A commit becomes visible in the catalogs before other sessions hear that their cached
@@ -237,14 +239,14 @@ func TestL4_MigrationTriesAgainWhileTablesOfAnotherProcessAreNotFoundYet(t *test
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			f.exec(`create sequence lookups`)
-			f.exec(`create function found() returns boolean language plpgsql as $$ begin
+			f.Exec(`create sequence lookups`)
+			f.Exec(`create function found() returns boolean language plpgsql as $$ begin
 				if nextval('public.lookups') <= 3 then raise exception 'injected' using errcode = '` + tt.state + `'; end if;
 				return true; end $$`)
-			f.exec(tt.sql)
-			require.NoError(t, aiseed.Migrate(context.Background(), f.pool, tt.schema))
-			require.Equal(t, []string{"true"}, f.rows(`select last_value > 3 from lookups`))
-			_, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: tt.schema})
+			f.Exec(tt.sql)
+			require.NoError(t, aiseed.Migrate(context.Background(), f.Pool, tt.schema))
+			require.Equal(t, []string{"true"}, f.Rows(`select last_value > 3 from lookups`))
+			_, err := aiseed.Open(context.Background(), f.Pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: tt.schema})
 			require.NoError(t, err)
 		})
 	}

@@ -13,22 +13,22 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
-
-func ptr[T any](v T) *T { return &v }
 
 // created makes a provider through the operations.
 func (f *fixture) created(n aiseed.ProviderSpec) aiseed.Provider {
-	f.t.Helper()
-	p, err := f.store.CreateProvider(context.Background(), "alice", n)
-	require.NoError(f.t, err)
+	f.T.Helper()
+	p, err := f.Store.CreateProvider(context.Background(), "alice", n)
+	require.NoError(f.T, err)
 	return p
 }
 
 // lastAudit is the last entry: actor, action, resource, old, new.
 func (f *fixture) lastAudit() string {
-	f.t.Helper()
-	return f.rows(`select concat_ws(' ', actor, action, resource, coalesce(old::text, '-'), coalesce(new::text, '-')) from ai_provider_audits order by seq desc limit 1`)[0]
+	f.T.Helper()
+	return f.Rows(`select concat_ws(' ', actor, action, resource, coalesce(old::text, '-'), coalesce(new::text, '-')) from ai_provider_audits order by seq desc limit 1`)[0]
 }
 
 func TestO4_ALifeOfAProvider(t *testing.T) {
@@ -39,56 +39,56 @@ func TestO4_ALifeOfAProvider(t *testing.T) {
 	require.Equal(t, "team", p.DisplayName)
 	require.True(t, p.Enabled)
 	require.Equal(t, "first-key-0123456789-tail", p.Keys[0].APIKey.Reveal())
-	require.Empty(t, f.rows(`select id from ai_provider_keys where api_key_key_id is null`), "sealed")
+	require.Empty(t, f.Rows(`select id from ai_provider_keys where api_key_key_id is null`), "sealed")
 	require.Equal(t, []string{
 		`alice create ai_provider - {"name": "team", "type": "openai", "bedrock": null, "enabled": true, "base_url": "https://H/v1", "display_name": "team"}`,
 		`alice create ai_provider_key - {"api_key": "****tail", "position": 0}`,
-	}, f.rows(`select concat_ws(' ', actor, action, resource, coalesce(old::text, '-'), new::text) from ai_provider_audits order by seq`))
+	}, f.Rows(`select concat_ws(' ', actor, action, resource, coalesce(old::text, '-'), new::text) from ai_provider_audits order by seq`))
 
-	p, err := f.store.UpdateProvider(ctx, "bob", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("The Team"), BaseURL: ptr("https://new/v1")})
+	p, err := f.Store.UpdateProvider(ctx, "bob", p.ID, aiseed.ProviderUpdate{DisplayName: new("The Team"), BaseURL: new("https://new/v1")})
 	require.NoError(t, err)
 	require.Equal(t, "The Team https://new/v1", p.DisplayName+" "+p.BaseURL)
 	require.Equal(t, `bob update ai_provider {"name": "team", "type": "openai", "bedrock": null, "enabled": true, "base_url": "https://H/v1", "display_name": "team"} `+
 		`{"name": "team", "type": "openai", "bedrock": null, "enabled": true, "base_url": "https://new/v1", "display_name": "The Team"}`, f.lastAudit())
 
-	before := f.state()
-	_, err = f.store.UpdateProvider(ctx, "bob", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("The Team")})
+	before := f.State()
+	_, err = f.Store.UpdateProvider(ctx, "bob", p.ID, aiseed.ProviderUpdate{DisplayName: new("The Team")})
 	require.NoError(t, err)
-	require.NoError(t, f.store.SetProviderEnabled(ctx, "bob", p.ID, true))
-	require.Equal(t, before, f.state(), "what changes nothing is not written")
+	require.NoError(t, f.Store.SetProviderEnabled(ctx, "bob", p.ID, true))
+	require.Equal(t, before, f.State(), "what changes nothing is not written")
 
-	require.NoError(t, f.store.SetProviderEnabled(ctx, "bob", p.ID, false))
+	require.NoError(t, f.Store.SetProviderEnabled(ctx, "bob", p.ID, false))
 	require.Equal(t, `bob update ai_provider {"enabled": true} {"enabled": false}`, f.lastAudit())
-	providers, err := f.store.Providers(ctx)
+	providers, err := f.Store.Providers(ctx)
 	require.NoError(t, err)
 	require.Empty(t, providers)
-	require.NoError(t, f.store.SetProviderEnabled(ctx, "bob", p.ID, true))
+	require.NoError(t, f.Store.SetProviderEnabled(ctx, "bob", p.ID, true))
 
-	key, err := f.store.AddProviderKey(ctx, "carol", p.ID, aiseed.NewSecret("second"))
+	key, err := f.Store.AddProviderKey(ctx, "carol", p.ID, aiseed.NewSecret("second"))
 	require.NoError(t, err)
 	require.Equal(t, "second", key.APIKey.Reveal())
 	require.Equal(t, `carol create ai_provider_key - {"api_key": "****", "position": 1}`, f.lastAudit())
-	require.NoError(t, f.store.RemoveProviderKey(ctx, "carol", p.ID, p.Keys[0].ID))
+	require.NoError(t, f.Store.RemoveProviderKey(ctx, "carol", p.ID, p.Keys[0].ID))
 	require.Equal(t, `carol delete ai_provider_key {"position": 0} -`, f.lastAudit())
-	third, err := f.store.AddProviderKey(ctx, "carol", p.ID, aiseed.NewSecret("third"))
+	third, err := f.Store.AddProviderKey(ctx, "carol", p.ID, aiseed.NewSecret("third"))
 	require.NoError(t, err)
-	providers, err = f.store.Providers(ctx)
+	providers, err = f.Store.Providers(ctx)
 	require.NoError(t, err)
 	require.Equal(t, []uuid.UUID{key.ID, third.ID}, []uuid.UUID{providers[0].Keys[0].ID, providers[0].Keys[1].ID}, "after those that it has")
 
-	require.NoError(t, f.store.DeleteProvider(ctx, "dave", p.ID))
+	require.NoError(t, f.Store.DeleteProvider(ctx, "dave", p.ID))
 	require.Equal(t, `dave delete ai_provider {"deleted": false} {"deleted": true}`, f.lastAudit())
-	require.NoError(t, f.seed(f.parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=team", "PROVIDER_0_BASE_URL=https://elsewhere")), "a tombstone sticks")
-	_, err = f.store.UpdateProvider(ctx, "dave", p.ID, aiseed.ProviderUpdate{})
+	require.NoError(t, f.Seed(f.Parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=team", "PROVIDER_0_BASE_URL=https://elsewhere")), "a tombstone sticks")
+	_, err = f.Store.UpdateProvider(ctx, "dave", p.ID, aiseed.ProviderUpdate{})
 	require.ErrorIs(t, err, aiseed.ErrNotFound)
 	require.ErrorContains(t, err, "is deleted; restore it first")
 
-	restored, err := f.store.RestoreProvider(ctx, "dave", p.ID)
+	restored, err := f.Store.RestoreProvider(ctx, "dave", p.ID)
 	require.NoError(t, err)
 	require.Len(t, restored.Keys, 2)
 	require.Equal(t, `dave restore ai_provider {"deleted": true} {"deleted": false}`, f.lastAudit())
 
-	n, err := f.store.DeliverAudits(ctx, f.audits)
+	n, err := f.Store.DeliverAudits(ctx, f.Audits)
 	require.NoError(t, err)
 	require.Equal(t, 1, n, "the start above delivered the others")
 }
@@ -100,14 +100,14 @@ func TestO4_BedrockSettings(t *testing.T) {
 	p := f.created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "aws", Disabled: true, Bedrock: &aiseed.BedrockSettings{Region: "us"}})
 	require.False(t, p.Enabled)
 	require.Equal(t, "us global.anthropic.claude-sonnet-4-5-20250929-v1:0", p.Bedrock.Region+" "+p.Bedrock.Model)
-	p, err := f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{Model: ptr("m"), AccessKey: ptr(aiseed.NewSecret("access")), AccessKeySecret: ptr(aiseed.NewSecret("secret"))})
+	p, err := f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{Model: new("m"), AccessKey: new(aiseed.NewSecret("access")), AccessKeySecret: new(aiseed.NewSecret("secret"))})
 	require.NoError(t, err)
 	require.Equal(t, "us m access secret", strings.Join([]string{p.Bedrock.Region, p.Bedrock.Model, p.Bedrock.AccessKey.Reveal(), p.Bedrock.AccessKeySecret.Reveal()}, " "))
 	require.NotContains(t, f.lastAudit(), "secret\": \"secret")
-	require.Equal(t, []string{"2"}, f.rows(`select revision from ai_providers`))
-	_, err = f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("x")})
+	require.Equal(t, []string{"2"}, f.Rows(`select revision from ai_providers`))
+	_, err = f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("x")})
 	require.NoError(t, err)
-	require.Equal(t, []string{"2"}, f.rows(`select revision from ai_providers`), "a display name is no change of what it does")
+	require.Equal(t, []string{"2"}, f.Rows(`select revision from ai_providers`), "a display name is no change of what it does")
 }
 
 func TestO4_ChecksAreThoseOfTheEnvironment(t *testing.T) {
@@ -137,7 +137,7 @@ func TestO4_ChecksAreThoseOfTheEnvironment(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := f.store.CreateProvider(ctx, "a", tt.n)
+			_, err := f.Store.CreateProvider(ctx, "a", tt.n)
 			require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
 			for _, want := range tt.want {
 				require.ErrorContains(t, err, want)
@@ -148,14 +148,14 @@ func TestO4_ChecksAreThoseOfTheEnvironment(t *testing.T) {
 	t.Run("an actor is needed", func(t *testing.T) {
 		t.Parallel()
 		for _, actor := range []string{" ", "a\x00b", strings.Repeat("a", 256), "\xff"} {
-			_, err := f.store.CreateProvider(ctx, actor, aiseed.ProviderSpec{Type: "openai", Name: "x"})
+			_, err := f.Store.CreateProvider(ctx, actor, aiseed.ProviderSpec{Type: "openai", Name: "x"})
 			require.ErrorContains(t, err, "needs an actor")
 		}
 	})
 	t.Run("a sixth key", func(t *testing.T) {
 		t.Parallel()
 		p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "five", Keys: secrets("1", "2", "3", "4", "5")})
-		_, err := f.store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("6"))
+		_, err := f.Store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("6"))
 		require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
 	})
 }
@@ -165,28 +165,28 @@ func TestO4_WhatIsNotThereAndWhatIsTaken(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t)
 	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
-	_, err := f.store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	_, err := f.Store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	require.ErrorIs(t, err, aiseed.ErrNameTaken)
 	require.ErrorContains(t, err, "there is a live provider x already; choose another name, or update that one")
 
 	nobody := uuid.New()
 	for name, err := range map[string]error{
-		"update":  second(f.store.UpdateProvider(ctx, "a", nobody, aiseed.ProviderUpdate{})),
-		"enable":  f.store.SetProviderEnabled(ctx, "a", nobody, true),
-		"delete":  f.store.DeleteProvider(ctx, "a", nobody),
-		"restore": second(f.store.RestoreProvider(ctx, "a", nobody)),
-		"live":    second(f.store.RestoreProvider(ctx, "a", p.ID)),
-		"add":     second(f.store.AddProviderKey(ctx, "a", nobody, aiseed.NewSecret("k"))),
-		"remove":  f.store.RemoveProviderKey(ctx, "a", p.ID, nobody),
+		"update":  second(f.Store.UpdateProvider(ctx, "a", nobody, aiseed.ProviderUpdate{})),
+		"enable":  f.Store.SetProviderEnabled(ctx, "a", nobody, true),
+		"delete":  f.Store.DeleteProvider(ctx, "a", nobody),
+		"restore": second(f.Store.RestoreProvider(ctx, "a", nobody)),
+		"live":    second(f.Store.RestoreProvider(ctx, "a", p.ID)),
+		"add":     second(f.Store.AddProviderKey(ctx, "a", nobody, aiseed.NewSecret("k"))),
+		"remove":  f.Store.RemoveProviderKey(ctx, "a", p.ID, nobody),
 	} {
 		require.ErrorIs(t, err, aiseed.ErrNotFound, name)
 	}
 
-	require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
+	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
 	f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
-	_, err = f.store.RestoreProvider(ctx, "a", p.ID)
+	_, err = f.Store.RestoreProvider(ctx, "a", p.ID)
 	require.ErrorIs(t, err, aiseed.ErrNameTaken)
-	require.Len(t, f.rows(`select id from ai_providers where not deleted`), 1)
+	require.Len(t, f.Rows(`select id from ai_providers where not deleted`), 1)
 }
 
 func second[T any](_ T, err error) error { return err }
@@ -197,15 +197,15 @@ func TestO4_WhatDoesNotOpenCanBeDisabledAndDeleted(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t)
 	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
-	f.exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
-	_, err := f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("y")})
+	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
+	_, err := f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("y")})
 	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
-	require.NoError(t, f.store.SetProviderEnabled(ctx, "a", p.ID, false))
-	require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
-	_, err = f.store.RestoreProvider(ctx, "a", p.ID)
+	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", p.ID, false))
+	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
+	_, err = f.Store.RestoreProvider(ctx, "a", p.ID)
 	require.ErrorIs(t, err, aiseed.ErrUndecryptable, "restored, but not readable")
-	require.NoError(t, f.store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID))
-	_, err = f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("y")})
+	require.NoError(t, f.Store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID))
+	_, err = f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("y")})
 	require.NoError(t, err)
 }
 
@@ -214,40 +214,40 @@ func TestO4_ConcurrentStartsAndEdits(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	cfg := f.parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=x", "PROVIDER_0_BASE_URL=https://env", "PROVIDER_0_KEY=k")
+	cfg := f.Parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=x", "PROVIDER_0_BASE_URL=https://env", "PROVIDER_0_KEY=k")
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
-			err := aiseed.SeedAIProvidersFromEnv(ctx, f.store, cfg, aiseed.DiscardAudits, slog.Logger{})
+			err := aiseed.SeedAIProvidersFromEnv(ctx, f.Store, cfg, aiseed.DiscardAudits, slog.Logger{})
 			if err != nil { // the edit was first
 				assert.ErrorIs(t, err, aiseed.ErrDrift)
 			}
 		})
 		all.Go(func() {
-			_, err := f.store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "x", BaseURL: "https://api"})
+			_, err := f.Store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "x", BaseURL: "https://api"})
 			if err != nil {
 				assert.ErrorIs(t, err, aiseed.ErrNameTaken)
 			}
 		})
 	}
 	all.Wait()
-	rows := f.rows(`select base_url, (select count(*) from ai_provider_keys where provider_id = p.id) from ai_providers p`)
+	rows := f.Rows(`select base_url, (select count(*) from ai_provider_keys where provider_id = p.id) from ai_providers p`)
 	require.Len(t, rows, 1)
 	require.Contains(t, []string{"https://env 1", "https://api 0"}, rows[0])
-	require.Equal(t, f.rows(`select count(*) from ai_provider_audits`), f.rows(`select (select count(*) from ai_providers) + (select count(*) from ai_provider_keys)`))
+	require.Equal(t, f.Rows(`select count(*) from ai_provider_audits`), f.Rows(`select (select count(*) from ai_providers) + (select count(*) from ai_provider_keys)`))
 }
 
 func TestO4_LostConnectionsAreAsInASeed(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	for name, act := range map[string]action{"before": cutBefore, "after": cutAfter} {
+	for name, act := range map[string]testkit.Action{"before": testkit.CutBefore, "after": testkit.CutAfter} {
 		f := setup(t)
-		f.wire.reset(once(act, "insert into"))
+		f.Wire.Reset(testkit.Once(act, "insert into"))
 		p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
-		require.Len(t, f.rows(`select id from ai_providers`), 1, name)
-		f.wire.reset(once(act, "set deleted"))
-		require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
-		require.Len(t, f.rows(`select id from ai_provider_audits`), 2)
+		require.Len(t, f.Rows(`select id from ai_providers`), 1, name)
+		f.Wire.Reset(testkit.Once(act, "set deleted"))
+		require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
+		require.Len(t, f.Rows(`select id from ai_provider_audits`), 2)
 	}
 }
 
@@ -257,16 +257,16 @@ func TestO4_ProviderWithBothCanStillBeChanged(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	f.seeded("ANTHROPIC_KEY=key")
-	drift := f.driftOf(f.parse("BEDROCK_REGION=r"))
-	require.NoError(t, f.seed(f.parse("BEDROCK_REGION=r", wordsFor(t, drift, "DRIFT_ADOPT"))))
-	providers, err := f.store.Providers(ctx)
+	f.Seeded("ANTHROPIC_KEY=key")
+	drift := f.DriftOf(f.Parse("BEDROCK_REGION=r"))
+	require.NoError(t, f.Seed(f.Parse("BEDROCK_REGION=r", storetest.WordsFor(t, drift, "DRIFT_ADOPT"))))
+	providers, err := f.Store.Providers(ctx)
 	require.NoError(t, err)
 	require.NotNil(t, providers[0].Bedrock)
 	require.Len(t, providers[0].Keys, 1, "adopting leaves the keys")
-	_, err = f.store.UpdateProvider(ctx, "a", providers[0].ID, aiseed.ProviderUpdate{DisplayName: ptr("x")})
+	_, err = f.Store.UpdateProvider(ctx, "a", providers[0].ID, aiseed.ProviderUpdate{DisplayName: new("x")})
 	require.NoError(t, err)
-	_, err = f.store.AddProviderKey(ctx, "a", providers[0].ID, aiseed.NewSecret("another"))
+	_, err = f.Store.AddProviderKey(ctx, "a", providers[0].ID, aiseed.NewSecret("another"))
 	require.NoError(t, err)
 }
 
@@ -275,10 +275,10 @@ func TestO4_AllProvidersAreListedWithoutTheirSecrets(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t)
 	gone := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
-	require.NoError(t, f.store.DeleteProvider(ctx, "a", gone.ID))
+	require.NoError(t, f.Store.DeleteProvider(ctx, "a", gone.ID))
 	live := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Disabled: true})
-	f.exec(`update ai_provider_keys set api_key = 'damaged'`)
-	infos, err := f.store.ListProviders(ctx)
+	f.Exec(`update ai_provider_keys set api_key = 'damaged'`)
+	infos, err := f.Store.ListProviders(ctx)
 	require.NoError(t, err)
 	require.Len(t, infos, 2)
 	require.Equal(t, live.ID, infos[0].ID)
@@ -293,13 +293,13 @@ func TestO4_ANameThatIsTakenIsSaidAtOnce(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t)
 	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
-	require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
+	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
 	f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
-	f.wire.reset(nil)
-	_, err := f.store.RestoreProvider(ctx, "a", p.ID)
+	f.Wire.Reset(nil)
+	_, err := f.Store.RestoreProvider(ctx, "a", p.ID)
 	require.ErrorIs(t, err, aiseed.ErrNameTaken)
 	require.ErrorContains(t, err, "there is a live provider x already")
-	n, _ := f.wire.count()
+	n, _ := f.Wire.Count()
 	require.LessOrEqual(t, n, 3)
 }
 
@@ -307,20 +307,20 @@ func TestO4_WhatWasDoneAndCannotBeReadBackSaysSo(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	f.wire.reset(once(cutBefore, "where id = $1"))
-	p, err := f.store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	f.Wire.Reset(testkit.Once(testkit.CutBefore, "where id = $1"))
+	p, err := f.Store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	require.NoError(t, err, "one lost connection is no reason")
 	require.Equal(t, "x", p.Name)
-	f.wire.reset(func(sent []byte) action {
+	f.Wire.Reset(func(sent []byte) testkit.Action {
 		if strings.Contains(string(sent), "where id = $1") && !strings.Contains(string(sent), "lock") {
-			return cutBefore
+			return testkit.CutBefore
 		}
-		return pass
+		return testkit.Pass
 	})
-	_, err = f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("y")})
+	_, err = f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("y")})
 	require.ErrorContains(t, err, "it was done, but the provider cannot be read back")
 	require.ErrorIs(t, err, aiseed.ErrDatabase)
-	require.Equal(t, []string{"y"}, f.rows(`select display_name from ai_providers`))
+	require.Equal(t, []string{"y"}, f.Rows(`select display_name from ai_providers`))
 }
 
 func TestO4_UpdatesAreChecked(t *testing.T) {
@@ -329,19 +329,19 @@ func TestO4_UpdatesAreChecked(t *testing.T) {
 	f := setup(t)
 	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	bare := f.created(aiseed.ProviderSpec{Type: "anthropic", Name: "y"})
-	before := f.state()
+	before := f.State()
 	for want, err := range map[string]error{
-		"base_url (provider x): not an absolute http or https URL": second(f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: ptr("x")})),
-		"for type anthropic only":                                  second(f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{Region: ptr("r")})),
-		"Bedrock needs a region, a base URL or an access key":      second(f.store.UpdateProvider(ctx, "a", bare.ID, aiseed.ProviderUpdate{Model: ptr("m")})),
-		"display_name (provider x): longer than 255 bytes":         second(f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr(strings.Repeat("d", 256))})),
-		"empty": second(f.store.AddProviderKey(ctx, "a", p.ID, aiseed.Secret{})),
+		"base_url (provider x): not an absolute http or https URL": second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: new("x")})),
+		"for type anthropic only":                                  second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{Region: new("r")})),
+		"Bedrock needs a region, a base URL or an access key":      second(f.Store.UpdateProvider(ctx, "a", bare.ID, aiseed.ProviderUpdate{Model: new("m")})),
+		"display_name (provider x): longer than 255 bytes":         second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new(strings.Repeat("d", 256))})),
+		"empty": second(f.Store.AddProviderKey(ctx, "a", p.ID, aiseed.Secret{})),
 	} {
 		require.ErrorIs(t, err, aiseed.ErrInvalidConfig, want)
 		require.ErrorContains(t, err, want)
 	}
-	require.ErrorContains(t, f.store.DeleteProvider(ctx, "system", p.ID), "needs an actor")
-	require.Equal(t, before, f.state())
+	require.ErrorContains(t, f.Store.DeleteProvider(ctx, "system", p.ID), "needs an actor")
+	require.Equal(t, before, f.State())
 }
 
 func TestO4_EachSettingIsChangedByItself(t *testing.T) {
@@ -356,28 +356,28 @@ func TestO4_EachSettingIsChangedByItself(t *testing.T) {
 		update aiseed.ProviderUpdate
 		apply  func()
 	}{
-		{aiseed.ProviderUpdate{Region: ptr("r2")}, func() { want.Region = "r2" }},
-		{aiseed.ProviderUpdate{Model: ptr("m2")}, func() { want.Model = "m2" }},
-		{aiseed.ProviderUpdate{SmallFastModel: ptr("s2")}, func() { want.SmallFastModel = "s2" }},
-		{aiseed.ProviderUpdate{AccessKey: ptr(aiseed.NewSecret("a2"))}, func() { want.AccessKey = aiseed.NewSecret("a2") }},
-		{aiseed.ProviderUpdate{AccessKeySecret: ptr(aiseed.NewSecret("k2"))}, func() { want.AccessKeySecret = aiseed.NewSecret("k2") }},
+		{aiseed.ProviderUpdate{Region: new("r2")}, func() { want.Region = "r2" }},
+		{aiseed.ProviderUpdate{Model: new("m2")}, func() { want.Model = "m2" }},
+		{aiseed.ProviderUpdate{SmallFastModel: new("s2")}, func() { want.SmallFastModel = "s2" }},
+		{aiseed.ProviderUpdate{AccessKey: new(aiseed.NewSecret("a2"))}, func() { want.AccessKey = aiseed.NewSecret("a2") }},
+		{aiseed.ProviderUpdate{AccessKeySecret: new(aiseed.NewSecret("k2"))}, func() { want.AccessKeySecret = aiseed.NewSecret("k2") }},
 	} {
-		before := f.rows(`select updated_at from ai_providers`)
+		before := f.Rows(`select updated_at from ai_providers`)
 		change.apply()
-		p, err := f.store.UpdateProvider(ctx, "a", p.ID, change.update)
+		p, err := f.Store.UpdateProvider(ctx, "a", p.ID, change.update)
 		require.NoError(t, err)
 		require.Equal(t, want, *p.Bedrock)
 		require.Equal(t, "AWS https://h/", p.DisplayName+" "+p.BaseURL, "the rest stays")
-		require.NotEqual(t, before, f.rows(`select updated_at from ai_providers`))
+		require.NotEqual(t, before, f.Rows(`select updated_at from ai_providers`))
 	}
-	require.Equal(t, []string{"6"}, f.rows(`select revision from ai_providers`))
+	require.Equal(t, []string{"6"}, f.Rows(`select revision from ai_providers`))
 
 	// What the host gives stays the host's.
 	settings := aiseed.BedrockSettings{Region: "r"}
 	f.created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "mine", Bedrock: &settings})
 	require.Equal(t, aiseed.BedrockSettings{Region: "r"}, settings)
 	bare := f.created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "bare"})
-	bare, err := f.store.UpdateProvider(ctx, "a", bare.ID, aiseed.ProviderUpdate{Region: ptr("r")})
+	bare, err := f.Store.UpdateProvider(ctx, "a", bare.ID, aiseed.ProviderUpdate{Region: new("r")})
 	require.NoError(t, err)
 	require.Equal(t, "global.anthropic.claude-sonnet-4-5-20250929-v1:0 global.anthropic.claude-haiku-4-5-20251001-v1:0", bare.Bedrock.Model+" "+bare.Bedrock.SmallFastModel)
 }
@@ -398,7 +398,7 @@ func TestO4_WhatIsEnoughForBedrock(t *testing.T) {
 		"bedrock_model":                    {Type: aiseed.TypeAnthropic, Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r", Model: "a b"}},
 		"small_fast_model":                 {Type: aiseed.TypeAnthropic, Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r", SmallFastModel: "a b"}},
 	} {
-		_, err := f.store.CreateProvider(context.Background(), "a", n)
+		_, err := f.Store.CreateProvider(context.Background(), "a", n)
 		require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
 		require.ErrorContains(t, err, want)
 	}
@@ -409,18 +409,18 @@ func TestO4_KeysOfAProviderWithGaps(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t)
 	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("1"), aiseed.NewSecret("2"), aiseed.NewSecret("3")}})
-	require.NoError(t, f.store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID))
-	added, err := f.store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("4"))
+	require.NoError(t, f.Store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID))
+	added, err := f.Store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("4"))
 	require.NoError(t, err)
 	require.Equal(t, "4", added.APIKey.Reveal())
-	require.Equal(t, []string{"1", "2", "3"}, f.rows(`select position from ai_provider_keys order by position`))
-	require.NoError(t, f.store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[2].ID))
+	require.Equal(t, []string{"1", "2", "3"}, f.Rows(`select position from ai_provider_keys order by position`))
+	require.NoError(t, f.Store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[2].ID))
 	require.Equal(t, `a delete ai_provider_key {"position": 2} -`, f.lastAudit())
-	require.Equal(t, []string{p.Keys[2].ID.String() + " " + p.ID.String()}, f.rows(`select resource_id::text, provider_id::text from ai_provider_audits order by seq desc limit 1`))
-	infos, err := f.store.ListProviders(ctx)
+	require.Equal(t, []string{p.Keys[2].ID.String() + " " + p.ID.String()}, f.Rows(`select resource_id::text, provider_id::text from ai_provider_audits order by seq desc limit 1`))
+	infos, err := f.Store.ListProviders(ctx)
 	require.NoError(t, err)
 	require.Equal(t, []uuid.UUID{p.Keys[1].ID, added.ID}, infos[0].Keys)
-	_, err = f.store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("4"))
+	_, err = f.Store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("4"))
 	require.ErrorIs(t, err, aiseed.ErrInvalidConfig, "it has that one")
 }
 
@@ -429,20 +429,20 @@ func TestO4_ATombstoneIsNotFound(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t)
 	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
-	require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
-	before := f.state()
+	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
+	before := f.State()
 	for name, err := range map[string]error{
-		"update":  second(f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("y")})),
-		"enable":  f.store.SetProviderEnabled(ctx, "a", p.ID, true),
-		"disable": f.store.SetProviderEnabled(ctx, "a", p.ID, false),
-		"delete":  f.store.DeleteProvider(ctx, "a", p.ID),
-		"add":     second(f.store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("l"))),
-		"remove":  f.store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID),
+		"update":  second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("y")})),
+		"enable":  f.Store.SetProviderEnabled(ctx, "a", p.ID, true),
+		"disable": f.Store.SetProviderEnabled(ctx, "a", p.ID, false),
+		"delete":  f.Store.DeleteProvider(ctx, "a", p.ID),
+		"add":     second(f.Store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("l"))),
+		"remove":  f.Store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID),
 	} {
 		require.ErrorIs(t, err, aiseed.ErrNotFound, name)
 		require.ErrorContains(t, err, "is deleted; restore it first", name)
 	}
-	require.Equal(t, before, f.state())
+	require.Equal(t, before, f.State())
 }
 
 func TestO4_TheListIsInOrderOfName(t *testing.T) {
@@ -451,8 +451,8 @@ func TestO4_TheListIsInOrderOfName(t *testing.T) {
 	f := setup(t)
 	a := f.created(aiseed.ProviderSpec{Type: "openai", Name: "a", BaseURL: "https://a/", DisplayName: "A"})
 	f.created(aiseed.ProviderSpec{Type: "anthropic", Name: "b"})
-	require.NoError(t, f.store.DeleteProvider(ctx, "a", a.ID))
-	infos, err := f.store.ListProviders(ctx)
+	require.NoError(t, f.Store.DeleteProvider(ctx, "a", a.ID))
+	infos, err := f.Store.ListProviders(ctx)
 	require.NoError(t, err)
 	require.Len(t, infos, 2)
 	require.Equal(t, "b", infos[1].Name)
@@ -470,18 +470,18 @@ func TestO4_UpdatedAtFollows(t *testing.T) {
 	f := setup(t)
 	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	for name, do := range map[string]func() error{
-		"disable": func() error { return f.store.SetProviderEnabled(ctx, "a", p.ID, false) },
+		"disable": func() error { return f.Store.SetProviderEnabled(ctx, "a", p.ID, false) },
 		"update": func() error {
-			return second(f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: ptr("https://h/")}))
+			return second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: new("https://h/")}))
 		},
 	} {
-		before := f.rows(`select updated_at from ai_providers`)
+		before := f.Rows(`select updated_at from ai_providers`)
 		require.NoError(t, do(), name)
-		require.NotEqual(t, before, f.rows(`select updated_at from ai_providers`), name)
+		require.NotEqual(t, before, f.Rows(`select updated_at from ai_providers`), name)
 	}
-	p, err := f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: ptr("shown")})
+	p, err := f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("shown")})
 	require.NoError(t, err)
-	p, err = f.store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: ptr("https://i/")})
+	p, err = f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: new("https://i/")})
 	require.NoError(t, err)
 	require.Equal(t, "shown https://i/", p.DisplayName+" "+p.BaseURL, "what is not asked for stays")
 }
@@ -491,18 +491,18 @@ func TestO4_WhatSomeoneElseDidIsNotAudited(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
-	f.wire.reset(once(pass, "set enabled", func() { f.exec(`update ai_providers set enabled = false`) }))
-	require.NoError(t, f.store.SetProviderEnabled(context.Background(), "a", p.ID, false))
-	require.Len(t, f.rows(`select id from ai_provider_audits`), 1, "that of its creation")
+	f.Wire.Reset(testkit.Once(testkit.Pass, "set enabled", func() { f.Exec(`update ai_providers set enabled = false`) }))
+	require.NoError(t, f.Store.SetProviderEnabled(context.Background(), "a", p.ID, false))
+	require.Len(t, f.Rows(`select id from ai_provider_audits`), 1, "that of its creation")
 }
 
 func TestO4_AKeyThatIsKnownIsNotWrittenAgain(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
-	before := f.rows(`select xmin, ctid, id from ai_encryption_keys`)
+	before := f.Rows(`select xmin, ctid, id from ai_encryption_keys`)
 	f.created(aiseed.ProviderSpec{Type: "openai", Name: "y"})
-	require.Equal(t, before, f.rows(`select xmin, ctid, id from ai_encryption_keys`))
+	require.Equal(t, before, f.Rows(`select xmin, ctid, id from ai_encryption_keys`))
 }
 
 func TestO4_TheKeyThatWasAddedIsReturned(t *testing.T) {
@@ -510,15 +510,15 @@ func TestO4_TheKeyThatWasAddedIsReturned(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t)
 	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
-	other, _ := f.open()
+	other, _ := f.Open()
 	var first sync.Once
-	f.wire.reset(func(sent []byte) action {
+	f.Wire.Reset(func(sent []byte) testkit.Action {
 		if strings.Contains(string(sent), "where id = $1") && !strings.Contains(string(sent), "lock") {
 			first.Do(func() { assert.NoError(t, second(other.AddProviderKey(ctx, "b", p.ID, aiseed.NewSecret("theirs")))) })
 		}
-		return pass
+		return testkit.Pass
 	})
-	key, err := f.store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("mine"))
+	key, err := f.Store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("mine"))
 	require.NoError(t, err)
 	require.Equal(t, "mine", key.APIKey.Reveal())
 }
@@ -529,26 +529,26 @@ func TestO4_TheSecretsOfATombstoneAreNotOpened(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	ctx := context.Background()
-	p, err := f.store.CreateProvider(ctx, "op", aiseed.ProviderSpec{Type: aiseed.TypeOpenAI, Name: "a", Keys: []aiseed.Secret{aiseed.NewSecret("key")}})
+	p, err := f.Store.CreateProvider(ctx, "op", aiseed.ProviderSpec{Type: aiseed.TypeOpenAI, Name: "a", Keys: []aiseed.Secret{aiseed.NewSecret("key")}})
 	require.NoError(t, err)
-	require.NoError(t, f.store.DeleteProvider(ctx, "op", p.ID))
-	f.exec(`update ai_provider_keys set api_key = 'plaintext', api_key_key_id = null`)
+	require.NoError(t, f.Store.DeleteProvider(ctx, "op", p.ID))
+	f.Exec(`update ai_provider_keys set api_key = 'plaintext', api_key_key_id = null`)
 	name := "x"
-	_, err = f.store.UpdateProvider(ctx, "op", p.ID, aiseed.ProviderUpdate{DisplayName: &name})
+	_, err = f.Store.UpdateProvider(ctx, "op", p.ID, aiseed.ProviderUpdate{DisplayName: &name})
 	require.ErrorIs(t, err, aiseed.ErrNotFound)
-	_, err = f.store.AddProviderKey(ctx, "op", p.ID, aiseed.NewSecret("another"))
+	_, err = f.Store.AddProviderKey(ctx, "op", p.ID, aiseed.NewSecret("another"))
 	require.ErrorIs(t, err, aiseed.ErrNotFound)
 }
 
 func TestO4_WhatWasReadBeforeARetryIsForgotten(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	p, err := f.store.CreateProvider(context.Background(), "a", aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	p, err := f.Store.CreateProvider(context.Background(), "a", aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	require.NoError(t, err)
-	found, err := aiseed.FoundAgain(context.Background(), f.store, p.ID, func() {})
+	found, err := aiseed.FoundAgain(context.Background(), f.Store, p.ID, func() {})
 	require.NoError(t, err)
 	require.True(t, found)
-	found, err = aiseed.FoundAgain(context.Background(), f.store, p.ID, func() { f.exec(`delete from ai_providers`) })
+	found, err = aiseed.FoundAgain(context.Background(), f.Store, p.ID, func() { f.Exec(`delete from ai_providers`) })
 	require.NoError(t, err)
 	require.False(t, found)
 }
@@ -559,10 +559,10 @@ func TestO4_TombstonesAreListedLatestFirst(t *testing.T) {
 	var latestFirst, listed []string
 	for range 3 {
 		p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
-		require.NoError(t, f.store.DeleteProvider(context.Background(), "a", p.ID))
+		require.NoError(t, f.Store.DeleteProvider(context.Background(), "a", p.ID))
 		latestFirst = slices.Insert(latestFirst, 0, p.ID.String())
 	}
-	infos, err := f.store.ListProviders(context.Background())
+	infos, err := f.Store.ListProviders(context.Background())
 	require.NoError(t, err)
 	for _, info := range infos {
 		listed = append(listed, info.ID.String())
@@ -575,9 +575,9 @@ func TestO4_SettingsThatDoNotOpenAreNoHindrance(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t)
 	p := f.created(aiseed.ProviderSpec{Type: "anthropic", Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r"}})
-	f.exec(`update ai_providers set settings = 'damaged'`)
-	_, err := f.store.ListProviders(ctx)
+	f.Exec(`update ai_providers set settings = 'damaged'`)
+	_, err := f.Store.ListProviders(ctx)
 	require.NoError(t, err)
-	require.NoError(t, f.store.SetProviderEnabled(ctx, "a", p.ID, false))
-	require.NoError(t, f.store.DeleteProvider(ctx, "a", p.ID))
+	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", p.ID, false))
+	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
 }

@@ -11,17 +11,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/testkit"
 )
 
 // allKinds is a plan with a step of each kind.
 func allKinds(t *testing.T) (*fixture, *aiseed.Plan) {
 	t.Helper()
 	f := setup(t)
-	f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=adopted", "PROVIDER_0_BASE_URL=https://old.example/v1",
+	f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=adopted", "PROVIDER_0_BASE_URL=https://old.example/v1",
 		"PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=deleted", "PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=diverged", "PROVIDER_2_KEY=key-of-the-database-0001",
 		"PROVIDER_3_TYPE=anthropic", "PROVIDER_3_NAME=drifted", "PROVIDER_3_BEDROCK_REGION=us-east-1", "PROVIDER_4_TYPE=openai", "PROVIDER_4_NAME=kept", "PROVIDER_4_BASE_URL=https://old.example/?token=hunter2hunter2",
 		"PROVIDER_5_TYPE=openai", "PROVIDER_5_NAME=unchanged")
-	f.exec(`update ai_providers set deleted = true where name = 'deleted'`)
+	f.Exec(`update ai_providers set deleted = true where name = 'deleted'`)
 	environ := []string{
 		"PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=adopted", "PROVIDER_0_BASE_URL=https://new.example/v1",
 		"PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=deleted", "PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=diverged", "PROVIDER_2_KEY=key-of-the-environment-02",
@@ -31,11 +32,11 @@ func allKinds(t *testing.T) (*fixture, *aiseed.Plan) {
 		"PROVIDER_7_TYPE=copilot", "PROVIDER_7_NAME=unsupported",
 	}
 	digests := map[string]string{}
-	for _, p := range f.driftOf(f.parse(append([]string{}, environ...)...)).Providers {
+	for _, p := range f.DriftOf(f.Parse(append([]string{}, environ...)...)).Providers {
 		digests[p.Name] = p.Digest
 	}
-	cfg := f.parse(append(environ, "DRIFT_ADOPT=adopted@"+digests["adopted"]+",stale@0123456789abcdef", "DRIFT_KEEP=kept@"+digests["kept"])...)
-	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.store, cfg, slog.Logger{})
+	cfg := f.Parse(append(environ, "DRIFT_ADOPT=adopted@"+digests["adopted"]+",stale@0123456789abcdef", "DRIFT_KEEP=kept@"+digests["kept"])...)
+	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.Store, cfg, slog.Logger{})
 	require.NoError(t, err)
 	return f, plan
 }
@@ -63,7 +64,7 @@ func TestO1_APlanOfEveryKind(t *testing.T) {
 	for _, width := range []int{80, 140} {
 		for _, colour := range []bool{false, true} {
 			table := plan.Table(width, colour)
-			aiseed.Golden(t, fmt.Sprintf("plan.%d.%t.txt", width, colour), settle(table))
+			testkit.Golden(t, fmt.Sprintf("plan.%d.%t.txt", width, colour), settle(table))
 			require.NotContains(t, table, "hunter")
 			if !colour {
 				for _, line := range strings.Split(strings.SplitN(table, "\n\n", 2)[0], "\n") {
@@ -75,7 +76,7 @@ func TestO1_APlanOfEveryKind(t *testing.T) {
 	raw, err := json.MarshalIndent(plan, "", "  ")
 	require.NoError(t, err)
 	require.NotContains(t, string(raw), "hunter")
-	aiseed.Golden(t, "plan.json", settle(string(raw))+"\n")
+	testkit.Golden(t, "plan.json", settle(string(raw))+"\n")
 
 	var kinds []string
 	for _, s := range plan.Steps {
@@ -87,16 +88,16 @@ func TestO1_APlanOfEveryKind(t *testing.T) {
 func TestO1_AnEmptyPlanAndAnEmptyDatabase(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.wire.reset(nil)
-	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.store, aiseed.Config{}, slog.Logger{})
+	f.Wire.Reset(nil)
+	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.Store, aiseed.Config{}, slog.Logger{})
 	require.NoError(t, err)
 	require.Equal(t, "The environment names no AI providers.\n", plan.String())
 	raw, err := json.Marshal(plan)
 	require.NoError(t, err)
 	require.JSONEq(t, `{"steps":[]}`, string(raw))
-	plan, err = aiseed.PlanAIProvidersFromEnv(context.Background(), f.store, f.parse("OPENAI_KEY=key"), slog.Logger{})
+	plan, err = aiseed.PlanAIProvidersFromEnv(context.Background(), f.Store, f.Parse("OPENAI_KEY=key"), slog.Logger{})
 	require.NoError(t, err)
 	require.Equal(t, aiseed.ActionCreate, plan.Steps[0].Action)
-	_, sent := f.wire.count()
+	_, sent := f.Wire.Count()
 	require.NotContains(t, sent, "lock", "a plan takes none")
 }

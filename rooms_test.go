@@ -32,6 +32,9 @@ var rooms = map[string]string{
 	"internal/ephemeral":  "github.com/jackc/pgx/v5 golang.org/x/xerrors",
 	"internal/faultproxy": "internal/ephemeral github.com/jackc/pgx/v5",
 	"internal/leak":       "go.uber.org/goleak",
+	"internal/testkit":    "cdr.dev/slog/v3 github.com/jackc/pgx/v5 github.com/stretchr/testify",
+	"internal/storetest":  ". aiseedtest internal/ephemeral internal/pg internal/testkit github.com/jackc/pgx/v5 github.com/stretchr/testify",
+	"tests/robustness":    "",
 }
 
 func TestRoomsImportOnlyWhatTheyMay(t *testing.T) {

@@ -15,58 +15,60 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
 // seedMany seeds providers with keys and settings, more than one transaction of
 // a rotation takes, and a tombstone.
 func (f *fixture) seedMany(n int) aiseed.Config {
-	f.t.Helper()
+	f.T.Helper()
 	lines := []string{"BEDROCK_REGION=r", "BEDROCK_ACCESS_KEY=access", "BEDROCK_ACCESS_KEY_SECRET=secret"}
 	for i := range n {
 		lines = append(lines, fmt.Sprintf("PROVIDER_%d_TYPE=openai", i), fmt.Sprintf("PROVIDER_%d_NAME=p%03d", i, i), fmt.Sprintf("PROVIDER_%d_KEYS=secret-a-%d,secret-b-%d", i, i, i))
 	}
-	cfg := f.seeded(lines...)
-	f.exec(`update ai_providers set deleted = true where name = 'p001'`)
+	cfg := f.Seeded(lines...)
+	f.Exec(`update ai_providers set deleted = true where name = 'p001'`)
 	return cfg
 }
 
 func (f *fixture) keyIDs() []string {
-	f.t.Helper()
-	return f.rows(`select distinct key_id from (select api_key_key_id from ai_provider_keys union all select settings_key_id from ai_providers where settings is not null) k (key_id) order by 1`)
+	f.T.Helper()
+	return f.Rows(`select distinct key_id from (select api_key_key_id from ai_provider_keys union all select settings_key_id from ai_providers where settings is not null) k (key_id) order by 1`)
 }
 
 func TestO5_RotationIsCompleteAndRevokesTheOldKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	f.keyring = keyring(t, 1)
-	f.store, _ = f.open()
+	f.Keyring = storetest.Keyring(t, 1)
+	f.Store, _ = f.Open()
 	cfg := f.seedMany(120)
-	plain, err := f.store.Providers(ctx)
+	plain, err := f.Store.Providers(ctx)
 	require.NoError(t, err)
 	old := f.keyIDs()
 
-	f.keyring = keyring(t, 2, 1)
-	f.store, _ = f.open()
-	report, err := f.store.Rotate(ctx)
+	f.Keyring = storetest.Keyring(t, 2, 1)
+	f.Store, _ = f.Open()
+	report, err := f.Store.Rotate(ctx)
 	require.NoError(t, err)
 	require.Equal(t, 241, report.Changed)
 	require.Equal(t, old, report.Revoked)
 	require.Empty(t, report.Left)
 	require.NotEqual(t, old, f.keyIDs())
-	require.Equal(t, []string{old[0]}, f.rows(`select id from ai_encryption_keys where revoked_at is not null`))
+	require.Equal(t, []string{old[0]}, f.Rows(`select id from ai_encryption_keys where revoked_at is not null`))
 
-	f.keyring = keyring(t, 2)
-	f.store, _ = f.open()
-	rotated, err := f.store.Providers(ctx)
+	f.Keyring = storetest.Keyring(t, 2)
+	f.Store, _ = f.Open()
+	rotated, err := f.Store.Providers(ctx)
 	require.NoError(t, err)
 	require.Equal(t, plain, rotated, "and nothing else changed")
-	require.NoError(t, f.seed(cfg))
-	before := f.state()
-	report, err = f.store.Rotate(ctx)
+	require.NoError(t, f.Seed(cfg))
+	before := f.State()
+	report, err = f.Store.Rotate(ctx)
 	require.NoError(t, err)
 	require.Equal(t, aiseed.RotateResult{}, report)
-	require.Equal(t, before, f.state(), "a second time there is nothing to do")
+	require.Equal(t, before, f.State(), "a second time there is nothing to do")
 }
 
 // Cut at each round trip, and run again: every value opens at every moment, with
@@ -75,34 +77,34 @@ func TestO5_RotationThatIsCutConverges(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	f.keyring = keyring(t, 1)
-	f.store, _ = f.open()
+	f.Keyring = storetest.Keyring(t, 1)
+	f.Store, _ = f.Open()
 	f.seedMany(60)
-	server := keyring(t, 1, 2) // what the servers that run have
+	server := storetest.Keyring(t, 1, 2) // what the servers that run have
 	old, current := byte(1), byte(2)
 	for n := 1; ; n++ {
-		f.keyring = keyring(t, current, old)
-		rotating, w := f.open()
+		f.Keyring = storetest.Keyring(t, current, old)
+		rotating, w := f.Open()
 		sent := 0
 		cutContext, cancel := context.WithCancel(ctx)
-		w.reset(func([]byte) action {
+		w.Reset(func([]byte) testkit.Action {
 			if sent++; sent == n {
 				cancel() // and so it is not retried: the process is gone
-				return cutUnheard
+				return testkit.CutUnheard
 			}
-			return pass
+			return testkit.Pass
 		})
 		_, err := rotating.Rotate(cutContext)
 		cancel()
 
-		f.keyring = server
-		reading, _ := f.open()
+		f.Keyring = server
+		reading, _ := f.Open()
 		providers, readErr := reading.Providers(ctx)
 		require.NoError(t, readErr, "after a cut at %d", n)
 		require.Len(t, providers, 60)
 
-		f.keyring = keyring(t, current, old)
-		again, _ := f.open()
+		f.Keyring = storetest.Keyring(t, current, old)
+		again, _ := f.Open()
 		_, againErr := again.Rotate(ctx)
 		require.NoError(t, againErr)
 		require.Len(t, f.keyIDs(), 1)
@@ -119,14 +121,14 @@ func TestO5_ReadersAndWritersGoOnMeanwhile(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	f := setup(t)
-	f.keyring = keyring(t, 1)
-	f.store, _ = f.open()
+	f.Keyring = storetest.Keyring(t, 1)
+	f.Store, _ = f.Open()
 	f.seedMany(150)
-	f.keyring = keyring(t, 1, 2)
-	reading, _ := f.open()
-	writing, _ := f.open() // those that wait for the lock take every connection of their pool
-	f.keyring = keyring(t, 2, 1)
-	rotating, w := f.open()
+	f.Keyring = storetest.Keyring(t, 1, 2)
+	reading, _ := f.Open()
+	writing, _ := f.Open() // those that wait for the lock take every connection of their pool
+	f.Keyring = storetest.Keyring(t, 2, 1)
+	rotating, w := f.Open()
 
 	var all sync.WaitGroup
 	reads := make(chan struct{})
@@ -142,20 +144,20 @@ func TestO5_ReadersAndWritersGoOnMeanwhile(t *testing.T) {
 		}
 	})
 	var meanwhile atomic.Bool
-	w.reset(once(pass, `set "api_key"`, func() {
+	w.Reset(testkit.Once(testkit.Pass, `set "api_key"`, func() {
 		for range 2 { // the first may have begun before
 			select {
 			case <-reads:
-			case <-time.After(patience):
+			case <-time.After(testkit.Patience):
 				return
 			}
 		}
 		meanwhile.Store(true)
 	}))
 	for i := range 10 { // servers that still seal with the old key
-		cfg := f.parse("PROVIDER_0_TYPE=openai", fmt.Sprintf("PROVIDER_0_NAME=new-%d", i), "PROVIDER_0_KEY=key")
+		cfg := f.Parse("PROVIDER_0_TYPE=openai", fmt.Sprintf("PROVIDER_0_NAME=new-%d", i), "PROVIDER_0_KEY=key")
 		all.Go(func() {
-			assert.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), writing, cfg, aiseed.DiscardAudits, f.logs.Logger()))
+			assert.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), writing, cfg, aiseed.DiscardAudits, f.Logs.Logger()))
 		})
 	}
 	_, err := rotating.Rotate(context.Background())
@@ -166,21 +168,21 @@ func TestO5_ReadersAndWritersGoOnMeanwhile(t *testing.T) {
 	_, err = rotating.Rotate(context.Background())
 	require.NoError(t, err)
 	require.Len(t, f.keyIDs(), 1)
-	require.Len(t, f.rows(`select id from ai_encryption_keys where revoked_at is null`), 1)
+	require.Len(t, f.Rows(`select id from ai_encryption_keys where revoked_at is null`), 1)
 }
 
 func TestO5_ValuesThatDoNotOpenAreReportedAndLeft(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	f.keyring = keyring(t, 1)
-	f.store, _ = f.open()
+	f.Keyring = storetest.Keyring(t, 1)
+	f.Store, _ = f.Open()
 	f.seedMany(3)
-	f.exec(`update ai_provider_keys set api_key = left(api_key, -4) where id = (select id from ai_provider_keys order by id limit 1)`)
-	damaged := f.rows(`select id::text from ai_provider_keys order by id limit 1`)[0]
-	f.keyring = keyring(t, 2, 1)
-	f.store, _ = f.open()
-	report, err := f.store.Rotate(ctx)
+	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4) where id = (select id from ai_provider_keys order by id limit 1)`)
+	damaged := f.Rows(`select id::text from ai_provider_keys order by id limit 1`)[0]
+	f.Keyring = storetest.Keyring(t, 2, 1)
+	f.Store, _ = f.Open()
+	report, err := f.Store.Rotate(ctx)
 	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
 	require.Len(t, report.Left, 1)
 	require.Equal(t, damaged, report.Left[0].RowID.String())
@@ -192,23 +194,23 @@ func TestO5_ColumnsAreFoundByTheirForeignKey(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	f.keyring = keyring(t, 1)
-	f.store, _ = f.open()
+	f.Keyring = storetest.Keyring(t, 1)
+	f.Store, _ = f.Open()
 	f.seedMany(1)
 
 	// A column of a later migration, which the code does not know.
-	f.exec(`create table ai_provider_webhooks (id uuid primary key, provider_id uuid not null references ai_providers (id), token text not null,
+	f.Exec(`create table ai_provider_webhooks (id uuid primary key, provider_id uuid not null references ai_providers (id), token text not null,
 		token_key_id text references ai_encryption_keys (id))`)
-	f.exec(`insert into ai_provider_webhooks (id, provider_id, token, token_key_id)
+	f.Exec(`insert into ai_provider_webhooks (id, provider_id, token, token_key_id)
 		select '11111111-1111-4111-8111-111111111111', id, $1, $2 from ai_providers where name = 'p000'`,
-		aiseed.SealFor(t, f.keyring, "ai_provider_webhooks", "token", "11111111-1111-4111-8111-111111111111", f.rows(`select id::text from ai_providers where name = 'p000'`)[0], "webhook-token"), f.keyIDs()[0])
-	f.keyring = keyring(t, 2, 1)
-	f.store, _ = f.open()
-	report, err := f.store.Rotate(ctx)
+		aiseed.SealFor(t, f.Keyring, "ai_provider_webhooks", "token", "11111111-1111-4111-8111-111111111111", f.Rows(`select id::text from ai_providers where name = 'p000'`)[0], "webhook-token"), f.keyIDs()[0])
+	f.Keyring = storetest.Keyring(t, 2, 1)
+	f.Store, _ = f.Open()
+	report, err := f.Store.Rotate(ctx)
 	require.NoError(t, err)
 	require.Equal(t, 4, report.Changed)
 	require.Len(t, report.Revoked, 1)
-	require.Equal(t, f.keyIDs(), f.rows(`select token_key_id from ai_provider_webhooks`))
+	require.Equal(t, f.keyIDs(), f.Rows(`select token_key_id from ai_provider_webhooks`))
 
 	// One that it cannot handle is named, and nothing is done.
 	for name, tt := range map[string]struct{ column, problem string }{
@@ -216,14 +218,14 @@ func TestO5_ColumnsAreFoundByTheirForeignKey(t *testing.T) {
 		"no value beside it": {"secret_key_id text references ai_encryption_keys (id)", "there is no column secret beside it"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f.exec(`create table odd (id uuid primary key, provider_id uuid, ` + tt.column + `)`)
-			defer f.exec(`drop table odd`)
-			before := f.state()
-			_, err := f.store.Rotate(ctx)
+			f.Exec(`create table odd (id uuid primary key, provider_id uuid, ` + tt.column + `)`)
+			defer f.Exec(`drop table odd`)
+			before := f.State()
+			_, err := f.Store.Rotate(ctx)
 			require.ErrorIs(t, err, aiseed.ErrKeyring)
 			require.ErrorContains(t, err, "odd."+strings.Fields(tt.column)[0])
 			require.ErrorContains(t, err, tt.problem)
-			require.Equal(t, before, f.state())
+			require.Equal(t, before, f.State())
 		})
 	}
 	for name, tt := range map[string]struct{ table, problem string }{
@@ -231,9 +233,9 @@ func TestO5_ColumnsAreFoundByTheirForeignKey(t *testing.T) {
 		"no provider": {"id uuid primary key, secret text", "its table has no column provider_id of type uuid"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f.exec(`create table odd (` + tt.table + `, secret_key_id text references ai_encryption_keys (id))`)
-			defer f.exec(`drop table odd`)
-			_, err := f.store.Rotate(ctx)
+			f.Exec(`create table odd (` + tt.table + `, secret_key_id text references ai_encryption_keys (id))`)
+			defer f.Exec(`drop table odd`)
+			_, err := f.Store.Rotate(ctx)
 			require.ErrorContains(t, err, tt.problem)
 		})
 	}
@@ -242,16 +244,16 @@ func TestO5_ColumnsAreFoundByTheirForeignKey(t *testing.T) {
 func TestO6_SealAndUnsealEndWithNothingLeft(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	f := setup(t, plaintext)
+	f := setup(t, storetest.Plaintext)
 	cfg := f.seedMany(120)
-	plain, err := f.store.Providers(ctx)
+	plain, err := f.Store.Providers(ctx)
 	require.NoError(t, err)
-	for name, reseal := range map[string]func(context.Context) (aiseed.RotateResult, error){"Rotate": f.store.Rotate, "SealPlaintext": f.store.SealPlaintext, "Unseal": f.store.Unseal} {
+	for name, reseal := range map[string]func(context.Context) (aiseed.RotateResult, error){"Rotate": f.Store.Rotate, "SealPlaintext": f.Store.SealPlaintext, "Unseal": f.Store.Unseal} {
 		_, err = reseal(ctx)
 		require.ErrorIs(t, err, aiseed.ErrKeyring, name)
 	}
 
-	sealing, _ := f.open()
+	sealing, _ := f.Open()
 	_, err = sealing.Providers(ctx)
 	require.ErrorIs(t, err, aiseed.ErrPlaintext)
 	report, err := sealing.Rotate(ctx)
@@ -260,7 +262,7 @@ func TestO6_SealAndUnsealEndWithNothingLeft(t *testing.T) {
 	report, err = sealing.SealPlaintext(ctx)
 	require.NoError(t, err)
 	require.Equal(t, 241, report.Changed)
-	require.NotContains(t, f.state(), "secret-")
+	require.NotContains(t, f.State(), "secret-")
 	sealed, err := sealing.Providers(ctx)
 	require.NoError(t, err)
 	require.Equal(t, plain, sealed)
@@ -269,33 +271,33 @@ func TestO6_SealAndUnsealEndWithNothingLeft(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 241, report.Changed)
 	require.Len(t, report.Revoked, 1)
-	require.Equal(t, []string{"0"}, f.rows(`select (select count(*) from ai_provider_keys where api_key_key_id is not null) + (select count(*) from ai_providers where settings_key_id is not null)`))
-	again, _ := f.open(plaintext)
+	require.Equal(t, []string{"0"}, f.Rows(`select (select count(*) from ai_provider_keys where api_key_key_id is not null) + (select count(*) from ai_providers where settings_key_id is not null)`))
+	again, _ := f.Open(storetest.Plaintext)
 	unsealed, err := again.Providers(ctx)
 	require.NoError(t, err)
 	require.Equal(t, plain, unsealed)
-	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, again, cfg, f.audits, f.logs.Logger()))
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, again, cfg, f.Audits, f.Logs.Logger()))
 }
 
 func TestO6_SealingIsInterruptedAndGoesOn(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	f := setup(t, plaintext)
+	f := setup(t, storetest.Plaintext)
 	f.seedMany(120)
-	sealing, w := f.open()
+	sealing, w := f.Open()
 	interrupted, cancel := context.WithCancel(ctx)
 	seen := 0
-	w.reset(func(sent []byte) action {
+	w.Reset(func(sent []byte) testkit.Action {
 		if bytes.Contains(sent, []byte(`set "api_key"`)) {
 			if seen++; seen == 2 {
 				cancel()
-				return cutBefore
+				return testkit.CutBefore
 			}
 		}
-		return pass
+		return testkit.Pass
 	})
 	report, err := sealing.SealPlaintext(interrupted)
-	w.reset(nil)
+	w.Reset(nil)
 	require.ErrorIs(t, err, context.Canceled)
 	require.Equal(t, 100, report.Changed)
 	rest, err := sealing.SealPlaintext(ctx)
@@ -308,18 +310,18 @@ func TestO5_AmbiguousRowsAndForeignSchemasAreRefused(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t)
 	f.seedMany(1)
-	f.exec(`create schema other`)
+	f.Exec(`create schema other`)
 	for table, tt := range map[string]struct{ columns, problem string }{
 		"history":     {"id uuid, version int, provider_id uuid, token text, token_key_id text references ai_encryption_keys (id), primary key (id, version)", "its table has no unique index on id alone"},
 		"other.hooks": {"id uuid primary key, provider_id uuid, token text, token_key_id text references ai_encryption_keys (id)", "its table is in another schema"},
 	} {
-		f.exec(`create table ` + table + ` (` + tt.columns + `)`)
-		before := f.state()
-		_, err := f.store.Rotate(ctx)
+		f.Exec(`create table ` + table + ` (` + tt.columns + `)`)
+		before := f.State()
+		_, err := f.Store.Rotate(ctx)
 		require.ErrorIs(t, err, aiseed.ErrKeyring, table)
 		require.ErrorContains(t, err, tt.problem)
-		require.Equal(t, before, f.state())
-		f.exec(`drop table ` + table)
+		require.Equal(t, before, f.State())
+		f.Exec(`drop table ` + table)
 	}
 }
 
@@ -327,15 +329,15 @@ func TestO5_RowsThatAPolicyHidesAreAnError(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	f.keyring = keyring(t, 1)
-	f.store, _ = f.open()
+	f.Keyring = storetest.Keyring(t, 1)
+	f.Store, _ = f.Open()
 	f.seedMany(2)
-	role := f.role("rls_of_")
-	f.exec(fmt.Sprintf(grantTables, role))
-	f.exec(`alter table ai_provider_keys enable row level security`)
-	f.exec(`create policy partial on ai_provider_keys using (position = 0)`)
-	f.keyring = keyring(t, 2, 1)
-	store, _ := f.open(func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.User = role })
+	role := f.Role("rls_of_")
+	f.Exec(fmt.Sprintf(storetest.GrantTables, role))
+	f.Exec(`alter table ai_provider_keys enable row level security`)
+	f.Exec(`create policy partial on ai_provider_keys using (position = 0)`)
+	f.Keyring = storetest.Keyring(t, 2, 1)
+	store, _ := f.Open(func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.User = role })
 	report, err := store.Rotate(ctx)
 	require.ErrorIs(t, err, aiseed.ErrDatabase)
 	require.Empty(t, report.Revoked)
@@ -344,16 +346,16 @@ func TestO5_RowsThatAPolicyHidesAreAnError(t *testing.T) {
 func TestO6_PlaintextBehindTheCursorIsSealedToo(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	f := setup(t, plaintext)
+	f := setup(t, storetest.Plaintext)
 	f.seedMany(1)
-	sealing, w := f.open()
-	late := once(pass, `"ai_providers"`, func() { // when the keys were looked at
-		f.exec(`insert into ai_provider_keys (id, provider_id, position, api_key) select '00000000-0000-4000-8000-000000000000', id, 9, 'late' from ai_providers limit 1`)
+	sealing, w := f.Open()
+	late := testkit.Once(testkit.Pass, `"ai_providers"`, func() { // when the keys were looked at
+		f.Exec(`insert into ai_provider_keys (id, provider_id, position, api_key) select '00000000-0000-4000-8000-000000000000', id, 9, 'late' from ai_providers limit 1`)
 	})
-	w.reset(late)
+	w.Reset(late)
 	_, err := sealing.SealPlaintext(ctx)
 	require.NoError(t, err)
-	require.Equal(t, []string{"0"}, f.rows(`select count(*) from ai_provider_keys where api_key_key_id is null`))
+	require.Equal(t, []string{"0"}, f.Rows(`select count(*) from ai_provider_keys where api_key_key_id is null`))
 }
 
 func TestO5_WhatOnlyLooksLikeASealedColumnIsRefused(t *testing.T) {
@@ -361,7 +363,7 @@ func TestO5_WhatOnlyLooksLikeASealedColumnIsRefused(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t)
 	f.seedMany(1)
-	f.exec(`alter table ai_encryption_keys add unique (id, canary)`)
+	f.Exec(`alter table ai_encryption_keys add unique (id, canary)`)
 	const key = "secret_key_id text references ai_encryption_keys (id)"
 	for name, tt := range map[string]struct{ columns, index, problem string }{
 		"a key of two columns":       {"id uuid primary key, provider_id uuid, secret text, secret_key_id text, canary text, foreign key (secret_key_id, canary) references ai_encryption_keys (id, canary)", "", "its foreign key has several columns"},
@@ -373,16 +375,16 @@ func TestO5_WhatOnlyLooksLikeASealedColumnIsRefused(t *testing.T) {
 		"an index of more columns":   {"id uuid, provider_id uuid, secret text, " + key, "create unique index on odd (id, provider_id)", "its table has no unique index on id alone"},
 		"an index that is not one":   {"id uuid, provider_id uuid, secret text, " + key, "create index on odd (id)", "its table has no unique index on id alone"},
 	} {
-		f.exec(`create table odd (` + tt.columns + `)`)
+		f.Exec(`create table odd (` + tt.columns + `)`)
 		if tt.index != "" {
-			f.exec(tt.index)
+			f.Exec(tt.index)
 		}
-		before := f.state()
-		_, err := f.store.Rotate(ctx)
+		before := f.State()
+		_, err := f.Store.Rotate(ctx)
 		require.ErrorIs(t, err, aiseed.ErrKeyring, name)
 		require.ErrorContains(t, err, tt.problem, name)
-		require.Equal(t, before, f.state(), name)
-		f.exec(`drop table odd`)
+		require.Equal(t, before, f.State(), name)
+		f.Exec(`drop table odd`)
 	}
 }
 
@@ -397,19 +399,19 @@ func TestO5_AKeyThatOneColumnNeedsIsNotRevoked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			f.keyring = keyring(t, 1)
-			f.store, _ = f.open()
-			f.seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
-			f.exec(damage)
-			f.keyring = keyring(t, 2, 1)
-			f.store, _ = f.open()
+			f.Keyring = storetest.Keyring(t, 1)
+			f.Store, _ = f.Open()
+			f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
+			f.Exec(damage)
+			f.Keyring = storetest.Keyring(t, 2, 1)
+			f.Store, _ = f.Open()
 			for range 2 {
-				report, err := f.store.Rotate(ctx)
+				report, err := f.Store.Rotate(ctx)
 				require.ErrorIs(t, err, aiseed.ErrUndecryptable)
 				require.Len(t, report.Left, 1, "once, however often it was looked at")
 				require.Empty(t, report.Revoked)
 			}
-			require.Len(t, f.rows(`select id from ai_encryption_keys where revoked_at is null`), 2)
+			require.Len(t, f.Rows(`select id from ai_encryption_keys where revoked_at is null`), 2)
 		})
 	}
 }
@@ -419,13 +421,13 @@ func TestO5_LostConnectionsAreAsInASeed(t *testing.T) {
 	ctx := context.Background()
 	for name, at := range map[string]string{"a value": `for update`, "its rewriting": `set "api_key"`, "the revocation": "set revoked_at = now()"} {
 		f := setup(t)
-		f.keyring = keyring(t, 1)
-		f.store, _ = f.open()
-		f.seeded("OPENAI_KEY=key")
+		f.Keyring = storetest.Keyring(t, 1)
+		f.Store, _ = f.Open()
+		f.Seeded("OPENAI_KEY=key")
 		old := f.keyIDs()
-		f.keyring = keyring(t, 2, 1)
-		rotating, w := f.open()
-		w.reset(once(cutBefore, at))
+		f.Keyring = storetest.Keyring(t, 2, 1)
+		rotating, w := f.Open()
+		w.Reset(testkit.Once(testkit.CutBefore, at))
 		report, err := rotating.Rotate(ctx)
 		require.NoError(t, err, name)
 		require.Equal(t, aiseed.RotateResult{Changed: 1, Revoked: old}, report, name)

@@ -1,7 +1,6 @@
 package aiseed_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"testing"
@@ -16,18 +15,9 @@ import (
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
 	"example.com/aiseed/internal/ephemeral"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
-
-func keyring(t *testing.T, keys ...byte) *aiseed.Keyring {
-	t.Helper()
-	var raws [][]byte
-	for _, k := range keys {
-		raws = append(raws, bytes.Repeat([]byte{k}, aiseed.KeySize))
-	}
-	ring, err := aiseed.NewKeyring(raws[0], raws[1:]...)
-	require.NoError(t, err)
-	return ring
-}
 
 func TestS1_NoStoreWithoutAKeyringUnlessPlaintextIsAccepted(t *testing.T) {
 	t.Parallel()
@@ -50,12 +40,12 @@ func TestS1_NoStoreWithoutAKeyringUnlessPlaintextIsAccepted(t *testing.T) {
 func TestS1_WhatIsStoredIsSealedFromTheFirstWrite(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	environ := aiseed.Environ(t, "gateway.env")
-	require.NoError(t, f.seed(f.parseEnviron(environ)))
-	aiseed.RequireNoSecret(t, environ, f.state())
-	require.Empty(t, f.rows(`select api_key from ai_provider_keys where api_key not like 'aiseed:v1:%' or api_key_key_id is null
+	environ := testkit.Environ(t, "testdata/gateway.env")
+	require.NoError(t, f.Seed(f.ParseEnviron(environ)))
+	testkit.RequireNoSecret(t, environ, f.State())
+	require.Empty(t, f.Rows(`select api_key from ai_provider_keys where api_key not like 'aiseed:v1:%' or api_key_key_id is null
 		union all select settings from ai_providers where settings not like 'aiseed:v1:%' or (settings is not null and settings_key_id is null)`))
-	require.Equal(t, []string{"1"}, f.rows(`select count(*) from ai_encryption_keys where revoked_at is null`))
+	require.Equal(t, []string{"1"}, f.Rows(`select count(*) from ai_encryption_keys where revoked_at is null`))
 }
 
 func TestS2_CopiedCiphertextDoesNotOpen(t *testing.T) {
@@ -69,15 +59,15 @@ func TestS2_CopiedCiphertextDoesNotOpen(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			cfg := f.seeded("BEDROCK_REGION=r", "PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=key-one,key-two")
-			f.exec(tamper)
-			_, err := f.store.Providers(context.Background())
+			cfg := f.Seeded("BEDROCK_REGION=r", "PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=key-one,key-two")
+			f.Exec(tamper)
+			_, err := f.Store.Providers(context.Background())
 			require.ErrorIs(t, err, aiseed.ErrUndecryptable)
 			var decrypt *aiseed.DecryptError
 			require.ErrorAs(t, err, &decrypt)
 			require.Contains(t, []string{"ai_providers", "ai_provider_keys"}, decrypt.Table)
 			require.NotEmpty(t, decrypt.KeyID)
-			require.ErrorIs(t, f.seed(cfg), aiseed.ErrUndecryptable)
+			require.ErrorIs(t, f.Seed(cfg), aiseed.ErrUndecryptable)
 		})
 	}
 }
@@ -85,12 +75,12 @@ func TestS2_CopiedCiphertextDoesNotOpen(t *testing.T) {
 func TestS3_TheFirstKeySeals(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.keyring = keyring(t, 2, 1)
-	f.store, _ = f.open()
-	f.seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
-	f.keyring = keyring(t, 2)
-	f.store, _ = f.open()
-	providers, err := f.store.Providers(context.Background())
+	f.Keyring = storetest.Keyring(t, 2, 1)
+	f.Store, _ = f.Open()
+	f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
+	f.Keyring = storetest.Keyring(t, 2)
+	f.Store, _ = f.Open()
+	providers, err := f.Store.Providers(context.Background())
 	require.NoError(t, err)
 	require.Len(t, providers, 2)
 }
@@ -99,38 +89,38 @@ func TestS4_KeyringIsCheckedBeforeAnythingElse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	f.keyring = keyring(t, 1)
-	f.store, _ = f.open()
-	f.seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
-	id := f.rows(`select id from ai_encryption_keys`)[0]
-	before := f.state()
+	f.Keyring = storetest.Keyring(t, 1)
+	f.Store, _ = f.Open()
+	f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
+	id := f.Rows(`select id from ai_encryption_keys`)[0]
+	before := f.State()
 
-	_, err := aiseed.Open(ctx, f.pool, aiseed.StoreOptions{Keyring: keyring(t, 2)})
+	_, err := aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: storetest.Keyring(t, 2)})
 	require.ErrorIs(t, err, aiseed.ErrKeyring)
 	require.ErrorContains(t, err, "it lacks "+id+" (for ai_providers.settings and ai_provider_keys.api_key)")
 	require.ErrorContains(t, err, "append it to the keyring")
-	_, err = aiseed.Open(ctx, f.pool, aiseed.StoreOptions{AllowPlaintext: true})
+	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{AllowPlaintext: true})
 	require.ErrorIs(t, err, aiseed.ErrKeyring)
 	require.ErrorContains(t, err, "there is none, and the tables hold values that are sealed with "+id)
-	require.Equal(t, before, f.state())
+	require.Equal(t, before, f.State())
 
 	// A new key in front needs nothing but the old one behind.
-	store, err := aiseed.Open(ctx, f.pool, aiseed.StoreOptions{Keyring: keyring(t, 2, 1)})
+	store, err := aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: storetest.Keyring(t, 2, 1)})
 	require.NoError(t, err)
 	providers, err := store.Providers(ctx)
 	require.NoError(t, err)
 	require.Len(t, providers, 2)
-	require.Equal(t, before, f.state(), "opening writes nothing")
+	require.Equal(t, before, f.State(), "opening writes nothing")
 
 	// A key that no row needs may be gone.
-	f.exec(`delete from ai_provider_keys; delete from ai_providers`)
-	_, err = aiseed.Open(ctx, f.pool, aiseed.StoreOptions{Keyring: keyring(t, 2)})
+	f.Exec(`delete from ai_provider_keys; delete from ai_providers`)
+	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: storetest.Keyring(t, 2)})
 	require.NoError(t, err)
-	_, err = aiseed.Open(ctx, f.pool, aiseed.StoreOptions{AllowPlaintext: true})
+	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{AllowPlaintext: true})
 	require.NoError(t, err)
 
-	f.exec(`update ai_encryption_keys set canary = left(canary, -8)`)
-	_, err = aiseed.Open(ctx, f.pool, aiseed.StoreOptions{Keyring: keyring(t, 1)})
+	f.Exec(`update ai_encryption_keys set canary = left(canary, -8)`)
+	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: storetest.Keyring(t, 1)})
 	require.ErrorIs(t, err, aiseed.ErrKeyring)
 	require.ErrorContains(t, err, id+" does not open its own canary")
 }
@@ -138,13 +128,13 @@ func TestS4_KeyringIsCheckedBeforeAnythingElse(t *testing.T) {
 func TestS4_KeyOfARowIsAForeignKey(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
+	f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
 	for sql, keys := range map[string][]string{
 		`update ai_provider_keys set api_key_key_id = 'unknown'`:                         {"ai_provider_keys_api_key_key_id_fkey"},
 		`update ai_providers set settings_key_id = 'unknown' where settings is not null`: {"ai_providers_settings_key_id_fkey"},
 		`delete from ai_encryption_keys`:                                                 {"ai_provider_keys_api_key_key_id_fkey", "ai_providers_settings_key_id_fkey"},
 	} {
-		_, err := f.pool.Exec(context.Background(), sql)
+		_, err := f.Pool.Exec(context.Background(), sql)
 		var refused *pgconn.PgError
 		require.ErrorAs(t, err, &refused, sql)
 		require.Equal(t, "23503", refused.Code, sql)
@@ -155,19 +145,19 @@ func TestS4_KeyOfARowIsAForeignKey(t *testing.T) {
 func TestS4_RevokedKeyThatSealsAgainIsInUseAgain(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.seeded("OPENAI_KEY=key")
-	f.exec(`update ai_encryption_keys set revoked_at = now()`)
-	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-	require.Equal(t, []string{"1"}, f.rows(`select count(*) from ai_encryption_keys where revoked_at is null`))
+	f.Seeded("OPENAI_KEY=key")
+	f.Exec(`update ai_encryption_keys set revoked_at = now()`)
+	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	require.Equal(t, []string{"1"}, f.Rows(`select count(*) from ai_encryption_keys where revoked_at is null`))
 }
 
 func TestS5_DamagedSettingsAreATypedError(t *testing.T) {
 	t.Parallel()
-	f := setup(t, plaintext)
-	f.seeded("BEDROCK_REGION=r")
+	f := setup(t, storetest.Plaintext)
+	f.Seeded("BEDROCK_REGION=r")
 	for _, settings := range []string{`no json with-a-secret`, `{"_type":"other","_version":1}`, `{"_type":"bedrock","_version":2}`, `[]`} {
-		f.exec(`update ai_providers set settings = $1`, settings)
-		_, err := f.store.Providers(context.Background())
+		f.Exec(`update ai_providers set settings = $1`, settings)
+		_, err := f.Store.Providers(context.Background())
 		require.ErrorIs(t, err, aiseed.ErrUndecryptable, settings)
 		require.ErrorContains(t, err, "ai_providers.settings of row ")
 		require.NotContains(t, err.Error(), "with-a-secret")
@@ -176,27 +166,27 @@ func TestS5_DamagedSettingsAreATypedError(t *testing.T) {
 
 func TestS5_SettingsThatOpenAndAreNotOursNameTheirKey(t *testing.T) {
 	t.Parallel()
-	f := setup(t, plaintext)
-	f.seeded("BEDROCK_REGION=r")
-	f.exec(`update ai_providers set settings = '{}'`)
-	sealing, _ := f.open()
+	f := setup(t, storetest.Plaintext)
+	f.Seeded("BEDROCK_REGION=r")
+	f.Exec(`update ai_providers set settings = '{}'`)
+	sealing, _ := f.Open()
 	_, err := sealing.SealPlaintext(context.Background())
 	require.NoError(t, err)
 	_, err = sealing.Providers(context.Background())
 	var decrypt *aiseed.DecryptError
 	require.ErrorAs(t, err, &decrypt)
-	require.Equal(t, f.rows(`select settings_key_id from ai_providers`)[0], decrypt.KeyID)
+	require.Equal(t, f.Rows(`select settings_key_id from ai_providers`)[0], decrypt.KeyID)
 	require.ErrorContains(t, err, "opens, but what is in it was not written by this library")
 }
 
 func TestS11_AnswerThatIsNotUnderstoodIsNotQuoted(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.seeded("OPENAI_KEY=key")
+	f.Seeded("OPENAI_KEY=key")
 	changed := func(table, want string) {
 		t.Helper()
-		f.exec(`alter table ` + table + ` alter column created_at drop default, alter column created_at type text using 'hunter2hunter2'`)
-		_, err := f.store.Providers(context.Background())
+		f.Exec(`alter table ` + table + ` alter column created_at drop default, alter column created_at type text using 'hunter2hunter2'`)
+		_, err := f.Store.Providers(context.Background())
 		require.ErrorIs(t, err, aiseed.ErrDatabase)
 		require.ErrorContains(t, err, want)
 		require.NotContains(t, err.Error(), "hunter2")
@@ -208,14 +198,14 @@ func TestS11_AnswerThatIsNotUnderstoodIsNotQuoted(t *testing.T) {
 func TestS7_ProvidersAreTheRuntimesView(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=z", "PROVIDER_0_KEYS=k3,k1,k2", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=a-b",
+	f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=z", "PROVIDER_0_KEYS=k3,k1,k2", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=a-b",
 		"PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=ab", "PROVIDER_3_TYPE=openai", "PROVIDER_3_NAME=off", "PROVIDER_4_TYPE=openai", "PROVIDER_4_NAME=gone")
-	f.exec(`update ai_providers set enabled = false where name = 'off'`)
-	f.exec(`update ai_providers set deleted = true where name = 'gone'`)
-	f.wire.reset(nil)
-	providers, err := f.store.Providers(context.Background())
+	f.Exec(`update ai_providers set enabled = false where name = 'off'`)
+	f.Exec(`update ai_providers set deleted = true where name = 'gone'`)
+	f.Wire.Reset(nil)
+	providers, err := f.Store.Providers(context.Background())
 	require.NoError(t, err)
-	n, _ := f.wire.count()
+	n, _ := f.Wire.Count()
 	require.Equal(t, 1, n, "one statement is one snapshot")
 	var got []string
 	for _, p := range providers {
@@ -227,7 +217,7 @@ func TestS7_ProvidersAreTheRuntimesView(t *testing.T) {
 	require.Nil(t, providers[2].Bedrock)
 
 	empty := setup(t)
-	providers, err = empty.store.Providers(context.Background())
+	providers, err = empty.Store.Providers(context.Background())
 	require.NoError(t, err)
 	require.NotNil(t, providers)
 	require.Empty(t, providers)
@@ -253,17 +243,17 @@ func TestOpenNeedsAPoolAndGoodTimeouts(t *testing.T) {
 func TestQ2_OpenIsOneRoundTrip(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	n, _ := f.wire.count() // start-up of the connection included
-	config := f.pool.Config().Copy()
-	w := &wire{}
-	config.ConnConfig.DialFunc = w.dial
+	n, _ := f.Wire.Count() // start-up of the connection included
+	config := f.Pool.Config().Copy()
+	w := &testkit.Wire{}
+	config.ConnConfig.DialFunc = w.Dial
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	require.NoError(t, err)
 	defer pool.Close()
 	conn, err := pool.Acquire(context.Background())
 	require.NoError(t, err)
 	conn.Release()
-	handshake, _ := w.count()
+	handshake, _ := w.Count()
 	require.LessOrEqual(t, n-handshake, 2)
 }
 
@@ -284,13 +274,13 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 	t.Run("read-only", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
-		before := f.state()
-		f.exec(`do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$`)
-		store, _ := f.open()
-		err := aiseed.SeedAIProvidersFromEnv(ctx, store, f.parse("OPENAI_KEY=key"), f.audits, slog.Logger{})
+		before := f.State()
+		f.Exec(`do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$`)
+		store, _ := f.Open()
+		err := aiseed.SeedAIProvidersFromEnv(ctx, store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
 		databaseError(t, err, "25006", "the database is read-only; connect to the primary")
-		require.Equal(t, before, f.state())
-		f.requireIdle()
+		require.Equal(t, before, f.State())
+		f.RequireIdle()
 	})
 	t.Run("unreachable", func(t *testing.T) {
 		t.Parallel()
@@ -317,7 +307,7 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 	t.Run("wrong name", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
-		config := f.pool.Config().Copy()
+		config := f.Pool.Config().Copy()
 		config.ConnConfig.Database += "_missing"
 		pool, err := pgxpool.NewWithConfig(ctx, config)
 		require.NoError(t, err)
@@ -328,7 +318,7 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 	t.Run("a closed pool", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
-		pool, err := pgxpool.NewWithConfig(ctx, f.pool.Config())
+		pool, err := pgxpool.NewWithConfig(ctx, f.Pool.Config())
 		require.NoError(t, err)
 		pool.Close()
 		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
@@ -339,15 +329,15 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 		f := setup(t)
 		ctx, cancel := context.WithTimeout(ctx, -time.Second)
 		defer cancel()
-		_, err := f.store.Providers(ctx)
+		_, err := f.Store.Providers(ctx)
 		databaseError(t, err, "", "reading the providers: context deadline exceeded")
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	})
 	t.Run("no privileges", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
-		role := f.role("nobody_of_")
-		config := f.pool.Config().Copy()
+		role := f.Role("nobody_of_")
+		config := f.Pool.Config().Copy()
 		config.ConnConfig.User = role
 		pool, err := pgxpool.NewWithConfig(ctx, config)
 		require.NoError(t, err)
@@ -367,7 +357,7 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 		pool.Reset()
 		// A server process ends a while after its connection, and has its slot until
 		// then.
-		limited, cancel := context.WithTimeout(ctx, patience)
+		limited, cancel := context.WithTimeout(ctx, testkit.Patience)
 		defer cancel()
 		for held := 0; held < 4; {
 			conn, err := pgx.Connect(limited, server.DSN("postgres"))
@@ -395,14 +385,14 @@ func TestL8_SettingsOfTheSession(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.RuntimeParams[name] = value })
-			cfg := f.parseEnviron(aiseed.Environ(t, "gateway.env"))
+			cfg := f.ParseEnviron(testkit.Environ(t, "testdata/gateway.env"))
 			var start, end time.Time // by the server's clock
-			f.scan(`select clock_timestamp()`, &start)
-			require.NoError(t, f.seed(cfg))
-			f.scan(`select clock_timestamp()`, &end)
-			require.NoError(t, f.seed(cfg))
-			require.Len(t, f.audits.Entries(), 10)
-			providers, err := f.store.Providers(context.Background())
+			f.Scan(`select clock_timestamp()`, &start)
+			require.NoError(t, f.Seed(cfg))
+			f.Scan(`select clock_timestamp()`, &end)
+			require.NoError(t, f.Seed(cfg))
+			require.Len(t, f.Audits.Entries(), 10)
+			providers, err := f.Store.Providers(context.Background())
 			require.NoError(t, err)
 			require.Len(t, providers, 6)
 			require.WithinRange(t, providers[0].CreatedAt, start, end)
@@ -411,7 +401,7 @@ func TestL8_SettingsOfTheSession(t *testing.T) {
 	t.Run("but the encoding of the client", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
-		config := f.pool.Config().Copy()
+		config := f.Pool.Config().Copy()
 		config.ConnConfig.RuntimeParams["client_encoding"] = "LATIN1"
 		pool, err := pgxpool.NewWithConfig(context.Background(), config)
 		require.NoError(t, err)
@@ -425,31 +415,31 @@ func TestL8_SettingsOfTheSession(t *testing.T) {
 func TestS7_KeysAreInOrderOfPositionNotOfInsertion(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	cfg := f.seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=a,b,c")
-	f.exec(`update ai_provider_keys set position = 10 - position`)
-	providers, err := f.store.Providers(context.Background())
+	cfg := f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=a,b,c")
+	f.Exec(`update ai_provider_keys set position = 10 - position`)
+	providers, err := f.Store.Providers(context.Background())
 	require.NoError(t, err)
 	require.Equal(t, "c", providers[0].Keys[0].APIKey.Reveal())
-	require.NoError(t, f.seed(cfg))
-	require.Contains(t, f.logs.Warnings()[0], "differ in API key 1 (", "and a seed compares them in that order")
-	require.NotContains(t, f.logs.Warnings()[0], "API key 2")
+	require.NoError(t, f.Seed(cfg))
+	require.Contains(t, f.Logs.Warnings()[0], "differ in API key 1 (", "and a seed compares them in that order")
+	require.NotContains(t, f.Logs.Warnings()[0], "API key 2")
 }
 
 func TestS5_SealedTextIsNeverTakenForASecret(t *testing.T) {
 	t.Parallel()
 	for _, tamper := range []string{`update ai_provider_keys set api_key_key_id = null`, `update ai_providers set settings_key_id = null`} {
 		f := setup(t)
-		f.seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
-		f.exec(tamper)
-		_, err := f.store.Providers(context.Background())
+		f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
+		f.Exec(tamper)
+		_, err := f.Store.Providers(context.Background())
 		require.ErrorIs(t, err, aiseed.ErrUndecryptable)
 		require.ErrorContains(t, err, "the name of its key is missing")
-		_, err = f.store.SealPlaintext(context.Background())
+		_, err = f.Store.SealPlaintext(context.Background())
 		require.ErrorIs(t, err, aiseed.ErrUndecryptable)
 
-		f.exec(`delete from ai_provider_keys where api_key_key_id is not null`)
-		f.exec(`update ai_providers set settings = null, settings_key_id = null where settings_key_id is not null`)
-		plain, _ := f.open(plaintext)
+		f.Exec(`delete from ai_provider_keys where api_key_key_id is not null`)
+		f.Exec(`update ai_providers set settings = null, settings_key_id = null where settings_key_id is not null`)
+		plain, _ := f.Open(storetest.Plaintext)
 		_, err = plain.Providers(context.Background())
 		require.ErrorIs(t, err, aiseed.ErrUndecryptable)
 	}
@@ -458,9 +448,9 @@ func TestS5_SealedTextIsNeverTakenForASecret(t *testing.T) {
 func TestS7_TheTimesOfAKeyAreThoseOfItsRow(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.seeded("OPENAI_KEY=key")
-	f.exec(`update ai_provider_keys set created_at = '2001-01-01Z', updated_at = '2002-01-01Z'`)
-	providers, err := f.store.Providers(context.Background())
+	f.Seeded("OPENAI_KEY=key")
+	f.Exec(`update ai_provider_keys set created_at = '2001-01-01Z', updated_at = '2002-01-01Z'`)
+	providers, err := f.Store.Providers(context.Background())
 	require.NoError(t, err)
 	key := providers[0].Keys[0]
 	require.Equal(t, time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC), key.CreatedAt.UTC())

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/testkit"
 )
 
 func notify(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.NotifyChannel = "Providers changed" }
@@ -50,39 +51,39 @@ func (w *watched) last() []string {
 
 // watch runs Watch until the test ends, and waits for it.
 func (f *fixture) watch(store *aiseed.Store) *watched {
-	f.t.Helper()
+	f.T.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &watched{}
 	done := make(chan error, 1)
 	go func() { done <- store.Watch(ctx, w.changed) }()
-	f.t.Cleanup(func() {
+	f.T.Cleanup(func() {
 		cancel()
-		require.ErrorIs(f.t, awaited(f.t, done), context.Canceled)
+		require.ErrorIs(f.T, testkit.Awaited(f.T, done), context.Canceled)
 	})
 	return w
 }
 
 func (f *fixture) eventually(w *watched, want ...string) {
-	f.t.Helper()
-	require.EventuallyWithT(f.t, func(c *assert.CollectT) { require.Equal(c, append([]string{}, want...), w.last()) }, patience, time.Millisecond)
+	f.T.Helper()
+	require.EventuallyWithT(f.T, func(c *assert.CollectT) { require.Equal(c, append([]string{}, want...), w.last()) }, testkit.Patience, time.Millisecond)
 }
 
 func TestO8_AnotherInstanceIsToldOfChanges(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t, notify)
-	f.seeded("OPENAI_KEY=key")
-	watching, _ := f.open(notify)
+	f.Seeded("OPENAI_KEY=key")
+	watching, _ := f.Open(notify)
 	w := f.watch(watching)
 	f.eventually(w, "openai")
-	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
 	f.eventually(w, "anthropic", "openai")
-	providers, err := f.store.Providers(ctx)
+	providers, err := f.Store.Providers(ctx)
 	require.NoError(t, err)
-	require.NoError(t, f.store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
+	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
 	f.eventually(w, "openai")
-	require.NoError(t, f.store.DeleteProvider(ctx, "a", providers[1].ID))
-	require.EventuallyWithT(t, func(c *assert.CollectT) { require.Empty(c, w.last()) }, patience, time.Millisecond)
+	require.NoError(t, f.Store.DeleteProvider(ctx, "a", providers[1].ID))
+	require.EventuallyWithT(t, func(c *assert.CollectT) { require.Empty(c, w.last()) }, testkit.Patience, time.Millisecond)
 	_, troubles := w.counts()
 	require.Zero(t, troubles)
 }
@@ -90,14 +91,14 @@ func TestO8_AnotherInstanceIsToldOfChanges(t *testing.T) {
 func TestO8_ItReconnectsAndMissesNothing(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
-	watching, _ := f.open(notify, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+	watching, _ := f.Open(notify, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
 		c.ConnConfig.RuntimeParams["application_name"] = "watching"
 	})
 	w := f.watch(watching)
 	f.eventually(w)
 	for _, line := range []string{"OPENAI_KEY=key", "ANTHROPIC_KEY=key"} {
-		f.exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'watching'`)
-		f.seeded(line)
+		f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'watching'`)
+		f.Seeded(line)
 	}
 	f.eventually(w, "anthropic", "openai")
 }
@@ -105,21 +106,21 @@ func TestO8_ItReconnectsAndMissesNothing(t *testing.T) {
 func TestO8_TroubleIsToldAndOver(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
-	f.seeded("OPENAI_KEY=key")
-	watching, _ := f.open(notify)
+	f.Seeded("OPENAI_KEY=key")
+	watching, _ := f.Open(notify)
 	w := f.watch(watching)
 	f.eventually(w, "openai")
-	good := f.rows(`select api_key from ai_provider_keys`)[0]
-	f.exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
-	f.exec(`select pg_notify('Providers changed', '')`)
+	good := f.Rows(`select api_key from ai_provider_keys`)[0]
+	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
+	f.Exec(`select pg_notify('Providers changed', '')`)
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		require.Len(c, w.errs, 1)
 		require.ErrorIs(c, w.errs[0], aiseed.ErrUndecryptable)
-	}, patience, time.Millisecond)
-	f.exec(`update ai_provider_keys set api_key = $1`, good)
-	f.seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	}, testkit.Patience, time.Millisecond)
+	f.Exec(`update ai_provider_keys set api_key = $1`, good)
+	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
 	f.eventually(w, "anthropic", "openai")
 }
 
@@ -127,23 +128,23 @@ func TestO8_OffByDefaultAndInTheTransaction(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	require.ErrorContains(t, f.store.Watch(ctx, nil), "set StoreOptions.NotifyChannel")
-	conn, err := f.pool.Acquire(ctx)
+	require.ErrorContains(t, f.Store.Watch(ctx, nil), "set StoreOptions.NotifyChannel")
+	conn, err := f.Pool.Acquire(ctx)
 	require.NoError(t, err)
 	defer conn.Release()
 	_, err = conn.Exec(ctx, `listen "Providers changed"`)
 	require.NoError(t, err)
-	f.seeded("OPENAI_KEY=key")
-	notifying, w := f.open(notify)
-	w.reset(nil)
-	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.parse("OPENAI_KEY=key"), f.audits, f.logs.Logger()))
-	_, sent := w.count()
+	f.Seeded("OPENAI_KEY=key")
+	notifying, w := f.Open(notify)
+	w.Reset(nil)
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.Parse("OPENAI_KEY=key"), f.Audits, f.Logs.Logger()))
+	_, sent := w.Count()
 	require.NotContains(t, sent, "pg_notify", "nothing was written")
 	f.failing(1000, "53100")
-	require.Error(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.parse("ANTHROPIC_KEY=key"), f.audits, f.logs.Logger()))
-	f.exec(`drop trigger fail on ai_providers`)
-	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.parse("ANTHROPIC_KEY=key"), f.audits, f.logs.Logger()))
-	f.exec(`select pg_notify('Providers changed', 'the end')`)
+	require.Error(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.Parse("ANTHROPIC_KEY=key"), f.Audits, f.Logs.Logger()))
+	f.Exec(`drop trigger fail on ai_providers`)
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.Parse("ANTHROPIC_KEY=key"), f.Audits, f.Logs.Logger()))
+	f.Exec(`select pg_notify('Providers changed', 'the end')`)
 	var payloads []string
 	for {
 		n, err := conn.Conn().WaitForNotification(ctx)
@@ -155,18 +156,18 @@ func TestO8_OffByDefaultAndInTheTransaction(t *testing.T) {
 	}
 	require.Equal(t, []string{"", "the end"}, payloads, "one for the one commit, none for the rollback")
 
-	_, err = aiseed.Open(ctx, f.pool, aiseed.StoreOptions{Keyring: f.keyring, NotifyChannel: string(make([]byte, 64))})
+	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: f.Keyring, NotifyChannel: string(make([]byte, 64))})
 	require.ErrorContains(t, err, "NotifyChannel is longer than 63 bytes")
 }
 
 func TestO8_AReadThatFailsIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
-	watching, wire := f.open(notify)
+	watching, wire := f.Open(notify)
 	w := f.watch(watching)
 	f.eventually(w)
-	wire.reset(once(cutBefore, "enabled and not deleted"))
-	f.seeded("OPENAI_KEY=key")
+	wire.Reset(testkit.Once(testkit.CutBefore, "enabled and not deleted"))
+	f.Seeded("OPENAI_KEY=key")
 	f.eventually(w, "openai")
 }
 
@@ -181,7 +182,7 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t, notify)
-	watching, wire := f.open(notify)
+	watching, wire := f.Open(notify)
 	w := f.watch(watching)
 	f.eventually(w)
 	told, _ := w.counts()
@@ -189,47 +190,47 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 	reads := func(n int) {
 		t.Helper()
 		require.Eventually(t, func() bool {
-			_, sent := wire.count()
+			_, sent := wire.Count()
 			return strings.Count(sent, "enabled and not deleted") >= n
-		}, patience, time.Millisecond)
+		}, testkit.Patience, time.Millisecond)
 	}
-	wire.reset(nil)
-	f.exec(`select pg_notify('Providers changed', '')`)
+	wire.Reset(nil)
+	f.Exec(`select pg_notify('Providers changed', '')`)
 	reads(1)
-	f.exec(`select pg_notify('Providers changed', '')`)
+	f.Exec(`select pg_notify('Providers changed', '')`)
 	reads(2)
-	f.seeded("OPENAI_KEY=key")
+	f.Seeded("OPENAI_KEY=key")
 	f.eventually(w, "openai")
-	providers, err := f.store.Providers(ctx)
+	providers, err := f.Store.Providers(ctx)
 	require.NoError(t, err)
 
 	// What is over is told although the providers are what they were.
-	good := f.rows(`select api_key from ai_provider_keys`)[0]
-	f.exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
-	wire.reset(nil)
-	f.exec(`select pg_notify('Providers changed', '')`)
+	good := f.Rows(`select api_key from ai_provider_keys`)[0]
+	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
+	wire.Reset(nil)
+	f.Exec(`select pg_notify('Providers changed', '')`)
 	reads(4) // again and again, after a pause
-	f.exec(`update ai_provider_keys set api_key = $1`, good)
-	require.Eventually(t, func() bool { told, _ := w.counts(); return told >= 3 }, patience, time.Millisecond)
+	f.Exec(`update ai_provider_keys set api_key = $1`, good)
+	require.Eventually(t, func() bool { told, _ := w.counts(); return told >= 3 }, testkit.Patience, time.Millisecond)
 	told, troubles := w.counts()
 	require.Equal(t, []int{3, 1}, []int{told, troubles}, "each kind of trouble once")
 
 	// And a second time it is trouble again.
-	f.exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
-	f.exec(`select pg_notify('Providers changed', '')`)
-	require.Eventually(t, func() bool { _, troubles := w.counts(); return troubles == 2 }, patience, time.Millisecond)
-	require.NoError(t, f.store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
-	require.Eventually(t, func() bool { told, _ := w.counts(); return told == 4 }, patience, time.Millisecond)
+	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
+	f.Exec(`select pg_notify('Providers changed', '')`)
+	require.Eventually(t, func() bool { _, troubles := w.counts(); return troubles == 2 }, testkit.Patience, time.Millisecond)
+	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
+	require.Eventually(t, func() bool { told, _ := w.counts(); return told == 4 }, testkit.Patience, time.Millisecond)
 }
 
 func TestO8_ALostConnectionIsNoTrouble(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
-	watching, wire := f.open(notify)
+	watching, wire := f.Open(notify)
 	w := f.watch(watching)
 	f.eventually(w)
-	wire.reset(once(cutBefore, "enabled and not deleted"))
-	f.seeded("OPENAI_KEY=key")
+	wire.Reset(testkit.Once(testkit.CutBefore, "enabled and not deleted"))
+	f.Seeded("OPENAI_KEY=key")
 	f.eventually(w, "openai")
 	told, troubles := w.counts()
 	require.Equal(t, []int{2, 0}, []int{told, troubles})
@@ -238,11 +239,11 @@ func TestO8_ALostConnectionIsNoTrouble(t *testing.T) {
 func TestO8_WatchKeepsNoConnectionOfThePool(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
-	watching, _ := f.open(notify, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
+	watching, _ := f.Open(notify, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
 	require.ErrorContains(t, watching.Watch(context.Background(), nil), "Watch needs a function to call back")
 	w := f.watch(watching)
 	f.eventually(w)
-	f.seeded("OPENAI_KEY=key")
+	f.Seeded("OPENAI_KEY=key")
 	f.eventually(w, "openai")
 }
 
@@ -252,18 +253,18 @@ const listening = `select pid from pg_stat_activity where datname = current_data
 func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
-	f.seeded("OPENAI_KEY=key")
-	f.exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
-	watching, wire := f.open(notify)
+	f.Seeded("OPENAI_KEY=key")
+	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
+	watching, wire := f.Open(notify)
 	var mu sync.Mutex
 	var reads []time.Time
-	wire.reset(func(sent []byte) action {
+	wire.Reset(func(sent []byte) testkit.Action {
 		if bytes.Contains(sent, []byte("enabled and not deleted")) {
 			mu.Lock()
 			defer mu.Unlock()
 			reads = append(reads, time.Now())
 		}
-		return pass
+		return testkit.Pass
 	})
 	f.watch(watching)
 	var seen []time.Time
@@ -272,7 +273,7 @@ func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 		defer mu.Unlock()
 		seen = slices.Clone(reads)
 		return len(seen) >= 4
-	}, patience, time.Millisecond, "a connection that was closed is not waited for")
+	}, testkit.Patience, time.Millisecond, "a connection that was closed is not waited for")
 	growth := 0
 	for i := range 3 { // a busy machine makes a pause longer, and never shorter
 		// But after a second of listening the pauses are short again, and so long
@@ -284,7 +285,7 @@ func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 		growth++
 	}
 	// One that was left open would stay.
-	require.Eventually(t, func() bool { return len(f.rows(listening)) <= 1 }, patience, time.Millisecond,
+	require.Eventually(t, func() bool { return len(f.Rows(listening)) <= 1 }, testkit.Patience, time.Millisecond,
 		"each time the connection before is closed")
 }
 
@@ -294,10 +295,10 @@ func TestO8_NothingOfItIsLeft(t *testing.T) { // F7
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	w, done := &watched{}, make(chan error, 1)
-	go func() { done <- f.store.Watch(ctx, w.changed) }()
+	go func() { done <- f.Store.Watch(ctx, w.changed) }()
 	f.eventually(w)
-	require.Len(t, f.rows(listening), 1)
+	require.Len(t, f.Rows(listening), 1)
 	cancel()
-	require.ErrorIs(t, awaited(t, done), context.Canceled)
-	require.Eventually(t, func() bool { return len(f.rows(listening)) == 0 }, patience, 5*time.Millisecond)
+	require.ErrorIs(t, testkit.Awaited(t, done), context.Canceled)
+	require.Eventually(t, func() bool { return len(f.Rows(listening)) == 0 }, testkit.Patience, 5*time.Millisecond)
 }

@@ -20,14 +20,18 @@ func Find(ignored ...goleak.Option) error {
 	}
 }
 
-// VerifyTestMain runs the tests and exits. It fails where they leave a goroutine.
-func VerifyTestMain(m *testing.M) {
+// VerifyTestMain runs the tests, and what is given in the end, and exits. It fails where they
+// leave a goroutine.
+func VerifyTestMain(m *testing.M, atEnd ...func(code int)) {
 	code := m.Run()
 	if code == 0 {
 		if err := Find(); err != nil {
 			fmt.Fprintln(os.Stderr, "a test left a goroutine:", err)
 			code = 1
 		}
+	}
+	for _, f := range atEnd {
+		f(code)
 	}
 	os.Exit(code)
 }

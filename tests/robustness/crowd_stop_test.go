@@ -1,6 +1,6 @@
 //go:build unix
 
-package aiseed_test
+package robustness
 
 import (
 	"bytes"
@@ -19,6 +19,8 @@ import (
 
 	"example.com/aiseed"
 	"example.com/aiseed/internal/faultproxy"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
 // The answers that a start on a fresh connection gets, one for each round trip.
@@ -69,10 +71,10 @@ func undisturbed(t *testing.T) (contents string, messages []int) {
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	require.NoError(t, err)
 	defer pool.Close()
-	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: f.keyring})
+	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: f.Keyring})
 	require.NoError(t, err)
-	cfg := f.parseEnviron(aiseed.Environ(t, "gateway.env"))
-	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, f.audits, f.logs.Logger()))
+	cfg := f.ParseEnviron(testkit.Environ(t, "../../testdata/gateway.env"))
+	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, f.Audits, f.Logs.Logger()))
 	for _, match := range regexp.MustCompile(`(?m)to client (\d+) ReadyForQuery$`).FindAllStringSubmatch(proxy.Record(), -1) {
 		number, err := strconv.Atoi(match[1])
 		require.NoError(t, err)
@@ -83,32 +85,32 @@ func undisturbed(t *testing.T) (contents string, messages []int) {
 
 // behindProxy returns a proxy to the server, and a connection string that leads through it.
 func (f *fixture) behindProxy() (*faultproxy.Proxy, string) {
-	f.t.Helper()
-	config := f.pool.Config().ConnConfig
+	f.T.Helper()
+	config := f.Pool.Config().ConnConfig
 	proxy, err := faultproxy.Start(pgconn.NetworkAddress(config.Host, config.Port))
-	require.NoError(f.t, err)
-	f.t.Cleanup(func() { require.NoError(f.t, proxy.Close()) })
-	return proxy, f.dsn() + fmt.Sprintf(" host='%s' port=5432 sslmode=disable", proxy.Host())
+	require.NoError(f.T, err)
+	f.T.Cleanup(func() { require.NoError(f.T, proxy.Close()) })
+	return proxy, f.DSN() + fmt.Sprintf(" host='%s' port=5432 sslmode=disable", proxy.Host())
 }
 
 // stopAt runs a start that is stopped before it gets an answer, and goes on after
 // others have started and ended.
 func (f *fixture) stopAt(answer, message int, contents string) error {
-	f.t.Helper()
-	f.keyring = keyring(f.t, 4)
-	f.store, f.wire = f.open()
+	f.T.Helper()
+	f.Keyring = storetest.Keyring(f.T, 4)
+	f.Store, f.Wire = f.Open()
 	proxy, dsn := f.behindProxy()
 
 	processes := make(crowd, 5)
 	defer processes.disband()
 	for i := range processes {
-		s := start{DSN: f.dsn(), Environ: aiseed.Environ(f.t, "gateway.env"), Key: bytes.Repeat([]byte{4}, aiseed.KeySize)}
+		s := start{DSN: f.DSN(), Environ: testkit.Environ(f.T, "../../testdata/gateway.env"), Key: bytes.Repeat([]byte{4}, aiseed.KeySize)}
 		if i == 0 {
 			// The server ends this one while it holds the lock. The others have all the time
 			// that they need.
 			s.DSN, s.HoldsHasty = dsn+" application_name=first", answer == answerOfLock
 		}
-		processes[i] = launch(f.t, s)
+		processes[i] = launch(f.T, s)
 	}
 	first, rest := processes[0], processes[1:]
 	stopped := make(chan error, 1)
@@ -124,9 +126,9 @@ func (f *fixture) stopAt(answer, message int, contents string) error {
 	first.release()
 	select {
 	case err := <-stopped:
-		require.NoError(f.t, err)
-	case <-time.After(patience):
-		f.t.Fatalf("the answer did not come:\n%s", proxy.Record())
+		require.NoError(f.T, err)
+	case <-time.After(testkit.Patience):
+		f.T.Fatalf("the answer did not come:\n%s", proxy.Record())
 	}
 	defer func() { _ = first.Process.Signal(syscall.SIGCONT) }()
 	rest.start()
@@ -137,17 +139,17 @@ func (f *fixture) stopAt(answer, message int, contents string) error {
 	case answerOfLock: // the server closed its connection, to take the lock
 		// The others have the lock; the backend itself takes a moment longer to end.
 		missed = errors.New("the server did not end the holder")
-		for deadline := time.Now().Add(patience); missed != nil && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-			if len(f.rows(`select pid from pg_stat_activity where datname = current_database() and application_name = 'first'`)) == 0 {
+		for deadline := time.Now().Add(testkit.Patience); missed != nil && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+			if len(f.Rows(`select pid from pg_stat_activity where datname = current_database() and application_name = 'first'`)) == 0 {
 				missed = nil
 			}
 		}
 	case answerOfDelivery:
-		if len(f.rows(`select id from ai_provider_audits where delivered_at is null`)) == 0 {
+		if len(f.Rows(`select id from ai_provider_audits where delivered_at is null`)) == 0 {
 			missed = errors.New("another one delivered")
 		}
 	}
-	require.NoError(f.t, first.Process.Signal(syscall.SIGCONT))
+	require.NoError(f.T, first.Process.Signal(syscall.SIGCONT))
 	first.awaitResult()
 	return errors.Join(processes.check(f, contents), missed)
 }

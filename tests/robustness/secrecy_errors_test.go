@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"context"
@@ -28,11 +28,11 @@ func TestF5_S11_NoConnectErrorShowsThePassword(t *testing.T) {
 	w := newSecretWorld(t, true)
 	password := w.canaries.value("password of the server")
 	quoting := errors.New("no connection as postgres with password " + password)
-	hba := w.f.rows(`show hba_file`)
+	hba := w.f.Rows(`show hba_file`)
 	require.Len(t, hba, 1)
 	w.exec(`create role locked login password 'another'`)
 	w.exec(`copy (select 'local all locked scram-sha-256' union all select 'local all postgres trust') to '` + hba[0] + `'`)
-	require.Equal(t, []string{"true"}, w.f.rows(`select pg_reload_conf()`))
+	require.Equal(t, []string{"true"}, w.f.Rows(`select pg_reload_conf()`))
 	require.NoError(t, w.look(true))
 	for name, change := range map[string]func(*pgxpool.Config){
 		"no such socket":        func(c *pgxpool.Config) { c.ConnConfig.Host = t.TempDir() },
@@ -72,7 +72,7 @@ func TestF5_S11_NoConnectErrorShowsThePassword(t *testing.T) {
 		},
 		"a server that talks nonsense": func(c *pgxpool.Config) { c.ConnConfig.DialFunc = answering(quoting.Error() + quoting.Error()) },
 	} {
-		config := w.f.pool.Config().Copy()
+		config := w.f.Pool.Config().Copy()
 		config.ConnConfig.Fallbacks = nil
 		change(config)
 		pool, err := pgxpool.NewWithConfig(context.Background(), config)

@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"encoding/json"

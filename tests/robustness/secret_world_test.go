@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"bytes"
@@ -25,6 +25,8 @@ import (
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
 	"example.com/aiseed/internal/ephemeral"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
 // A secretWorld is a server of its own that logs all that it can, a store, and secrets
@@ -43,9 +45,9 @@ type secretWorld struct {
 	rings    []*aiseed.Keyring
 	environ  []string
 
-	store, sealing *aiseed.Store // sealing has a keyring also where store has none
-	pool           *pgxpool.Pool // of store
-	wires          []*wire       // of all stores
+	store, sealing *aiseed.Store   // sealing has a keyring also where store has none
+	pool           *pgxpool.Pool   // of store
+	wires          []*testkit.Wire // of all stores
 	pools          []*pgxpool.Pool
 	out            *sharedBuffer // all logs and traces
 	hasty          atomic.Bool   // they wait for worldTimeout only
@@ -97,11 +99,11 @@ func newSecretWorld(t *testing.T, sealed bool) *secretWorld {
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	w.f = &fixture{t: t, pool: pool, keyring: w.rings[0], audits: &aiseedtest.AuditRecorder{}, logs: &aiseed.LogRecorder{}}
+	w.f = &fixture{&storetest.Fixture{T: t, Pool: pool, Keyring: w.rings[0], Audits: &aiseedtest.AuditRecorder{}, Logs: &testkit.LogRecorder{}}}
 	w.store, w.pool = w.open(w.options())
 	w.sealing = w.store
 	if !sealed {
-		w.sealing, _ = w.open(aiseed.StoreOptions{Keyring: w.rings[0], LockTimeout: patience, AuditTimeout: patience})
+		w.sealing, _ = w.open(aiseed.StoreOptions{Keyring: w.rings[0], LockTimeout: testkit.Patience, AuditTimeout: testkit.Patience})
 	}
 	return w
 }
@@ -117,7 +119,7 @@ func (w *secretWorld) hurry(hasty bool) {
 		w.renewConnections()
 	}
 	for _, store := range []*aiseed.Store{w.store, w.sealing} {
-		aiseed.SetLockTimeout(store, w.lockTimeout())
+		storetest.SetLockTimeout(store, w.lockTimeout())
 	}
 }
 
@@ -125,11 +127,11 @@ func (w *secretWorld) lockTimeout() time.Duration {
 	if w.hasty.Load() {
 		return worldTimeout
 	}
-	return patience
+	return testkit.Patience
 }
 
 func (w *secretWorld) options() aiseed.StoreOptions {
-	o := aiseed.StoreOptions{Keyring: w.rings[0], Migrate: true, LockTimeout: w.lockTimeout(), AuditTimeout: patience, NotifyChannel: "world"}
+	o := aiseed.StoreOptions{Keyring: w.rings[0], Migrate: true, LockTimeout: w.lockTimeout(), AuditTimeout: testkit.Patience, NotifyChannel: "world"}
 	if !w.sealed {
 		o.Keyring, o.AllowPlaintext = nil, true
 	}
@@ -139,9 +141,9 @@ func (w *secretWorld) options() aiseed.StoreOptions {
 // open makes a store that is looked at from all sides, and its pool.
 func (w *secretWorld) open(options aiseed.StoreOptions) (*aiseed.Store, *pgxpool.Pool) {
 	w.t.Helper()
-	wire := &wire{}
-	config := w.f.pool.Config().Copy()
-	config.ConnConfig.DialFunc = wire.dial
+	wire := &testkit.Wire{}
+	config := w.f.Pool.Config().Copy()
+	config.ConnConfig.DialFunc = wire.Dial
 	config.ConnConfig.Tracer = tracer{w.out}
 	config.ConnConfig.RuntimeParams["application_name"] = "store"
 	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
@@ -238,11 +240,11 @@ func (tr tracer) TraceQueryEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceQue
 
 // reset decides what becomes of what the stores send, and samples pg_stat_activity
 // before each message of theirs.
-func (w *secretWorld) reset(decide func(sent []byte) action) {
+func (w *secretWorld) reset(decide func(sent []byte) testkit.Action) {
 	var mu sync.Mutex // of several stores, and of connections that a pool closes
 	messages := 0
 	for _, wire := range w.wires {
-		wire.reset(func(sent []byte) action {
+		wire.Reset(func(sent []byte) testkit.Action {
 			mu.Lock()
 			defer mu.Unlock()
 			if messages++; messages%full(3, 1) == 0 {
@@ -254,7 +256,7 @@ func (w *secretWorld) reset(decide func(sent []byte) action) {
 }
 
 func (w *secretWorld) sample() {
-	rows, err := w.f.pool.Query(context.Background(), `select query from pg_stat_activity`)
+	rows, err := w.f.Pool.Query(context.Background(), `select query from pg_stat_activity`)
 	if err == nil {
 		var queries []string
 		queries, err = pgx.CollectRows(rows, pgx.RowTo[string])
@@ -270,7 +272,7 @@ func (w *secretWorld) sample() {
 // exec runs several statements.
 func (w *secretWorld) exec(sql string) {
 	w.t.Helper()
-	_, err := w.f.pool.Exec(context.Background(), sql, pgx.QueryExecModeSimpleProtocol)
+	_, err := w.f.Pool.Exec(context.Background(), sql, pgx.QueryExecModeSimpleProtocol)
 	require.NoError(w.t, err)
 }
 
@@ -310,7 +312,7 @@ func (w *secretWorld) readLog() ([]byte, error) {
 // requireDump looks at a dump of the database.
 func (w *secretWorld) requireDump() {
 	w.t.Helper()
-	bin := w.f.rows(`select setting from pg_config where name = 'BINDIR'`)
+	bin := w.f.Rows(`select setting from pg_config where name = 'BINDIR'`)
 	require.Len(w.t, bin, 1)
 	var stderr bytes.Buffer
 	cmd := exec.Command(filepath.Join(bin[0], "pg_dump"), "--inserts", "--dbname="+w.server.DSN("postgres"))

@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"bytes"
@@ -17,6 +17,8 @@ import (
 	"example.com/aiseed/aiseedtest"
 	"example.com/aiseed/internal/ephemeral"
 	"example.com/aiseed/internal/faultproxy"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
 // points calls try for each message of an operation, in both directions, until it
@@ -77,7 +79,7 @@ func TestF2_KilledProcess(t *testing.T) {
 func (r *rig) kill(op operation, key []byte, fault faultproxy.Fault) (hit bool, err error) {
 	cfg := r.begin(op)
 	before, after := r.content(), r.after[op.name]
-	marked := r.rows(`select id::text from ai_provider_audits where delivered_at is not null`)
+	marked := r.Rows(`select id::text from ai_provider_audits where delivered_at is not null`)
 
 	environ := make([]string, len(op.lines))
 	for i, line := range op.lines {
@@ -86,10 +88,10 @@ func (r *rig) kill(op operation, key []byte, fault faultproxy.Fault) (hit bool, 
 	for _, word := range cfg.DriftAdopt {
 		environ = append(environ, aiseed.DefaultPrefix+"DRIFT_ADOPT="+word)
 	}
-	c := r.pool.Config().ConnConfig
+	c := r.Pool.Config().ConnConfig
 	dsn := fmt.Sprintf("host='%s' port=5432 user='%s' password='%s' dbname='%s' application_name=%s", r.proxy.Host(), c.User, c.Password, c.Database, sweptApplication)
 	r.proxy.Arm(faultproxy.Fault{}, nil)
-	p := launch(r.t, start{DSN: dsn, Environ: environ, Key: key, OpenFirst: true})
+	p := launch(r.T, start{DSN: dsn, Environ: environ, Key: key, OpenFirst: true})
 	r.proxy.Arm(fault, func() { _ = p.Process.Kill() }) // it may have ended: the last message is its farewell
 	p.release()
 	p.wait()
@@ -118,8 +120,8 @@ func owned(t *testing.T, settings ...string) (*fixture, *ephemeral.Server) {
 	pool, err := pgxpool.New(context.Background(), server.DSN(""))
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	f := &fixture{t: t, pool: pool, keyring: aiseedtest.NewKeyring(t), audits: &aiseedtest.AuditRecorder{}, logs: &aiseed.LogRecorder{}}
-	f.store, f.wire = f.open(func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Migrate = true })
+	f := &fixture{&storetest.Fixture{T: t, Pool: pool, Keyring: aiseedtest.NewKeyring(t), Audits: &aiseedtest.AuditRecorder{}, Logs: &testkit.LogRecorder{}}}
+	f.Store, f.Wire = f.Open(func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Migrate = true })
 	return f, server
 }
 
@@ -134,12 +136,12 @@ func TestF2_ServerIsRestarted(t *testing.T) {
 			continue
 		}
 		t.Run(op.name, func(t *testing.T) {
-			r.t = t
+			r.T = t
 			points(t, 1, op.name == "first start", func(direction faultproxy.Direction, n int) bool {
 				d := disturbance{fault: faultproxy.Fault{Direction: direction, Message: n, Kind: faultproxy.None}, restart: func() {
 					assert.NoError(t, syscall.Kill(server.PID(), syscall.SIGQUIT))
 					assert.NoError(t, server.Restart(context.Background()))
-					r.pool.Reset()
+					r.Pool.Reset()
 				}}
 				hit, err := r.disturb(op, d)
 				if hit {
@@ -165,13 +167,13 @@ func TestF2_DiskIsFull(t *testing.T) {
 	r := f.rig()
 	for _, table := range []string{"ai_encryption_keys", "ai_providers", "ai_provider_keys", "ai_provider_audits"} {
 		t.Run(table, func(t *testing.T) {
-			r.t = t
+			r.T = t
 			op := operations[0]
 			cfg := r.begin(op)
 			r.empty()
-			r.exec(`truncate ` + table + ` cascade`) // to a file without a page
-			r.exec(`checkpoint`)
-			file := filepath.Join(f.rows(`show data_directory`)[0], f.rows(`select pg_relation_filepath($1::regclass)`, table)[0])
+			r.Exec(`truncate ` + table + ` cascade`) // to a file without a page
+			r.Exec(`checkpoint`)
+			file := filepath.Join(f.Rows(`show data_directory`)[0], f.Rows(`select pg_relation_filepath($1::regclass)`, table)[0])
 			require.NoError(t, os.Rename(file, file+".free"))
 			require.NoError(t, os.Symlink(full, file))
 			before := r.content()
@@ -189,8 +191,8 @@ func TestF2_DiskIsFull(t *testing.T) {
 			require.NoError(t, os.Remove(file))
 			require.NoError(t, os.Rename(file+".free", file))
 			// Backends keep a file open.
-			_, _ = f.pool.Exec(context.Background(), `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`)
-			f.pool.Reset()
+			_, _ = f.Pool.Exec(context.Background(), `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`)
+			f.Pool.Reset()
 			cases.check(t, "F2 disk full", t.Name(), checked)
 			require.NoError(t, r.converge(op, cfg, before, r.after[op.name], nil, audits))
 		})

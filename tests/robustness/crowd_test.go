@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"bytes"
@@ -17,6 +17,8 @@ import (
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
 	"example.com/aiseed/internal/ephemeral"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
 // crowdSize is the number of processes of F3.
@@ -53,7 +55,7 @@ func (c crowd) start() {
 
 // await waits for all. Their patience ends together, or that of many would add up.
 func (c crowd) await(wait func(*process)) {
-	timer := time.AfterFunc(patience, func() {
+	timer := time.AfterFunc(testkit.Patience, func() {
 		for _, p := range c {
 			_ = p.Process.Kill()
 		}
@@ -96,12 +98,12 @@ func (c crowd) check(f *fixture, contents string) error {
 
 // accepted fails where not each entry was accepted once, and marked.
 func (f *fixture) accepted(ids []string) error {
-	f.t.Helper()
+	f.T.Helper()
 	slices.Sort(ids)
-	if stored := f.rows(`select id::text from ai_provider_audits order by 1`); !slices.Equal(stored, ids) {
+	if stored := f.Rows(`select id::text from ai_provider_audits order by 1`); !slices.Equal(stored, ids) {
 		return fmt.Errorf("audits are %v, and accepted were %v", stored, ids)
 	}
-	if left := f.rows(`select id from ai_provider_audits where delivered_at is null`); len(left) > 0 {
+	if left := f.Rows(`select id from ai_provider_audits where delivered_at is null`); len(left) > 0 {
 		return fmt.Errorf("audits %v are accepted, but not marked", left)
 	}
 	return nil
@@ -110,8 +112,8 @@ func (f *fixture) accepted(ids []string) error {
 // contents is what the tables mean: everything but ids and times, with the secrets
 // opened.
 func (f *fixture) contents() string {
-	f.t.Helper()
-	out := f.rows(`
+	f.T.Helper()
+	out := f.Rows(`
 select 'row', to_jsonb(p) - '{id,settings,settings_key_id,created_at,updated_at}'::text[] || jsonb_build_object('settings', settings is not null,
        'keys', (select count(*) from ai_provider_keys where provider_id = p.id))::text from ai_providers p
 union all
@@ -121,8 +123,8 @@ select 'audit', to_jsonb(a) - '{id,seq,created_at,resource_id,provider_id,delive
 union all
 select 'sealed with', count(*)::text from ai_encryption_keys
  order by 1, 2`)
-	providers, err := f.store.Providers(context.Background())
-	require.NoError(f.t, err)
+	providers, err := f.Store.Providers(context.Background())
+	require.NoError(f.T, err)
 	for _, p := range providers {
 		line := "secrets " + p.Name
 		if b := p.Bedrock; b != nil {
@@ -141,16 +143,16 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 	processes := make(crowd, crowdSize)
 	t.Cleanup(processes.disband)
 	rawKey := bytes.Repeat([]byte{3}, aiseed.KeySize)
-	gateway := aiseed.Environ(t, "gateway.env")
+	gateway := testkit.Environ(t, "../../testdata/gateway.env")
 	// One of its own each, so that all of them write and deliver.
 	own := func(i int) []string {
-		return with(gateway, fmt.Sprintf("CODER_AIBRIDGE_PROVIDER_7_NAME=own-%d", i), "CODER_AIBRIDGE_PROVIDER_7_TYPE=openai")
+		return testkit.With(gateway, fmt.Sprintf("CODER_AIBRIDGE_PROVIDER_7_NAME=own-%d", i), "CODER_AIBRIDGE_PROVIDER_7_TYPE=openai")
 	}
 	same := func(int) []string { return gateway }
 	serially := func(environ func(int) []string, n int) string {
 		f := setup(t)
 		for i := range n {
-			require.NoError(t, f.seed(f.parseEnviron(environ(i))))
+			require.NoError(t, f.Seed(f.ParseEnviron(environ(i))))
 		}
 		return f.contents()
 	}
@@ -160,7 +162,7 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 		contentsOfOwn[smallCrowd] = serially(own, smallCrowd)
 	}
 
-	server, proxy := behindPgBouncer(t)
+	server, proxy := storetest.BehindPgBouncer(t)
 
 	type variant struct {
 		kinds, name                 string // kinds are several, divided by semicolons
@@ -199,28 +201,28 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 		for round := range v.rounds {
 			name := fmt.Sprintf("%s, round %d", v.name, round)
 			t.Run(name, func(t *testing.T) {
-				f := &fixture{t: t}
+				f := &fixture{&storetest.Fixture{T: t}}
 				var err error
 				dsn := ""
 				if v.bouncer { // always empty: the template is on another server
 					database := fmt.Sprintf("round_%d_%t", round, v.own)
-					f.pool = databaseOn(t, server, database)
+					f.Pool = databaseOn(t, server, database)
 					dsn = proxy.DSN(database)
 				} else {
-					f.pool = aiseedtest.NewPool(t)
-					dsn = f.dsn()
+					f.Pool = aiseedtest.NewPool(t)
+					dsn = f.DSN()
 				}
-				f.keyring, err = aiseed.NewKeyring(rawKey)
+				f.Keyring, err = aiseed.NewKeyring(rawKey)
 				require.NoError(t, err)
 				if v.empty {
-					f.exec(`drop schema public cascade`)
+					f.Exec(`drop schema public cascade`)
 				}
 				if v.noLock {
-					f.createNoLock()
+					f.CreateNoLock()
 					dsn += ` options='-c search_path=nolock,pg_catalog,public'`
 				}
 				if v.isolation != "" {
-					f.exec(`do $$ begin execute format('alter database %I set default_transaction_isolation = ''` + v.isolation + `''', current_database()); end $$`)
+					f.Exec(`do $$ begin execute format('alter database %I set default_transaction_isolation = ''` + v.isolation + `''', current_database()); end $$`)
 				}
 				processes := processes[:cmp.Or(v.size, crowdSize)]
 				environ, contents := same, contentsOfSame
@@ -228,12 +230,12 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 					environ, contents = own, contentsOfOwn[len(processes)]
 				}
 				processes.run(t, func(i int) start { return start{DSN: dsn, Environ: environ(i), Key: rawKey} })
-				f.store, f.wire = f.open()
+				f.Store, f.Wire = f.Open()
 				problem := processes.check(f, contents)
 				for kind := range strings.SplitSeq(v.kinds, ";") {
 					cases.check(t, kind, "TestF3_CrowdStartsAtOnce/"+name, problem)
 				}
-				f.requireIdle()
+				f.RequireIdle()
 			})
 		}
 	}

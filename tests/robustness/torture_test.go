@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"flag"
@@ -17,7 +17,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
+
+	"example.com/aiseed/internal/leak"
 )
 
 var (
@@ -42,15 +43,14 @@ func TestMain(m *testing.M) {
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
 		_ = f.Value.Set(fmt.Sprint(full(50, 100)))
 	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+	leak.VerifyTestMain(m, func(code int) {
 		if code != 0 {
 			fmt.Println("-seed", *seedFlag)
 		}
 		if *torture {
 			cases.print(os.Stdout)
 		}
-		os.Exit(code)
-	}))
+	})
 }
 
 // F6: each fuzz target runs for a while, in a process of its own. What it finds goes
@@ -60,7 +60,7 @@ func TestF6_FuzzTargets(t *testing.T) {
 	if !*torture {
 		t.Skip("only with -torture; go test runs the corpus of each target by itself")
 	}
-	list, err := exec.Command("go", "test", "-list", "^Fuzz", "./...").Output()
+	list, err := exec.Command("go", "test", "-list", "^Fuzz", "example.com/aiseed/...").Output()
 	require.NoError(t, err)
 	// The targets of a package come before the line with its name.
 	var targets, ofPackage []string

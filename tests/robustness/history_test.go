@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"context"
@@ -19,6 +19,8 @@ import (
 
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
 // F4: random histories of environments, starts, operators, rotations, crashes and
@@ -91,15 +93,15 @@ type historyWorld struct {
 	round int
 	pool  *pgxpool.Pool // to look and to tamper
 	wired *pgxpool.Pool // of the server
-	wire  *wire
+	wire  *testkit.Wire
 }
 
 const historyApplication = "history"
 
 func newHistoryWorld(t *testing.T, round int) *historyWorld {
-	w := &historyWorld{t: t, round: round, pool: aiseedtest.NewPool(t), wire: &wire{}}
+	w := &historyWorld{t: t, round: round, pool: aiseedtest.NewPool(t), wire: &testkit.Wire{}}
 	config := w.pool.Config().Copy()
-	config.ConnConfig.DialFunc = w.wire.dial
+	config.ConnConfig.DialFunc = w.wire.Dial
 	config.ConnConfig.RuntimeParams["application_name"] = historyApplication
 	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	var err error
@@ -186,7 +188,7 @@ func (h *history) open(ring ...int) (*aiseed.Store, error) {
 		keys = append(keys, byte(k))
 	}
 	if len(keys) > 0 {
-		options.Keyring = keyring(h.t, keys...)
+		options.Keyring = storetest.Keyring(h.t, keys...)
 	}
 	return aiseed.Open(h.ctx, h.wired, options)
 }
@@ -206,7 +208,7 @@ type call struct {
 	few  int
 	// aLostConnectionEndsIt with an error, at any of the ends.
 	aLostConnectionEndsIt bool
-	rival                 func([]byte) action // what happens meanwhile; then there is no other fault
+	rival                 func([]byte) testkit.Action // what happens meanwhile; then there is no other fault
 }
 
 type fault string
@@ -222,7 +224,7 @@ const (
 func (h *history) run(c call) (end int, suffered fault, err error) {
 	// Drawn in any case, so that a history does not depend on how an earlier fault ended.
 	planned := pickFrom(h, "fault", noFault, noFault, noFault, noFault, noFault, noFault, noFault, noFault, lost, died)
-	cut, at := pickFrom(h, "cut", cutBefore, cutAfter, cutUnheard), 1+h.pick("at", 6)
+	cut, at := pickFrom(h, "cut", testkit.CutBefore, testkit.CutAfter, testkit.CutUnheard), 1+h.pick("at", 6)
 	if c.rival != nil {
 		planned = noFault
 	}
@@ -237,29 +239,29 @@ func (h *history) run(c call) (end int, suffered fault, err error) {
 	ctx, cancel := context.WithCancel(h.ctx)
 	defer cancel()
 	messages := 0
-	decide := func([]byte) action {
+	decide := func([]byte) testkit.Action {
 		messages++
 		switch {
 		case suffered == died:
-			return cutBefore
+			return testkit.CutBefore
 		case messages != at:
-			return pass
+			return testkit.Pass
 		}
 		if suffered = planned; planned == died {
 			// For so long a dead process asks what became of its commit.
-			aiseed.SetLockTimeout(store, time.Millisecond)
+			storetest.SetLockTimeout(store, time.Millisecond)
 			cancel()
 		}
 		return cut
 	}
 	switch {
 	case c.rival != nil:
-		h.wire.reset(c.rival)
+		h.wire.Reset(c.rival)
 	case planned != noFault:
-		h.wire.reset(decide)
+		h.wire.Reset(decide)
 	}
 	err = c.do(ctx, store)
-	h.wire.reset(nil)
+	h.wire.Reset(nil)
 	if suffered != noFault {
 		h.bury()
 	}
@@ -320,7 +322,7 @@ func (h *history) bury() {
 		var n int
 		err := h.pool.QueryRow(h.ctx, `select count(*) from pg_stat_activity where datname = current_database() and application_name = $1`, historyApplication).Scan(&n)
 		return err == nil && n == 0
-	}, patience, 2*time.Millisecond)
+	}, testkit.Patience, 2*time.Millisecond)
 }
 
 // requireProviders compares what the runtime gets.
@@ -564,7 +566,7 @@ func (h *history) start(e modelEnv, adopt, keep []string) {
 		c.ends, c.few = []*model{after}, 1
 	}
 
-	logs := &aiseed.LogRecorder{}
+	logs := &testkit.LogRecorder{}
 	c.do = func(ctx context.Context, s *aiseed.Store) error {
 		var to aiseed.Auditor = auditor
 		if leaves {
@@ -621,14 +623,14 @@ func (h *history) start(e modelEnv, adopt, keep []string) {
 
 // rival is an operator with SQL who comes between what a start reads under the lock
 // and what it writes, and whom the lock does not stop. What he does is done in the model.
-func (h *history) rival(m *model, s modelStart) func([]byte) action {
+func (h *history) rival(m *model, s modelStart) func([]byte) testkit.Action {
 	switch {
 	case s.err != nil:
 		return nil
 	case len(s.creates) > 0:
 		name := s.creates[0]
 		m.rows = append(m.rows, modelRow{name: name, kind: "openai", url: urlX, enabled: true, revision: 1, touched: true})
-		return once(pass, `insert into "public".ai_providers (`, func() {
+		return testkit.Once(testkit.Pass, `insert into "public".ai_providers (`, func() {
 			_, _ = h.pool.Exec(h.ctx, `insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', $1, $2)`, name, urlX)
 		})
 	case len(s.adopts) > 0:
@@ -637,7 +639,7 @@ func (h *history) rival(m *model, s modelStart) func([]byte) action {
 		row.url = fmt.Sprintf("https://moved-%d.example/", row.revision)
 		row.touched = true
 		id, url := row.id, row.url
-		return once(pass, `update "public".ai_providers t`, func() {
+		return testkit.Once(testkit.Pass, `update "public".ai_providers t`, func() {
 			_, _ = h.pool.Exec(h.ctx, `update ai_providers set base_url = $2 where id = $1`, id, url)
 		})
 	}
@@ -903,7 +905,7 @@ func (h *history) without(key int) []int {
 // finish is a clean end: nothing fails any more, and all that was left is done.
 func (h *history) finish() {
 	h.tell("finish")
-	h.wire.reset(nil)
+	h.wire.Reset(nil)
 	store, err := h.open(h.ring...)
 	require.NoError(h.T, err)
 	after := h.model.next()

@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/testkit"
 )
 
 const kindFault = "F5 faults searched for secrets"
@@ -236,7 +237,7 @@ end $$`)
 	}
 	holding := func(name, lock string) secretFault {
 		return secretFault{name: name, holds: true, arm: func() func() {
-			holder, err := w.f.pool.Begin(ctx)
+			holder, err := w.f.Pool.Begin(ctx)
 			require.NoError(w.t, err)
 			_, err = holder.Exec(ctx, lock)
 			require.NoError(w.t, err)
@@ -256,7 +257,7 @@ func TestF5_S11_NoFaultShowsASecret(t *testing.T) {
 		w := newSecretWorld(t, sealed)
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()
-			w.t, w.f.t = t, t
+			w.t, w.f.T = t, t
 			random := chance(t.Name())
 			restore, operations := w.saveState()
 			faults := w.faults()
@@ -264,11 +265,11 @@ func TestF5_S11_NoFaultShowsASecret(t *testing.T) {
 				w.exec(restore + o.prepare)
 				w.hurry(hasty)
 				disarm := arm()
-				ctx, cancel := context.WithTimeout(context.Background(), patience)
+				ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 				defer cancel()
-				w.reset(func(sent []byte) action { return decide(cancel, sent) })
+				w.reset(func(sent []byte) testkit.Action { return decide(cancel, sent) })
 				values, err := o.run(ctx)
-				w.reset(func([]byte) action { return pass })
+				w.reset(func([]byte) testkit.Action { return testkit.Pass })
 				disarm()
 				var found error
 				for _, v := range append(values, err) {
@@ -283,10 +284,10 @@ func TestF5_S11_NoFaultShowsASecret(t *testing.T) {
 			}
 			nothing := func() func() { return func() {} }
 			never := func() bool { return false }
-			passing := func(context.CancelFunc, []byte) action { return pass }
+			passing := func(context.CancelFunc, []byte) testkit.Action { return testkit.Pass }
 			hit := map[string]bool{}
 			for _, o := range operations {
-				w.f.requireIdle() // the server may still be ending connections that were cut
+				w.f.RequireIdle() // the server may still be ending connections that were cut
 				if err := run(o, "no fault", false, false, nothing, passing, never); o.fails {
 					require.Error(t, err, o.name)
 				} else {
@@ -313,7 +314,7 @@ func TestF5_S11_NoFaultShowsASecret(t *testing.T) {
 }
 
 // A cutDecision is what becomes of a message, and of its caller.
-type cutDecision func(cancel context.CancelFunc, sent []byte) action
+type cutDecision func(cancel context.CancelFunc, sent []byte) testkit.Action
 
 // maxMessages is more than most operations send.
 const maxMessages = 8
@@ -329,34 +330,34 @@ func (w *secretWorld) cutEverywhere(random *rand.Rand, run func(reproduce string
 			}
 			sent := 0
 			reached = false
-			_ = run(fmt.Sprintf("message %d: %s", n, way), func(cancel context.CancelFunc, _ []byte) action {
+			_ = run(fmt.Sprintf("message %d: %s", n, way), func(cancel context.CancelFunc, _ []byte) testkit.Action {
 				if sent++; sent < n {
-					return pass
+					return testkit.Pass
 				}
 				reached = true
 				kind, always := strings.CutSuffix(way, ", and from then on")
 				if sent > n && !always {
-					return pass
+					return testkit.Pass
 				}
 				if always { // it gives up while it waits to try again
 					time.AfterFunc(20*time.Millisecond, cancel)
 				}
 				switch kind {
 				case "cut before":
-					return cutBefore
+					return testkit.CutBefore
 				case "cut after":
-					return cutAfter
+					return testkit.CutAfter
 				case "cut unheard":
-					return cutUnheard
+					return testkit.CutUnheard
 				case "backends terminated":
-					_, err := w.f.pool.Exec(context.Background(), `select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and application_name = 'store'`)
+					_, err := w.f.Pool.Exec(context.Background(), `select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and application_name = 'store'`)
 					if err != nil {
 						w.t.Error(err)
 					}
 				default:
 					cancel()
 				}
-				return pass
+				return testkit.Pass
 			}, func() bool { return reached })
 			w.renewConnections() // some may be dead
 		}

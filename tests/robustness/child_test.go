@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"bufio"
@@ -19,6 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
 // A start is what a child process is told to do: what a host's main function does.
@@ -64,9 +66,9 @@ func runChild(in *bufio.Reader) error {
 	}
 	// Messages are counted, and a busy machine would add pings.
 	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
-	wire := &wire{}
+	wire := &testkit.Wire{}
 	if s.HoldsHasty {
-		config.ConnConfig.DialFunc = wire.dial
+		config.ConnConfig.DialFunc = wire.Dial
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
@@ -102,8 +104,8 @@ func runChild(in *bufio.Reader) error {
 	}
 	if s.HoldsHasty {
 		// The transaction gets the limit with its first message, and nothing else does.
-		aiseed.SetLockTimeout(store, time.Second)
-		wire.reset(once(pass, "pg_advisory_xact_lock", func() { aiseed.SetLockTimeout(store, time.Hour) }))
+		storetest.SetLockTimeout(store, time.Second)
+		wire.Reset(testkit.Once(testkit.Pass, "pg_advisory_xact_lock", func() { storetest.SetLockTimeout(store, time.Hour) }))
 	}
 	return aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, aiseed.AuditorFunc(func(_ context.Context, e aiseed.AuditEntry) error {
 		_, err := fmt.Println("audit", e.ID)
@@ -200,7 +202,7 @@ func (p *process) wait() {
 // killed, so that its caller finds it without a result.
 func (p *process) read(done func() bool) {
 	var silent atomic.Bool
-	timer := time.AfterFunc(patience, func() {
+	timer := time.AfterFunc(testkit.Patience, func() {
 		silent.Store(true)
 		_ = p.Process.Kill()
 	})
@@ -217,20 +219,20 @@ func (p *process) read(done func() bool) {
 		if done() {
 			return
 		}
-		timer.Reset(patience)
+		timer.Reset(testkit.Patience)
 	}
 	if silent.Load() {
-		p.Text = fmt.Sprintf("killed, because it said nothing for %s", patience)
+		p.Text = fmt.Sprintf("killed, because it said nothing for %s", testkit.Patience)
 	}
 }
 
 func TestF2_ChildIsAWholeStart(t *testing.T) {
 	t.Parallel()
-	f := setup(t, plaintext)
-	p := launch(t, start{DSN: f.dsn(), Environ: []string{"CODER_AIBRIDGE_OPENAI_KEY=key"}})
+	f := setup(t, storetest.Plaintext)
+	p := launch(t, start{DSN: f.DSN(), Environ: []string{"CODER_AIBRIDGE_OPENAI_KEY=key"}})
 	p.release()
 	p.wait()
 	require.Equal(t, toldDone, p.Told, p.Text)
 	require.Len(t, p.Audits, 2)
-	require.Len(t, f.rows(`select id from ai_providers`), 1)
+	require.Len(t, f.Rows(`select id from ai_providers`), 1)
 }

@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"context"
@@ -15,6 +15,8 @@ import (
 
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
 // manyProviders is an environment of n providers with three keys each.
@@ -33,7 +35,7 @@ func manyProviders(n int) []string {
 // yet. Without -torture, not in each combination of these.
 func TestQ1_RoundTrips(t *testing.T) {
 	t.Parallel()
-	server, proxy := behindPgBouncer(t)
+	server, proxy := storetest.BehindPgBouncer(t)
 	admin, err := pgxpool.New(context.Background(), server.DSN(""))
 	require.NoError(t, err)
 	t.Cleanup(admin.Close)
@@ -55,8 +57,8 @@ func TestQ1_RoundTrips(t *testing.T) {
 					t.Run(fmt.Sprintf("%d providers, %s, %s, %s", n, mode, through.name, connection), func(t *testing.T) {
 						config, err := pgxpool.ParseConfig(through.dsn)
 						require.NoError(t, err)
-						w := &wire{}
-						config.ConnConfig.DialFunc = w.dial
+						w := &testkit.Wire{}
+						config.ConnConfig.DialFunc = w.Dial
 						config.ConnConfig.DefaultQueryExecMode = mode
 						config.MaxConns = 1
 						config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
@@ -75,9 +77,9 @@ func TestQ1_RoundTrips(t *testing.T) {
 							if connection == "fresh" {
 								pool.Reset()
 							}
-							w.reset(nil)
+							w.Reset(nil)
 							require.NoError(t, do())
-							count, sent := w.count()
+							count, sent := w.Count()
 							return count - handshake, sent
 						}
 						handshake, _ = trips(func() error {
@@ -93,7 +95,7 @@ func TestQ1_RoundTrips(t *testing.T) {
 						var store *aiseed.Store
 						count, _ := trips(func() (err error) {
 							store, err = aiseed.Open(context.Background(), pool, aiseed.StoreOptions{
-								Keyring: ring, Schema: "counted", LockTimeout: patience, AuditTimeout: patience,
+								Keyring: ring, Schema: "counted", LockTimeout: testkit.Patience, AuditTimeout: testkit.Patience,
 							})
 							return err
 						})
@@ -132,15 +134,15 @@ func TestQ3_WorkGrowsWithTheEnvironmentOnly(t *testing.T) {
 	count := func(n, foreign int) map[string]float64 {
 		f := setup(t)
 		environ := prefixed(manyProviders(n))
-		cfg := f.seeded(manyProviders(n)...)
-		f.exec(`insert into ai_providers (id, type, name, enabled) select gen_random_uuid(), 'openai', 'foreign-' || n, false from generate_series(1, $1) n`, foreign)
-		f.exec(`insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 0, 'foreign' from ai_providers where name like 'foreign-%'`)
+		cfg := f.Seeded(manyProviders(n)...)
+		f.Exec(`insert into ai_providers (id, type, name, enabled) select gen_random_uuid(), 'openai', 'foreign-' || n, false from generate_series(1, $1) n`, foreign)
+		f.Exec(`insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 0, 'foreign' from ai_providers where name like 'foreign-%'`)
 		counts := map[string]float64{}
 		for operation, do := range map[string]func() error{
 			"parse":     func() error { _, err := aiseed.ParseEnviron(ctx, environ, slog.Logger{}); return err },
-			"plan":      func() error { _, err := aiseed.PlanAIProvidersFromEnv(ctx, f.store, cfg, slog.Logger{}); return err },
-			"start":     func() error { return aiseed.SeedAIProvidersFromEnv(ctx, f.store, cfg, f.audits, slog.Logger{}) },
-			"Providers": func() error { _, err := f.store.Providers(ctx); return err },
+			"plan":      func() error { _, err := aiseed.PlanAIProvidersFromEnv(ctx, f.Store, cfg, slog.Logger{}); return err },
+			"start":     func() error { return aiseed.SeedAIProvidersFromEnv(ctx, f.Store, cfg, f.Audits, slog.Logger{}) },
+			"Providers": func() error { _, err := f.Store.Providers(ctx); return err },
 		} {
 			counts[operation] = testing.AllocsPerRun(3, func() { require.NoError(t, do()) })
 			var before, after runtime.MemStats
@@ -163,22 +165,22 @@ func TestQ3_WorkGrowsWithTheEnvironmentOnly(t *testing.T) {
 func TestL7_CancelledWhileABatchIsPartlyWritten(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	cfg := f.parse(manyProviders(2000)...)
+	cfg := f.Parse(manyProviders(2000)...)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	blocking, err := f.pool.Begin(context.Background())
+	blocking, err := f.Pool.Begin(context.Background())
 	require.NoError(t, err)
-	f.wire.reset(once(pass, "insert into", func() {
+	f.Wire.Reset(testkit.Once(testkit.Pass, "insert into", func() {
 		// The server stops reading at the insert of providers, with the keys still to come.
 		_, err := blocking.Exec(context.Background(), `lock table ai_providers in share mode`)
 		assert.NoError(t, err)
 	}))
 	done := make(chan error, 1)
 	go func() {
-		done <- aiseed.SeedAIProvidersFromEnv(ctx, f.store, cfg, f.audits, slog.Logger{})
+		done <- aiseed.SeedAIProvidersFromEnv(ctx, f.Store, cfg, f.Audits, slog.Logger{})
 	}()
 	require.Eventually(t, func() bool {
-		return len(f.rows(`
+		return len(f.Rows(`
 			select from pg_stat_activity
 			 where datname = current_database() and backend_type = 'client backend' and wait_event_type = 'Lock'`)) > 0
 	}, time.Minute, time.Millisecond)
@@ -186,11 +188,9 @@ func TestL7_CancelledWhileABatchIsPartlyWritten(t *testing.T) {
 	err = <-done
 	require.ErrorIs(t, err, context.Canceled)
 	require.NoError(t, blocking.Rollback(context.Background()))
-	require.Empty(t, f.rows(leftOver), "at the moment of return")
-	require.Empty(t, f.rows(`select id from ai_providers`))
-	f.wire.mu.Lock()
-	defer f.wire.mu.Unlock()
-	require.Equal(t, 1, f.wire.halfClosed, "the server is told that the rest of the message does not come")
+	require.Empty(t, f.Rows(storetest.LeftOver), "at the moment of return")
+	require.Empty(t, f.Rows(`select id from ai_providers`))
+	require.Equal(t, 1, f.Wire.HalfClosed(), "the server is told that the rest of the message does not come")
 }
 
 func prefixed(lines []string) []string {

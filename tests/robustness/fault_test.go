@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"context"
@@ -20,6 +20,8 @@ import (
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
 	"example.com/aiseed/internal/faultproxy"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
 var caseFlag = flag.String("case", "", "run only this case of a sweep, as its failure names it")
@@ -38,10 +40,10 @@ type rig struct {
 // sweptApplication tells the backends of the swept pool from the others.
 const sweptApplication = "swept"
 
-func (f *fixture) rig(opts ...option) *rig {
-	f.t.Helper()
-	t, r := f.t, &rig{fixture: f, after: map[string]string{}}
-	config := r.pool.Config().Copy()
+func (f *fixture) rig(opts ...storetest.Option) *rig {
+	f.T.Helper()
+	t, r := f.T, &rig{fixture: f, after: map[string]string{}}
+	config := r.Pool.Config().Copy()
 	var err error
 	r.proxy, err = faultproxy.Start(pgconn.NetworkAddress(config.ConnConfig.Host, config.ConnConfig.Port))
 	require.NoError(t, err)
@@ -50,7 +52,7 @@ func (f *fixture) rig(opts ...option) *rig {
 	config.ConnConfig.TLSConfig, config.ConnConfig.Fallbacks = nil, nil
 	config.ConnConfig.RuntimeParams["application_name"] = sweptApplication
 	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
-	options := aiseed.StoreOptions{Keyring: r.keyring, LockTimeout: patience, AuditTimeout: patience}
+	options := aiseed.StoreOptions{Keyring: r.Keyring, LockTimeout: testkit.Patience, AuditTimeout: testkit.Patience}
 	for _, opt := range opts {
 		opt(&options, config)
 	}
@@ -92,8 +94,8 @@ func seedOperation(ctx context.Context, _ *rig, store *aiseed.Store, cfg aiseed.
 }
 
 func (r *rig) seedWith(auditor aiseed.Auditor, lines ...string) {
-	r.t.Helper()
-	require.NoError(r.t, seedOperation(context.Background(), r, r.store, r.parse(lines...), auditor))
+	r.T.Helper()
+	require.NoError(r.T, seedOperation(context.Background(), r, r.Store, r.Parse(lines...), auditor))
 }
 
 var sweptLines = []string{
@@ -145,7 +147,7 @@ var operations = []operation{
 			}
 			providers, err := store.Providers(ctx)
 			if err == nil && revealed(providers) != sweptSecrets {
-				r.t.Errorf("read were %s", revealed(providers))
+				r.T.Errorf("read were %s", revealed(providers))
 			}
 			return err
 		},
@@ -153,12 +155,12 @@ var operations = []operation{
 }
 
 func (r *rig) empty() {
-	r.exec(`delete from ai_provider_keys; delete from ai_providers; delete from ai_provider_audits; delete from ai_encryption_keys`)
+	r.Exec(`delete from ai_provider_keys; delete from ai_providers; delete from ai_provider_audits; delete from ai_encryption_keys`)
 }
 
 // content is everything that a start decides about, without ids and times.
 func (r *rig) content() string {
-	return strings.Join(r.rows(`
+	return strings.Join(r.Rows(`
 select line from (
 	select concat_ws(' ', 'provider', name, type, base_url, display_name, enabled, deleted, settings is not null, (select count(*) from ai_provider_keys k where k.provider_id = p.id)) as line from ai_providers p
 	union all select concat_ws(' ', 'audit', actor, action, resource, provider_name, old, new) from ai_provider_audits
@@ -191,11 +193,11 @@ func (r *rig) check(what told, before, after string, marked []string, audits []s
 	var problems []error
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(testkit.Patience)
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		left := r.rows(busy)
+		left := r.Rows(busy)
 		// One that was cut off may not have come to what it was sent before.
-		backends := r.rows(`select pid from pg_stat_activity where datname = current_database() and application_name = $1`, sweptApplication)
+		backends := r.Rows(`select pid from pg_stat_activity where datname = current_database() and application_name = $1`, sweptApplication)
 		if len(left) == 0 && len(backends) <= int(r.swept.Stat().TotalConns()) {
 			break
 		}
@@ -205,7 +207,7 @@ func (r *rig) check(what told, before, after string, marked []string, audits []s
 		}
 		time.Sleep(pause)
 	}
-	for _, row := range r.rows(integrity) {
+	for _, row := range r.Rows(integrity) {
 		problem("%s", row)
 	}
 	switch content := r.content(); {
@@ -221,7 +223,7 @@ func (r *rig) check(what told, before, after string, marked []string, audits []s
 		accepted[id] = true
 	}
 	var order []string // of the entries in the table that were accepted
-	for _, row := range r.rows(`select id::text, delivered_at is not null from ai_provider_audits order by seq`) {
+	for _, row := range r.Rows(`select id::text, delivered_at is not null from ai_provider_audits order by seq`) {
 		id, delivered, _ := strings.Cut(row, " ")
 		if delivered == "true" && !accepted[id] && !slices.Contains(marked, id) {
 			problem("marked as delivered, and never accepted: %s", id)
@@ -262,17 +264,17 @@ func idsOf(audits *aiseedtest.AuditRecorder) []string {
 
 // converge is the next clean start, after which all is as if nothing had happened.
 func (r *rig) converge(op operation, cfg aiseed.Config, before, after string, marked []string, audits *aiseedtest.AuditRecorder) error {
-	err := seedOperation(context.Background(), r, r.store, cfg, audits)
+	err := seedOperation(context.Background(), r, r.Store, cfg, audits)
 	if got := outcome(err); got != op.told {
 		return fmt.Errorf("the next clean start is told %q, not %q: %w", got, op.told, err)
 	}
 	if err := r.check(op.told, before, after, marked, idsOf(audits)); err != nil {
 		return fmt.Errorf("after the next clean start: %w", err)
 	}
-	if left := r.rows(`select id from ai_provider_audits where delivered_at is null`); len(left) > 0 {
+	if left := r.Rows(`select id from ai_provider_audits where delivered_at is null`); len(left) > 0 {
 		return fmt.Errorf("after the next clean start entries are not delivered: %q", left)
 	}
-	providers, err := r.store.Providers(context.Background())
+	providers, err := r.Store.Providers(context.Background())
 	if err != nil {
 		return err
 	}
@@ -349,9 +351,9 @@ func TestF1_SweepOverEveryMessage(t *testing.T) {
 			}
 			t.Run(op.name+", "+mode, func(t *testing.T) {
 				t.Parallel()
-				var opts []option
+				var opts []storetest.Option
 				if mode == "plaintext" {
-					opts = append(opts, plaintext)
+					opts = append(opts, storetest.Plaintext)
 				}
 				r := setup(t, opts...).rig(opts...)
 				random := chance(t.Name())
@@ -385,8 +387,8 @@ func TestF1_SweepOverEveryMessage(t *testing.T) {
 // begin makes the tables as they are before an operation, and returns its
 // configuration.
 func (r *rig) begin(op operation) aiseed.Config {
-	r.t.Helper()
-	cfg := r.parse(op.lines...)
+	r.T.Helper()
+	cfg := r.Parse(op.lines...)
 	if _, begun := r.after[op.name]; !begun || !op.constant {
 		r.empty()
 		if op.prepare != nil {
@@ -395,12 +397,12 @@ func (r *rig) begin(op operation) aiseed.Config {
 	}
 	if op.adopts {
 		var drift *aiseed.DriftError
-		require.ErrorAs(r.t, seedOperation(context.Background(), r, r.store, cfg, aiseed.DiscardAudits), &drift)
+		require.ErrorAs(r.T, seedOperation(context.Background(), r, r.Store, cfg, aiseed.DiscardAudits), &drift)
 		cfg.DriftAdopt = []string{drift.Providers[0].Name + "@" + drift.Providers[0].Digest}
 	}
 	if _, begun := r.after[op.name]; !begun {
-		err := op.run(context.Background(), r, r.store, cfg, aiseed.DiscardAudits)
-		require.Equal(r.t, op.told, outcome(err), "%v", err)
+		err := op.run(context.Background(), r, r.Store, cfg, aiseed.DiscardAudits)
+		require.Equal(r.T, op.told, outcome(err), "%v", err)
 		r.after[op.name] = r.content()
 		return r.begin(op)
 	}
@@ -423,10 +425,10 @@ func chosen(random *rand.Rand, all []disturbance) []disturbance {
 // as far as the fault.
 func (r *rig) disturb(op operation, d disturbance) (hit bool, err error) {
 	cfg := r.begin(op)
-	before, after, state := r.content(), r.after[op.name], r.state()
-	marked := r.rows(`select id::text from ai_provider_audits where delivered_at is not null`)
+	before, after, state := r.content(), r.after[op.name], r.State()
+	marked := r.Rows(`select id::text from ai_provider_audits where delivered_at is not null`)
 
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	givesUp, arrives := time.AfterFunc(time.Hour, cancel), time.AfterFunc(time.Hour, r.proxy.Release)
 	store, then := r.patient, func() {}
@@ -460,10 +462,10 @@ func (r *rig) disturb(op operation, d disturbance) (hit bool, err error) {
 
 	what := outcome(said)
 	problems := []error{r.check(what, before, after, marked, idsOf(audits))}
-	if op.constant && r.state() != state {
+	if op.constant && r.State() != state {
 		problems = append(problems, errors.New("something was written"))
 	}
-	if left := r.rows(`select id from ai_provider_audits where delivered_at is null`); op.delivers && what == toldDone && (len(left) > 0 || len(audits.Entries()) == 0) {
+	if left := r.Rows(`select id from ai_provider_audits where delivered_at is null`); op.delivers && what == toldDone && (len(left) > 0 || len(audits.Entries()) == 0) {
 		problems = append(problems, fmt.Errorf("the caller was told that all is delivered, and %d are left", len(left)))
 	}
 	if (d.cancel || d.restart != nil) && what == toldUnknown {
@@ -485,10 +487,10 @@ func (r *rig) disturb(op operation, d disturbance) (hit bool, err error) {
 
 // terminate ends backends and waits until they are gone.
 func (r *rig) terminate(application string) {
-	_, err := r.pool.Exec(context.Background(), `
+	_, err := r.Pool.Exec(context.Background(), `
 select pg_terminate_backend(pid, 10000) from pg_stat_activity
  where datname = current_database() and application_name = $1`, application)
-	assert.NoError(r.t, err)
+	assert.NoError(r.T, err)
 }
 
 // connecting reports whether the fault came before the first connection was there:

@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"context"
@@ -15,11 +15,13 @@ import (
 
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
 // A part is what one of those does who run at once: the start of a version of the
 // environment, or an operation of an operator.
-type part func(ctx context.Context, store *aiseed.Store, auditor aiseed.Auditor, logs *aiseed.LogRecorder) error
+type part func(ctx context.Context, store *aiseed.Store, auditor aiseed.Auditor, logs *testkit.LogRecorder) error
 
 // A participant plays a part, and does a round trip only when it is let go.
 type participant struct {
@@ -32,7 +34,7 @@ type participant struct {
 	wants, goes chan struct{} // to do a round trip
 	done        chan error
 	err         error
-	logs        *aiseed.LogRecorder
+	logs        *testkit.LogRecorder
 }
 
 type participantState int
@@ -55,26 +57,26 @@ type stage struct {
 func newStage(t *testing.T, r rollout, noLock bool) *stage {
 	t.Helper()
 	f := setup(t)
-	f.createNoLock()
+	f.CreateNoLock()
 	if r.before != nil {
-		f.seeded(providers(r.before...)...)
+		f.Seeded(providers(r.before...)...)
 	}
 	s := &stage{fixture: f, left: make(chan struct{})}
 	for i, part := range r.parts {
 		p := &participant{name: string(rune('A' + i)), part: part(f), wants: make(chan struct{}), goes: make(chan struct{}), done: make(chan error, 1)}
-		options := []option{lockTimeout(time.Hour), auditTimeout(time.Hour), func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+		options := []storetest.Option{storetest.LockTimeout(time.Hour), storetest.AuditTimeout(time.Hour), func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
 			c.MaxConns = 1
 			c.ConnConfig.RuntimeParams["application_name"] = p.name
 		}}
 		if noLock {
-			options = append(options, withoutLock)
+			options = append(options, storetest.WithoutLock)
 		}
-		var w *wire
-		p.store, w = f.open(options...)
-		pids := f.rows(`select pid from pg_stat_activity where datname = current_database() and application_name = $1`, p.name)
+		var w *testkit.Wire
+		p.store, w = f.Open(options...)
+		pids := f.Rows(`select pid from pg_stat_activity where datname = current_database() and application_name = $1`, p.name)
 		require.Len(t, pids, 1)
 		p.pid = pids[0]
-		w.reset(func([]byte) action {
+		w.Reset(func([]byte) testkit.Action {
 			select {
 			case p.wants <- struct{}{}:
 				select {
@@ -83,14 +85,14 @@ func newStage(t *testing.T, r rollout, noLock bool) *stage {
 				}
 			case <-s.left:
 			}
-			return pass
+			return testkit.Pass
 		})
 		s.participants = append(s.participants, p)
 	}
-	f.t.Cleanup(func() { close(s.left) })
-	f.exec(`create schema before`)
+	f.T.Cleanup(func() { close(s.left) })
+	f.Exec(`create schema before`)
 	for _, table := range stageTables {
-		f.exec(fmt.Sprintf(`create table before.%[1]s as table %[1]s`, table))
+		f.Exec(fmt.Sprintf(`create table before.%[1]s as table %[1]s`, table))
 	}
 	return s
 }
@@ -99,12 +101,12 @@ var stageTables = []string{"ai_encryption_keys", "ai_providers", "ai_provider_ke
 
 // reset makes the tables what they were when the stage was made.
 func (s *stage) reset() {
-	s.t.Helper()
+	s.T.Helper()
 	sql := "delete from ai_provider_keys; delete from ai_providers; delete from ai_encryption_keys; delete from ai_provider_audits;"
 	for _, table := range stageTables {
 		sql += fmt.Sprintf("insert into %[1]s overriding system value table before.%[1]s;", table)
 	}
-	s.exec(sql)
+	s.Exec(sql)
 }
 
 // A chooser picks one of those who can move.
@@ -113,7 +115,7 @@ type chooser func(able []*participant) (*participant, error)
 // play plays all parts on the tables as they were. It returns the schedule, a
 // letter for each round trip, and the outcome.
 func (s *stage) play(audits bool, choose chooser) (schedule, outcome string, err error) {
-	s.t.Helper()
+	s.T.Helper()
 	s.reset()
 	recorder := &aiseedtest.AuditRecorder{}
 	auditor := aiseed.LeaveAudits
@@ -121,7 +123,7 @@ func (s *stage) play(audits bool, choose chooser) (schedule, outcome string, err
 		auditor = recorder
 	}
 	for _, p := range s.participants {
-		p.state, p.logs = moving, &aiseed.LogRecorder{}
+		p.state, p.logs = moving, &testkit.LogRecorder{}
 		go func() { p.done <- p.part(context.Background(), p.store, auditor, p.logs) }()
 	}
 	for {
@@ -149,7 +151,7 @@ func (s *stage) play(audits bool, choose chooser) (schedule, outcome string, err
 		for _, e := range recorder.Entries() {
 			ids = append(ids, e.ID.String())
 		}
-		ids = append(ids, s.rows(`select id::text from before.ai_provider_audits`)...)
+		ids = append(ids, s.Rows(`select id::text from before.ai_provider_audits`)...)
 		err = s.accepted(ids)
 	}
 	return schedule, outcome, err
@@ -158,7 +160,7 @@ func (s *stage) play(audits bool, choose chooser) (schedule, outcome string, err
 // settle returns when each participant wants something, waits for a lock or has
 // ended, and with it who can move.
 func (s *stage) settle() (able []*participant, over bool, err error) {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(testkit.Patience); time.Now().Before(deadline); {
 		// Whoever moved is first: only then is it true of the others that they wait.
 		for _, state := range []participantState{moving, waiting} {
 			for _, p := range s.participants {
@@ -189,7 +191,7 @@ func (s *stage) await(p *participant) error {
 	for _, other := range s.participants {
 		others = append(others, other.pid)
 	}
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(testkit.Patience); time.Now().Before(deadline); {
 		select {
 		case <-p.wants:
 			p.state = ready
@@ -200,7 +202,7 @@ func (s *stage) await(p *participant) error {
 		case <-time.After(time.Millisecond):
 		}
 		// For one of the others: the server itself takes a lock for a moment now and then.
-		if len(s.rows(`select where pg_blocking_pids($1::text::int) && $2::text[]::int[]`, p.pid, others)) > 0 {
+		if len(s.Rows(`select where pg_blocking_pids($1::text::int) && $2::text[]::int[]`, p.pid, others)) > 0 {
 			p.state = waiting
 			return nil
 		}
@@ -230,7 +232,7 @@ func toldOf(err error) string {
 // serially returns the outcomes of all orders in which one part comes after
 // the other.
 func (s *stage) serially(audits bool) (outcomes []string) {
-	s.t.Helper()
+	s.T.Helper()
 	for _, order := range orders(s.participants) {
 		_, outcome, err := s.play(audits, func(able []*participant) (*participant, error) {
 			for _, p := range order {
@@ -240,7 +242,7 @@ func (s *stage) serially(audits bool) (outcomes []string) {
 			}
 			return nil, errors.New("not reached")
 		})
-		require.NoError(s.t, err)
+		require.NoError(s.T, err)
 		outcomes = append(outcomes, outcome)
 	}
 	return outcomes
@@ -299,8 +301,8 @@ func providers(specs ...string) (lines []string) {
 // starting starts with lines of the environment.
 func starting(lines []string) func(*fixture) part {
 	return func(f *fixture) part {
-		cfg := f.parse(slices.Clone(lines)...)
-		return func(ctx context.Context, store *aiseed.Store, auditor aiseed.Auditor, logs *aiseed.LogRecorder) error {
+		cfg := f.Parse(slices.Clone(lines)...)
+		return func(ctx context.Context, store *aiseed.Store, auditor aiseed.Auditor, logs *testkit.LogRecorder) error {
 			return aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, auditor, logs.Logger())
 		}
 	}
@@ -313,7 +315,7 @@ func version(specs ...string) func(*fixture) part { return starting(providers(sp
 func adopting(specs ...string) func(*fixture) part {
 	return func(f *fixture) part {
 		lines := providers(specs...)
-		return starting(with(lines, f.adoptWords(f.parse(slices.Clone(lines)...))))(f)
+		return starting(testkit.With(lines, f.AdoptWords(f.Parse(slices.Clone(lines)...))))(f)
 	}
 }
 
@@ -321,10 +323,10 @@ func adopting(specs ...string) func(*fixture) part {
 func operator(do func(ctx context.Context, store *aiseed.Store, x uuid.UUID) error) func(*fixture) part {
 	return func(f *fixture) part {
 		x := uuid.Nil
-		for _, id := range f.rows(`select id::text from ai_providers where name = 'x'`) {
+		for _, id := range f.Rows(`select id::text from ai_providers where name = 'x'`) {
 			x = uuid.MustParse(id)
 		}
-		return func(ctx context.Context, store *aiseed.Store, auditor aiseed.Auditor, _ *aiseed.LogRecorder) error {
+		return func(ctx context.Context, store *aiseed.Store, auditor aiseed.Auditor, _ *testkit.LogRecorder) error {
 			err := do(ctx, store, x)
 			if err == nil && auditor != aiseed.LeaveAudits {
 				_, err = store.DeliverAudits(ctx, auditor)
@@ -339,7 +341,7 @@ var (
 		return store.DeleteProvider(ctx, "operator", x)
 	})
 	changesX = operator(func(ctx context.Context, store *aiseed.Store, x uuid.UUID) error {
-		_, err := store.UpdateProvider(ctx, "operator", x, aiseed.ProviderUpdate{BaseURL: ptr("https://two/")})
+		_, err := store.UpdateProvider(ctx, "operator", x, aiseed.ProviderUpdate{BaseURL: new("https://two/")})
 		return err
 	})
 	createsX = operator(func(ctx context.Context, store *aiseed.Store, _ uuid.UUID) error {

@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"context"
@@ -23,6 +23,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
 
 const kindRendering = "F5 renderings searched for secrets"
@@ -30,7 +32,7 @@ const kindRendering = "F5 renderings searched for secrets"
 // exportedFunctions lists the functions and methods that the package exports.
 func exportedFunctions(t *testing.T) (names []string) {
 	t.Helper()
-	files, err := filepath.Glob("*.go")
+	files, err := filepath.Glob("../../*.go")
 	require.NoError(t, err)
 	for _, name := range files {
 		if strings.HasSuffix(name, "_test.go") {
@@ -68,7 +70,7 @@ func TestF5_S11_NothingThatIsHandedOutShowsASecret(t *testing.T) {
 		w := newSecretWorld(t, sealed)
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()
-			w.t, w.f.t = t, t
+			w.t, w.f.T = t, t
 			called := w.walk()
 			require.Equal(t, exportedFunctions(t), called)
 			w.requireDump()
@@ -106,7 +108,7 @@ func (w *secretWorld) walk() (called []string) {
 		t.Helper()
 		require.NoError(t, err)
 	}
-	w.reset(func([]byte) action { return pass })
+	w.reset(func([]byte) testkit.Action { return testkit.Pass })
 
 	cfg, err := aiseed.ParseEnviron(ctx, w.environ, w.logger)
 	must(err)
@@ -174,12 +176,12 @@ func (w *secretWorld) walk() (called []string) {
 	plan, err := aiseed.PlanAIProvidersFromEnv(ctx, w.store, cfg, w.logger)
 	must(err)
 	show("PlanAIProvidersFromEnv", plan, *plan, plan.Steps[0])
-	must(aiseed.SeedAIProvidersFromEnv(ctx, w.store, cfg, f.audits, w.logger))
-	show("SeedAIProvidersFromEnv", f.audits.Entries())
-	plan, err = w.store.Seed(ctx, cfg, f.audits, w.logger)
+	must(aiseed.SeedAIProvidersFromEnv(ctx, w.store, cfg, f.Audits, w.logger))
+	show("SeedAIProvidersFromEnv", f.Audits.Entries())
+	plan, err = w.store.Seed(ctx, cfg, f.Audits, w.logger)
 	must(err)
 	show("Store.Seed", plan, *plan, plan.Steps)
-	entry := f.audits.Entries()[0]
+	entry := f.Audits.Entries()[0]
 	show("AuditorFunc.Audit", aiseed.AuditorFunc(func(_ context.Context, e aiseed.AuditEntry) error { return fmt.Errorf("%+v %s", e, e.New) }).Audit(ctx, entry), string(entry.New))
 	_, err = w.store.DeliverAudits(ctx, nil)
 	show("Store.DeliverAudits", err)
@@ -208,13 +210,13 @@ func (w *secretWorld) walk() (called []string) {
 	must(err)
 	show("Step.MarshalJSON", asJSON, string(asJSON))
 	show("Step.Format", plan.Steps[at], &plan.Steps[at], plan.Steps[at].Drift)
-	err = aiseed.SeedAIProvidersFromEnv(ctx, w.store, drifted, f.audits, w.logger)
+	err = aiseed.SeedAIProvidersFromEnv(ctx, w.store, drifted, f.Audits, w.logger)
 	var drift *aiseed.DriftError
 	require.ErrorAs(t, err, &drift)
 	show("DriftError.Error", drift.Error(), drift, *drift)
 	show("DriftError.Unwrap", drift.Unwrap())
 	drifted.DriftAdopt = []string{drift.Providers[0].Name + "@" + drift.Providers[0].Digest}
-	must(aiseed.SeedAIProvidersFromEnv(ctx, w.store, drifted, f.audits, w.logger))
+	must(aiseed.SeedAIProvidersFromEnv(ctx, w.store, drifted, f.Audits, w.logger))
 	showWithURL("SeedAIProvidersFromEnv", drifted)
 
 	created, err := w.store.CreateProvider(ctx, "somebody", aiseed.ProviderSpec{Type: "openai", Name: "created", Keys: []aiseed.Secret{aiseed.NewSecret(all.value("created key"))}})
@@ -245,7 +247,7 @@ func (w *secretWorld) walk() (called []string) {
 	}))
 	require.Error(t, err)
 	show("Store.DeliverAudits", err)
-	watching, stop := context.WithTimeout(ctx, patience)
+	watching, stop := context.WithTimeout(ctx, testkit.Patience)
 	err = w.store.Watch(watching, func(providers []aiseed.Provider, err error) {
 		showWithURL("Store.Watch", providers, err)
 		stop()
@@ -267,7 +269,7 @@ func (w *secretWorld) walk() (called []string) {
 	show("DecryptError.Error", decrypt.Error(), *decrypt, err)
 	show("DecryptError.Unwrap", decrypt.Unwrap())
 	w.exec(`delete from ai_provider_keys; insert into ai_provider_keys table kept; drop table kept`)
-	holder, err := f.pool.Begin(ctx)
+	holder, err := f.Pool.Begin(ctx)
 	must(err)
 	_, err = holder.Exec(ctx, `select pg_advisory_xact_lock($1)`, aiseed.LockKey(""))
 	must(err)
@@ -305,7 +307,7 @@ func TestF5_S11_APanicShowsNoSecret(t *testing.T) {
 	w := newSecretWorldOutside(t, true)
 	values := w.panics(t, w.environ)
 	for n := range values {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestF5_S11_PanickingChild$", "-test.timeout="+patience.String())
+		cmd := exec.Command(os.Args[0], "-test.run=^TestF5_S11_PanickingChild$", "-test.timeout="+testkit.Patience.String())
 		encoded, _ := w.keyList()
 		cmd.Env = append(append(os.Environ(), w.environ...), panicVariable+"="+strconv.Itoa(n), panicVariable+"_KEYS="+encoded, "GOTRACEBACK=all", "GORACE=atexit_sleep_ms=0")
 		out, err := cmd.CombinedOutput()
@@ -365,42 +367,42 @@ func TestS11_HostileTextStaysInItsPlace(t *testing.T) {
 		}
 		return lines
 	}
-	f := setup(t, plaintext)
+	f := setup(t, storetest.Plaintext)
 	_, err := aiseed.ParseEnviron(ctx, environ("OPENAI_"+hostile+"=x", "PROVIDER_"+hostile+"_TYPE=x", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME="+hostile, "PROVIDER_0_KEY=a", "PROVIDER_0_KEYS=b",
 		"PROVIDER_1_TYPE="+hostile, "PROVIDER_1_NAME="+hostile, "PROVIDER_2_TYPE=anthropic", "PROVIDER_2_BEDROCK_REGION="+hostile, "PROVIDER_2_BEDROCK_MODEL="+hostile,
-		"PROVIDER_3_TYPE=openai", "PROVIDER_3_KEY_FILE=/"+hostile, "PROVIDER_4_TYPE=openai", "PROVIDER_4_BASE_URL=https://h/"+hostile, "PROVIDER_5_"+hostile+"=x"), f.logs.Logger())
+		"PROVIDER_3_TYPE=openai", "PROVIDER_3_KEY_FILE=/"+hostile, "PROVIDER_4_TYPE=openai", "PROVIDER_4_BASE_URL=https://h/"+hostile, "PROVIDER_5_"+hostile+"=x"), f.Logs.Logger())
 	require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
 	requireHarmless("the error of an environment", err.Error())
-	requireHarmless("the log", f.logs.String())
+	requireHarmless("the log", f.Logs.String())
 
 	// A type that is skipped may be anything, and so may the row of an operator.
 	cfg, err := aiseed.ParseEnviron(ctx, environ("PROVIDER_0_TYPE="+hostile, "PROVIDER_1_TYPE=anthropic", "PROVIDER_1_NAME=a", "PROVIDER_1_BEDROCK_REGION=r\u202e", "PROVIDER_1_BEDROCK_MODEL=m\u202e",
-		"PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=b", "PROVIDER_2_BASE_URL=https://h/\u202e?k=v"), f.logs.Logger())
+		"PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=b", "PROVIDER_2_BASE_URL=https://h/\u202e?k=v"), f.Logs.Logger())
 	require.NoError(t, err)
 	show := func() {
 		t.Helper()
-		plan, err := aiseed.PlanAIProvidersFromEnv(ctx, f.store, cfg, f.logs.Logger())
+		plan, err := aiseed.PlanAIProvidersFromEnv(ctx, f.Store, cfg, f.Logs.Logger())
 		require.NoError(t, err)
 		requireHarmless("the plan", plan.String())
 		requireHarmless("the steps of a plan", fmt.Sprint(plan.Steps))
-		requireHarmless("the log", f.logs.String())
+		requireHarmless("the log", f.Logs.String())
 	}
 	show()
-	require.NoError(t, f.seed(cfg))
+	require.NoError(t, f.Seed(cfg))
 	show()
-	require.Contains(t, f.logs.String(), "INFO created AI provider provider=b")
+	require.Contains(t, f.Logs.String(), "INFO created AI provider provider=b")
 	settings := func(region string) {
 		raw, err := json.Marshal(map[string]any{"_type": "bedrock", "_version": 1, "region": region, "model": hostile, "small_fast_model": hostile})
 		require.NoError(t, err)
-		f.exec(`update ai_providers set settings = $1 where settings is not null`, string(raw))
+		f.Exec(`update ai_providers set settings = $1 where settings is not null`, string(raw))
 	}
 	settings("r\u202e")
-	require.NoError(t, f.seed(cfg))
-	require.Contains(t, f.logs.String(), "environment and database differ in Bedrock model (database \"\\nINJECTED")
+	require.NoError(t, f.Seed(cfg))
+	require.Contains(t, f.Logs.String(), "environment and database differ in Bedrock model (database \"\\nINJECTED")
 	show()
 	settings(hostile)
-	f.exec(`update ai_providers set base_url = $1 where name = 'b'`, "https://h/"+hostile)
-	err = f.seed(cfg)
+	f.Exec(`update ai_providers set base_url = $1 where name = 'b'`, "https://h/"+hostile)
+	err = f.Seed(cfg)
 	require.ErrorIs(t, err, aiseed.ErrDrift)
 	requireHarmless("a drift", err.Error())
 	show()
