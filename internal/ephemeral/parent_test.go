@@ -57,7 +57,7 @@ func TestUserWithoutANameIsToldWhatToDo(t *testing.T) {
 	t.Parallel()
 	bin, err := findBinaries(t.Context(), os.Getenv, installations)
 	require.NoError(t, err)
-	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", postgresScript, "sh", bin)
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", postgresScript, "sh", bin, "")
 	cmd.Dir = open(t)
 	if os.Getuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 3_141_592, Gid: 3_141_592}}

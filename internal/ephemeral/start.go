@@ -5,24 +5,33 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync"
 
 	"golang.org/x/xerrors"
 )
 
-// postgresScript runs in the keeper's directory. A restart finds the data there.
+// postgresScript runs in the keeper's directory. A restart finds the data there. The second
+// argument is the directory of another server of this process, if there is one: what initdb
+// made for it is there as one file, and to unpack that takes a tenth of the time of initdb.
 const postgresScript = `
-bin=$1
-shift
+bin=$1 other=$2
+shift 2
 if ! id -un >/dev/null 2>&1; then
 	echo "PostgreSQL does not run as a user id that has no name, such as $(id -u) here: add it to /etc/passwd," \
 		"run this as a user who is there, or set DATABASE_URL to a server that runs"
 	exit 1
+fi
+if [ -n "$other" ] && ! [ -d data ]; then
+	tar -xf "$other/initial.tar" 2>/dev/null || rm -rf data
 fi
 if ! [ -d data ]; then
 	"$bin/initdb" -D data -U postgres -A trust --no-sync -E UTF8 --locale=C >initdb.log 2>&1 || {
 		cat initdb.log
 		exit 1
 	}
+	if [ -z "$other" ]; then
+		{ tar -cf initial.part data && mv initial.part initial.tar; } 2>/dev/null || rm -f initial.part
+	fi
 fi
 exec "$bin/postgres" -D "$PWD/data" "$@"
 `
@@ -52,6 +61,31 @@ func Start(ctx context.Context, settings ...string) (*Server, error) {
 	return start(ctx, os.Getenv, settings)
 }
 
+// initials are the directories of the servers that keep what initdb made, by the directory
+// of its binary.
+var initials directories
+
+type directories struct {
+	mu    sync.Mutex
+	byBin map[string]string
+}
+
+// first returns the directory that keeps what initdb of bin made, or "" if it is to be dir.
+func (d *directories) first(bin, dir string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if other := d.byBin[bin]; other != "" {
+		if _, err := os.Stat(other); err == nil {
+			return other
+		}
+	}
+	if d.byBin == nil {
+		d.byBin = map[string]string{}
+	}
+	d.byBin[bin] = dir
+	return ""
+}
+
 func start(ctx context.Context, getenv func(string) string, settings []string) (*Server, error) {
 	bin, err := findBinaries(ctx, getenv, installations)
 	if err != nil {
@@ -61,7 +95,7 @@ func start(ctx context.Context, getenv func(string) string, settings []string) (
 	if err != nil {
 		return nil, xerrors.Errorf("start PostgreSQL: %w", err)
 	}
-	args := []string{bin, "-k", dir}
+	args := []string{bin, initials.first(bin, dir), "-k", dir}
 	for _, setting := range append(serverSettings[:len(serverSettings):len(serverSettings)], settings...) {
 		if name, _, ok := strings.Cut(setting, "="); !ok || name == "" {
 			return nil, xerrors.Errorf("server setting %q: want name=value", setting)

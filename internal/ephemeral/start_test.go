@@ -275,3 +275,41 @@ func TestQuotedLogMasksThePassword(t *testing.T) {
 	require.NoError(t, os.WriteFile(k.logFile(), []byte("bad line: password='it''s secret'\nor it's secret\n"), 0o600))
 	require.Equal(t, "\n\tbad line: password=********\n\tor ********", k.tail())
 }
+
+// A server of a process that has one already starts from what initdb made for that one.
+func TestInitdbRunsOnceForTheServersOfAProcess(t *testing.T) {
+	t.Parallel()
+	found, err := findBinaries(t.Context(), os.Getenv, installations)
+	require.NoError(t, err)
+	bin := open(t) // of a server that ends at once
+	require.NoError(t, os.Symlink(filepath.Join(found, "initdb"), filepath.Join(bin, "initdb")))
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "postgres"), []byte("#!/bin/sh\nexec cat data/PG_VERSION\n"), 0o755))
+	require.NoError(t, os.Chmod(filepath.Join(bin, "postgres"), 0o755))
+
+	first, gone := open(t), open(t)
+	for _, tt := range []struct {
+		dir, other string
+		initdb     bool
+	}{{first, "", true}, {open(t), first, false}, {open(t), gone, true}} {
+		cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", postgresScript, "sh", bin, tt.other)
+		require.NoError(t, detach(cmd))
+		cmd.Dir = tt.dir
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		require.NotEmpty(t, out)
+		if tt.initdb {
+			require.FileExists(t, filepath.Join(tt.dir, "initdb.log"))
+		} else {
+			require.NoFileExists(t, filepath.Join(tt.dir, "initdb.log"))
+		}
+	}
+
+	var d directories
+	require.Empty(t, d.first("bin", first))
+	require.Equal(t, first, d.first("bin", gone))
+	require.Empty(t, d.first("another", gone), "another version")
+	require.NoError(t, os.RemoveAll(gone))
+	require.Equal(t, first, d.first("bin", gone))
+	require.Empty(t, d.first("another", bin), "the server is gone")
+	require.Equal(t, bin, d.first("another", first))
+}

@@ -24,8 +24,11 @@ import (
 // crowdSize is the number of processes of F3.
 const crowdSize = 64
 
-// smallCrowd is enough for the kinds that make torture runs in full.
-const smallCrowd = 16
+// Without -torture crowds are of these sizes: a process costs more than all that it does.
+const (
+	mediumCrowd = 16
+	smallCrowd  = 6
+)
 
 // A crowd is processes that start at once, over and over: each start has a pool
 // and a store of its own, and only the process is the same.
@@ -140,7 +143,7 @@ select 'sealed with', count(*)::text from ai_encryption_keys
 
 func TestF3_CrowdStartsAtOnce(t *testing.T) {
 	t.Parallel()
-	processes := make(crowd, crowdSize)
+	processes := make(crowd, full(mediumCrowd, crowdSize))
 	t.Cleanup(processes.disband)
 	rawKey := bytes.Repeat([]byte{3}, aiseed.KeySize)
 	gateway := testkit.Environ(t, "../../testdata/gateway.env")
@@ -157,7 +160,7 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 		return f.contents()
 	}
 	contentsOfSame := serially(same, 1)
-	contentsOfOwn := map[int]string{crowdSize: serially(own, crowdSize)}
+	contentsOfOwn := map[int]string{len(processes): serially(own, len(processes))}
 	if !*torture {
 		contentsOfOwn[smallCrowd] = serially(own, smallCrowd)
 	}
@@ -167,12 +170,12 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 	type variant struct {
 		kinds, name                 string // kinds are several, divided by semicolons
 		rounds                      int
-		size                        int // 0 is crowdSize
+		size                        int // 0 is all
 		empty, own, noLock, bouncer bool
 		isolation                   string
 	}
 	const (
-		plain  = "F3 crowd of 64 processes"
+		plain  = "F3 crowd of processes"
 		noLock = "F3 crowd, lock that locks nothing"
 		pooled = "F3 crowd through PgBouncer"
 		levels = "F3 crowd, isolation "
@@ -224,7 +227,7 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 				if v.isolation != "" {
 					f.Exec(`do $$ begin execute format('alter database %I set default_transaction_isolation = ''` + v.isolation + `''', current_database()); end $$`)
 				}
-				processes := processes[:cmp.Or(v.size, crowdSize)]
+				processes := processes[:cmp.Or(v.size, len(processes))]
 				environ, contents := same, contentsOfSame
 				if v.own {
 					environ, contents = own, contentsOfOwn[len(processes)]

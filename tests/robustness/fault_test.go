@@ -366,7 +366,7 @@ func TestF1_SweepOverEveryMessage(t *testing.T) {
 							if hit {
 								fired = true
 								swept++
-								cases.check(t, d.kind, fmt.Sprintf("go test -run '%s' -case '%s' .", t.Name(), d), err)
+								cases.check(t, d.kind, fmt.Sprintf("go test -run '%s' -case '%s' ./tests/robustness", t.Name(), d), err)
 							} else {
 								require.NoError(t, err, "undisturbed")
 							}
@@ -374,7 +374,7 @@ func TestF1_SweepOverEveryMessage(t *testing.T) {
 						if n++; *caseFlag != "" {
 							fired = n < 1000
 						} else if !*torture {
-							n += random.IntN(12)
+							n += random.IntN(30)
 						}
 					}
 				}

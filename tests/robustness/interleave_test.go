@@ -424,55 +424,55 @@ var rollouts = []rollout{
 // Everyone does one round trip after the other, in every order: with the lock and
 // with one that locks nothing, with the delivery of audits and without. Whatever the
 // order, the outcome is one that the parts have one after the other. Where there
-// are too many orders, chance picks some. Without -torture it does so wherever audits are
-// delivered or the lock locks nothing.
+// are too many orders, chance picks some; without -torture it picks a few but of two rollouts.
 func TestF3_Interleavings(t *testing.T) {
 	t.Parallel()
 	for i, r := range rollouts {
-		for _, noLock := range []bool{false, true} {
-			for _, audits := range []bool{false, true} {
-				sample := 0 // all
-				switch {
-				case noLock && r.takesTheLock:
-					continue
-				case audits && !*torture && !r.takesTheLock && noLock == (i%2 == 0):
-					continue // with audits each has one of both
-				case len(r.parts) > 2 || noLock && audits:
-					sample = full(1, 60)
-				case audits:
-					sample = full(1, 0)
-				case noLock:
-					sample = full(3, 0)
-				}
-				name := fmt.Sprintf("%s, nolock %t, audits %t", r.name, noLock, audits)
-				t.Run(name, func(t *testing.T) {
-					t.Parallel()
-					kind := "F3 interleavings of two versions"
-					switch {
-					case noLock:
-						kind = "F3 interleavings without a lock"
-					case len(r.parts) > 2:
-						kind = "F3 interleavings of three versions"
-					}
-					s := newStage(t, r, noLock)
-					serial := s.serially(audits)
-					play := func(choose chooser) error {
-						schedule, outcome, err := s.play(audits, choose)
-						if err == nil && !slices.Contains(serial, outcome) {
-							err = fmt.Errorf("no serial order has the outcome\n%s", outcome)
-						}
-						cases.check(t, kind, "TestF3_Interleavings/"+name+": "+schedule, err)
-						return err
-					}
-					if sample == 0 {
-						every(play)
-					}
-					random := chance(name)
-					for range sample {
-						_ = play(func(able []*participant) (*participant, error) { return able[random.IntN(len(able))], nil })
-					}
-				})
+		for variant := range 4 {
+			noLock, audits := variant >= 2, variant%2 == 1
+			sample := 0 // all
+			switch {
+			case noLock && r.takesTheLock:
+				continue
+			case !*torture && !r.takesTheLock && variant > 0 && variant != 1+i%3:
+				continue // each has one of the three
+			case len(r.parts) > 2 || noLock && audits:
+				sample = full(1, 60)
+			case variant == 0 && i > 0 && !r.takesTheLock:
+				sample = full(5, 0)
+			case audits:
+				sample = full(1, 0)
+			case noLock:
+				sample = full(3, 0)
 			}
+			name := fmt.Sprintf("%s, nolock %t, audits %t", r.name, noLock, audits)
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				kind := "F3 interleavings of two versions"
+				switch {
+				case noLock:
+					kind = "F3 interleavings without a lock"
+				case len(r.parts) > 2:
+					kind = "F3 interleavings of three versions"
+				}
+				s := newStage(t, r, noLock)
+				serial := s.serially(audits)
+				play := func(choose chooser) error {
+					schedule, outcome, err := s.play(audits, choose)
+					if err == nil && !slices.Contains(serial, outcome) {
+						err = fmt.Errorf("no serial order has the outcome\n%s", outcome)
+					}
+					cases.check(t, kind, "TestF3_Interleavings/"+name+": "+schedule, err)
+					return err
+				}
+				if sample == 0 {
+					every(play)
+				}
+				random := chance(name)
+				for range sample {
+					_ = play(func(able []*participant) (*participant, error) { return able[random.IntN(len(able))], nil })
+				}
+			})
 		}
 	}
 }
