@@ -18,8 +18,8 @@ demo: ## Show what the library does, on a database that is gone afterwards
 	go run ./examples/demo
 
 # Tests that wait for a server leave the processor to others, so more of them run at once
-# than there are processors.
-TESTFLAGS := -race -shuffle=on -count=1 -parallel=4 -timeout=15m
+# than there are processors. make lint has go vet.
+TESTFLAGS := -race -shuffle=on -count=1 -parallel=4 -timeout=15m -vet=off
 
 .PHONY: test
 test: deps ## Run all tests, on private servers unless DATABASE_URL or PG* name one

@@ -367,7 +367,7 @@ func TestL7_CancelledWaiterReturnsAndLeavesTheQueue(t *testing.T) {
 // was committed, and the call says what is true.
 func TestL7_CancelledAfterTheCommitWasSent(t *testing.T) {
 	t.Parallel()
-	for range 5 {
+	for range 2 {
 		f := setup(t)
 		ctx, cancel := context.WithCancel(context.Background())
 		f.Wire.Reset(f.Wire.OnceWritten(testkit.Pass, "insert into", cancel))
@@ -387,7 +387,7 @@ func TestL7_CancelledAfterTheCommitWasSent(t *testing.T) {
 // have read that yet.
 func TestL7_CancelledAfterTheServerCommitted(t *testing.T) {
 	t.Parallel()
-	for range 5 {
+	for range 2 {
 		f := setup(t)
 		ctx, cancel := context.WithCancel(context.Background())
 		f.Wire.Reset(f.Wire.OnceWritten(testkit.Pass, "insert into", func() {

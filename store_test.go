@@ -3,6 +3,7 @@ package aiseed_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"testing"
 	"time"
 
@@ -378,13 +379,16 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 // matters.
 func TestL8_SettingsOfTheSession(t *testing.T) {
 	t.Parallel()
-	for name, value := range map[string]string{
-		"datestyle": "German", "timezone": "Asia/Kolkata", "intervalstyle": "iso_8601", "bytea_output": "escape", "standard_conforming_strings": "off",
-		"extra_float_digits": "-3", "lc_messages": "C", "statement_timeout": "10min", "default_transaction_deferrable": "on", "search_path": "pg_temp",
+	for name, settings := range map[string]map[string]string{
+		"where nothing of ours is on the path": {"search_path": "pg_temp"},
+		"all the others": {
+			"datestyle": "German", "timezone": "Asia/Kolkata", "intervalstyle": "iso_8601", "bytea_output": "escape", "standard_conforming_strings": "off",
+			"extra_float_digits": "-3", "lc_messages": "C", "statement_timeout": "10min", "default_transaction_deferrable": "on",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.RuntimeParams[name] = value })
+			f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { maps.Copy(c.ConnConfig.RuntimeParams, settings) })
 			cfg := f.ParseEnviron(testkit.Environ(t, "testdata/gateway.env"))
 			var start, end time.Time // by the server's clock
 			f.Scan(`select clock_timestamp()`, &start)

@@ -26,7 +26,7 @@ const crowdSize = 64
 
 // Without -torture crowds are of these sizes: a process costs more than all that it does.
 const (
-	mediumCrowd = 16
+	mediumCrowd = 12
 	smallCrowd  = 6
 )
 

@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 		_ = f.Value.Set(fmt.Sprint(*seedFlag))
 	}
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
-		_ = f.Value.Set(fmt.Sprint(full(50, 100)))
+		_ = f.Value.Set(fmt.Sprint(full(35, 100)))
 	}
 	leak.VerifyTestMain(m, func(code int) {
 		if code != 0 {
