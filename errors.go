@@ -20,8 +20,11 @@ var (
 	// ErrLockTimeout: another process held the lock for too long. See
 	// [LockTimeoutError].
 	ErrLockTimeout = errors.New("aiseed: timed out waiting for the lock")
-	// ErrSchema: the tables are missing, or older than this library needs.
+	// ErrSchema: the tables are not the ones that this library needs.
 	ErrSchema = errors.New("aiseed: the database schema is not the one needed")
+	// ErrSchemaOutdated: there are no tables, or they are older than this library needs:
+	// call [Migrate]. It matches [ErrSchema] too.
+	ErrSchemaOutdated error = &classError{class: ErrSchema, text: "the database schema has to be migrated"}
 	// ErrKeyring: a keyring cannot be built, or does not fit the database.
 	ErrKeyring = errors.New("aiseed: the keyring is not the one needed")
 	// ErrUndecryptable: a stored value does not open. See [DecryptError].
@@ -51,8 +54,8 @@ func keyringErrorf(format string, args ...any) error {
 	return &classError{class: ErrKeyring, text: "keyring: " + fmt.Sprintf(format, args...)}
 }
 
-func schemaErrorf(format string, args ...any) error {
-	return &classError{class: ErrSchema, text: "schema: " + fmt.Sprintf(format, args...)}
+func schemaErrorf(class error, format string, args ...any) error {
+	return &classError{class: class, text: "schema: " + fmt.Sprintf(format, args...)}
 }
 
 // A LockTimeoutError says which lock was waited for in vain, and who holds it.

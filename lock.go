@@ -181,7 +181,7 @@ func (s *Store) lockError(ctx context.Context, operation string, conn *pgx.Conn,
 	var holder LockHolder
 	// Best effort: without it the error is still true.
 	_ = pg.RoundTrip(ctx, conn, pg.Query{SQL: `rollback`}, pg.Query{
-		SQL:  selectLockHolder,
+		SQL:  pg.SelectLockHolder,
 		Args: [][]byte{pg.Int64(timeout.Key)},
 		Rows: func(rows pgx.Rows) error {
 			for rows.Next() {
@@ -199,15 +199,6 @@ func (s *Store) lockError(ctx context.Context, operation string, conn *pgx.Conn,
 	})
 	return timeout
 }
-
-// pg_locks shows a 64-bit advisory key as two halves. A role without
-// pg_read_all_stats sees nulls for other roles' sessions.
-const selectLockHolder = `
-select a.pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), ''), a.xact_start
-  from pg_locks l join pg_stat_activity a on a.pid = l.pid
- where l.locktype = 'advisory' and l.granted and l.objsubid = 1
-   and l.database = (select oid from pg_database where datname = current_database())
-   and (l.classid::bigint << 32 | l.objid::bigint) = $1`
 
 // liveNameConstraint is the index that allows one live row per name.
 const liveNameConstraint = "ai_providers_live_name_key"

@@ -188,9 +188,9 @@ func (s *Store) checkStored(ctx context.Context) error {
 	var db *DatabaseError
 	switch {
 	case errors.As(err, &db) && db.SQLState == stateUndefinedTable && version < 0:
-		return schemaErrorf("there are no aiseed tables in the schema %q; %s", s.schema, remedy)
+		return schemaErrorf(ErrSchemaOutdated, "there are no aiseed tables in the schema %q; %s", s.schema, remedy)
 	case errors.As(err, &db) && db.SQLState == stateUndefinedTable:
-		return schemaErrorf("the schema %q says that it is at version %d, but tables are missing; restore them from a backup", s.schema, version)
+		return schemaErrorf(ErrSchema, "the schema %q says that it is at version %d, but tables are missing; restore them from a backup", s.schema, version)
 	case err != nil:
 		return err
 	}
@@ -198,7 +198,7 @@ func (s *Store) checkStored(ctx context.Context) error {
 		return err
 	}
 	if version < schemaVersion() {
-		return schemaErrorf("the tables in %q are at version %d, and this library needs %d; %s", s.schema, version, schemaVersion(), remedy)
+		return schemaErrorf(ErrSchemaOutdated, "the tables in %q are at version %d, and this library needs %d; %s", s.schema, version, schemaVersion(), remedy)
 	}
 	return nil
 }
@@ -251,7 +251,7 @@ const maxIdentifierBytes = 63
 func checkSchemaName(schema string) error {
 	if len(schema) > maxIdentifierBytes || !utf8.ValidString(schema) || strings.ContainsRune(schema, 0) ||
 		schema == "$user" || strings.HasPrefix(schema, "pg_") {
-		return schemaErrorf("its name is longer than 63 bytes, starts with pg_, is $user, or holds something that is not UTF-8 or a NUL; choose another one")
+		return schemaErrorf(ErrSchema, "its name is longer than 63 bytes, starts with pg_, is $user, or holds something that is not UTF-8 or a NUL; choose another one")
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ func TestS8_MissingAndOlderSchema(t *testing.T) {
 	_, err := pool.Exec(ctx, `delete from aiseed_schema where version = 2`)
 	require.NoError(t, err)
 	_, err = aiseed.Open(ctx, pool, options)
-	require.ErrorIs(t, err, aiseed.ErrSchema)
+	require.ErrorIs(t, err, aiseed.ErrSchemaOutdated)
 	require.ErrorContains(t, err, "are at version 1, and this library needs 2; call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations")
 
 	_, err = pool.Exec(ctx, `insert into aiseed_schema (version) values (99)`)
@@ -40,6 +40,7 @@ func TestS8_MissingAndOlderSchema(t *testing.T) {
 	for _, schema := range []string{"", "nowhere"} {
 		options.Schema = schema
 		_, err = aiseed.Open(ctx, pool, options)
+		require.ErrorIs(t, err, aiseed.ErrSchemaOutdated)
 		require.ErrorIs(t, err, aiseed.ErrSchema)
 		require.ErrorContains(t, err, "there are no aiseed tables in the schema")
 		require.ErrorContains(t, err, "aiseed.Migrate")
@@ -147,6 +148,7 @@ func TestS8_MissingTablesAreASchemaError(t *testing.T) {
 		require.ErrorIs(t, err, aiseed.ErrSchema, "to create what was there would hide that it is lost")
 		_, err = aiseed.Open(context.Background(), f.Pool, aiseed.StoreOptions{AllowPlaintext: true})
 		require.ErrorIs(t, err, aiseed.ErrSchema)
+		require.NotErrorIs(t, err, aiseed.ErrSchemaOutdated, "a migration does not mend it")
 		require.ErrorContains(t, err, fmt.Sprintf("says that it is at version %d, but tables are missing", aiseed.SchemaVersion()), table)
 	}
 }

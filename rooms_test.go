@@ -24,7 +24,7 @@ var rooms = map[string]string{
 	"internal/pg":         "internal/text github.com/jackc/pgx/v5",
 
 	"stdslog":             "cdr.dev/slog/v3",
-	"cmd/aiseed":          ". internal/secretfile internal/text cdr.dev/slog/v3 github.com/jackc/pgx/v5",
+	"cmd/aiseed":          ". internal/pg internal/secretfile internal/text cdr.dev/slog/v3 github.com/jackc/pgx/v5",
 	"examples/demo":       ". internal/ephemeral stdslog cdr.dev/slog/v3 github.com/jackc/pgx/v5 golang.org/x/xerrors",
 	"examples/hostserver": ". stdslog github.com/google/uuid github.com/jackc/pgx/v5 golang.org/x/xerrors",
 

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/text"
 )
 
@@ -304,20 +305,10 @@ func countOf(n int, one, more string) string {
 	return fmt.Sprintf("%d %s", n, more)
 }
 
-// pg_locks shows a 64-bit advisory key as two halves. A role without
-// pg_read_all_stats sees nulls for the sessions of other roles.
-const selectLockHolder = `
-select a.pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), ''), a.xact_start
-  from pg_locks l join pg_stat_activity a on a.pid = l.pid
- where l.locktype = 'advisory' and l.granted and l.objsubid = 1
-   and l.database = (select oid from pg_database where datname = current_database())
-   and (l.classid::bigint << 32 | l.objid::bigint) = $1
- limit 1`
-
 func (d *doctor) lock(ctx context.Context) []finding {
 	var holder aiseed.LockHolder
 	var since *time.Time
-	err := d.one(ctx, selectLockHolder, aiseed.LockKey(d.schema), &holder.PID, &holder.ApplicationName, &holder.ClientAddr, &since)
+	err := d.one(ctx, pg.SelectLockHolder, aiseed.LockKey(d.schema), &holder.PID, &holder.ApplicationName, &holder.ClientAddr, &since)
 	switch {
 	case isNoRows(err):
 		return ok("nobody holds it")

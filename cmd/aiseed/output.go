@@ -71,9 +71,9 @@ func (e *aboutError) Unwrap() error { return e.cause }
 // operator can do with this command.
 func (a *app) hint(err error) string {
 	switch {
-	case strings.Contains(err.Error(), "aiseed.Migrate"):
+	case errors.Is(err, aiseed.ErrSchemaOutdated):
 		return "\nWith this command: " + a.sibling("schema -apply")
-	case strings.Contains(err.Error(), "Store.SealPlaintext"):
+	case errors.Is(err, aiseed.ErrPlaintext):
 		return "\nWith this command: " + a.sibling("seal")
 	case errors.Is(err, aiseed.ErrUndecryptable):
 		return "\nWith the right keyring in place, the value is damaged: restore its row from a backup, or delete its key or provider and make it anew"

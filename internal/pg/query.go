@@ -77,3 +77,14 @@ func (e *rowsError) Error() string {
 	return fmt.Sprintf("%d of %s of %s could not be written; someone keeps changing them, or a row security policy, "+
 		"a rule or a trigger forbids it to this role", e.want-e.got, text.Count(e.want, "row"), e.table)
 }
+
+// SelectLockHolder finds who holds the advisory lock of the key $1 in this database: the pid,
+// application name and address ("" where there is none), and the start of the transaction. pg_locks
+// shows a 64-bit key as two halves. A role without pg_read_all_stats sees nulls for the
+// sessions of other roles.
+const SelectLockHolder = `
+select a.pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), ''), a.xact_start
+  from pg_locks l join pg_stat_activity a on a.pid = l.pid
+ where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+   and l.database = (select oid from pg_database where datname = current_database())
+   and (l.classid::bigint << 32 | l.objid::bigint) = $1`
