@@ -1,8 +1,10 @@
 package aiseed_test
 
 import (
+	"flag"
 	"testing"
 
+	"example.com/aiseed/internal/leak"
 	"example.com/aiseed/internal/storetest"
 )
 
@@ -12,4 +14,13 @@ type fixture struct{ *storetest.Fixture }
 func setup(t *testing.T, opts ...storetest.Option) *fixture {
 	t.Helper()
 	return &fixture{storetest.Setup(t, opts...)}
+}
+
+// F7, L7: nothing that a call started outlives it.
+func TestMain(m *testing.M) {
+	// The properties are tried more often with -rapid.checks.
+	if err := flag.Set("rapid.checks", "30"); err != nil {
+		panic(err)
+	}
+	leak.VerifyTestMain(m)
 }

@@ -3,7 +3,6 @@ package aiseed_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -363,98 +362,6 @@ func TestL7_CancelledWaiterReturnsAndLeavesTheQueue(t *testing.T) {
 	require.Empty(t, f.Rows(`select id from ai_providers`))
 }
 
-// A cancellation that comes after the commit was sent changes nothing about what
-// was committed, and the call says what is true.
-func TestL7_CancelledAfterTheCommitWasSent(t *testing.T) {
-	t.Parallel()
-	for range 2 {
-		f := setup(t)
-		ctx, cancel := context.WithCancel(context.Background())
-		f.Wire.Reset(f.Wire.OnceWritten(testkit.Pass, "insert into", cancel))
-		err := aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
-		committed := len(f.Rows(`select id from ai_providers`)) == 1
-		require.Equal(t, committed, err == nil, "%v", err)
-		if committed {
-			require.Len(t, f.Audits.Entries(), 2, "A5: the delivery is not cancelled")
-		} else {
-			require.ErrorIs(t, err, context.Canceled)
-		}
-		f.RequireIdle()
-	}
-}
-
-// Here the server has committed before the cancellation comes, and the call may not
-// have read that yet.
-func TestL7_CancelledAfterTheServerCommitted(t *testing.T) {
-	t.Parallel()
-	for range 2 {
-		f := setup(t)
-		ctx, cancel := context.WithCancel(context.Background())
-		f.Wire.Reset(f.Wire.OnceWritten(testkit.Pass, "insert into", func() {
-			f.waitForProvider()
-			cancel()
-		}))
-		require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{}))
-		require.Len(t, f.Rows(`select id from ai_providers`), 1)
-		require.Len(t, f.Audits.Entries(), 2, "A5: the delivery is not cancelled")
-		f.RequireIdle()
-	}
-}
-
-// waitForProvider returns when a provider was committed.
-func (f *fixture) waitForProvider() {
-	f.T.Helper()
-	assert.Eventually(f.T, func() bool { return len(f.Rows(`select id from ai_providers`)) > 0 }, testkit.Patience, time.Millisecond)
-}
-
-func TestL8_AnyQueryExecMode(t *testing.T) {
-	t.Parallel()
-	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
-		t.Run(mode.String(), func(t *testing.T) {
-			t.Parallel()
-			f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode })
-			cfg := f.ParseEnviron(testkit.Environ(t, "testdata/gateway.env"))
-			f.Wire.Reset(nil)
-			require.NoError(t, f.Seed(cfg))
-			n, _ := f.Wire.Count()
-			require.LessOrEqual(t, n, 5)
-			providers, err := f.Store.Providers(context.Background())
-			require.NoError(t, err)
-			require.Len(t, providers, 6)
-		})
-	}
-}
-
-func TestL8_TransactionPoolingProxy(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
-	_, proxy := storetest.BehindPgBouncer(t)
-
-	keyring, audits := aiseedtest.NewKeyring(t), &aiseedtest.AuditRecorder{}
-	cfg, err := aiseed.ParseEnviron(ctx, testkit.Environ(t, "testdata/gateway.env"), slog.Logger{})
-	require.NoError(t, err)
-	var all sync.WaitGroup
-	for range 16 {
-		all.Go(func() {
-			pool, err := pgxpool.New(ctx, proxy.DSN("postgres"))
-			if !assert.NoError(t, err) {
-				return
-			}
-			defer pool.Close()
-			store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true, LockTimeout: testkit.Patience, AuditTimeout: testkit.Patience})
-			if !assert.NoError(t, err) {
-				return
-			}
-			assert.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, audits, slog.Logger{}))
-			providers, err := store.Providers(ctx)
-			assert.NoError(t, err)
-			assert.Len(t, providers, 6)
-		})
-	}
-	all.Wait()
-	require.Len(t, audits.Entries(), 10, "A4: each entry once")
-}
-
 // That it is off is seen where the wait would be: a timeout that is short enough to
 // end a wait soon could end a statement before it, on a busy machine.
 func TestL3_StatementTimeoutOfTheRoleDoesNotEndTheWait(t *testing.T) {
@@ -517,47 +424,4 @@ func TestL7_NothingIsLeftAtTheMomentOfReturn(t *testing.T) {
 	_, err := f.Store.Providers(context.Background())
 	require.NoError(t, err)
 	require.Zero(t, dials.Load(), "the connection was good, and is used again")
-}
-
-// pgx closes a connection on a goroutine of its own, which dials the server to
-// cancel what runs there. The call waits for it.
-func TestL7_NoGoroutineOfAConnectionThatWasCutOutlivesTheCall(t *testing.T) {
-	t.Parallel()
-	for _, during := range []string{"json_array_elements_text", "pg_advisory_xact_lock"} {
-		t.Run(during, func(t *testing.T) {
-			t.Parallel()
-			var cancelled, early atomic.Bool
-			returned, dialled := make(chan struct{}), make(chan struct{})
-			f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
-				dial := c.ConnConfig.DialFunc
-				c.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-					if cancelled.Swap(false) {
-						defer close(dialled)
-						select {
-						case <-returned: // it did not wait
-							early.Store(true)
-						case <-time.After(100 * time.Millisecond): // it may well wait for longer
-						}
-					}
-					return dial(ctx, network, address)
-				}
-			})
-			// No answer comes before the call sees that it is cancelled.
-			holder := f.hold("public")
-			ctx, cancel := context.WithCancel(context.Background())
-			f.Wire.Reset(testkit.Once(testkit.Pass, during, func() {
-				_, err := holder.Exec(context.Background(), `lock table ai_providers`)
-				assert.NoError(t, err)
-				f.Wire.WhenWritten(func() {
-					cancelled.Store(true)
-					cancel()
-				})
-			}))
-			err := aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
-			close(returned)
-			require.ErrorIs(t, err, context.Canceled)
-			testkit.Awaited(t, dialled)
-			require.False(t, early.Load())
-		})
-	}
 }

@@ -2,7 +2,6 @@ package aiseed_test
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -191,24 +190,6 @@ func TestO4_WhatIsNotThereAndWhatIsTaken(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// The way out of a lost key: what does not open can still be taken out of use.
-func TestO4_WhatDoesNotOpenCanBeDisabledAndDeleted(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
-	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
-	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
-	_, err := f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("y")})
-	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
-	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", p.ID, false))
-	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
-	_, err = f.Store.RestoreProvider(ctx, "a", p.ID)
-	require.ErrorIs(t, err, aiseed.ErrUndecryptable, "restored, but not readable")
-	require.NoError(t, f.Store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID))
-	_, err = f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("y")})
-	require.NoError(t, err)
-}
-
 // A start and an edit at once end in one consistent state.
 func TestO4_ConcurrentStartsAndEdits(t *testing.T) {
 	t.Parallel()
@@ -268,24 +249,6 @@ func TestO4_ProviderWithBothCanStillBeChanged(t *testing.T) {
 	require.NoError(t, err)
 	_, err = f.Store.AddProviderKey(ctx, "a", providers[0].ID, aiseed.NewSecret("another"))
 	require.NoError(t, err)
-}
-
-func TestO4_AllProvidersAreListedWithoutTheirSecrets(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
-	f := setup(t)
-	gone := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
-	require.NoError(t, f.Store.DeleteProvider(ctx, "a", gone.ID))
-	live := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Disabled: true})
-	f.Exec(`update ai_provider_keys set api_key = 'damaged'`)
-	infos, err := f.Store.ListProviders(ctx)
-	require.NoError(t, err)
-	require.Len(t, infos, 2)
-	require.Equal(t, live.ID, infos[0].ID)
-	require.False(t, infos[0].Enabled || infos[0].Deleted)
-	require.Equal(t, gone.ID, infos[1].ID)
-	require.True(t, infos[1].Deleted)
-	require.Equal(t, []uuid.UUID{gone.Keys[0].ID}, infos[1].Keys)
 }
 
 func TestO4_ANameThatIsTakenIsSaidAtOnce(t *testing.T) {
@@ -445,47 +408,6 @@ func TestO4_ATombstoneIsNotFound(t *testing.T) {
 	require.Equal(t, before, f.State())
 }
 
-func TestO4_TheListIsInOrderOfName(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
-	f := setup(t)
-	a := f.created(aiseed.ProviderSpec{Type: "openai", Name: "a", BaseURL: "https://a/", DisplayName: "A"})
-	f.created(aiseed.ProviderSpec{Type: "anthropic", Name: "b"})
-	require.NoError(t, f.Store.DeleteProvider(ctx, "a", a.ID))
-	infos, err := f.Store.ListProviders(ctx)
-	require.NoError(t, err)
-	require.Len(t, infos, 2)
-	require.Equal(t, "b", infos[1].Name)
-	require.Equal(t, a.CreatedAt, infos[0].CreatedAt)
-	require.False(t, infos[0].UpdatedAt.Before(infos[0].CreatedAt))
-	infos[0].CreatedAt, infos[0].UpdatedAt = a.CreatedAt, a.UpdatedAt
-	require.Equal(t, aiseed.ProviderInfo{
-		ID: a.ID, Type: "openai", Name: "a", DisplayName: "A", Enabled: true, Deleted: true, BaseURL: "https://a/", CreatedAt: a.CreatedAt, UpdatedAt: a.UpdatedAt,
-	}, infos[0])
-}
-
-func TestO4_UpdatedAtFollows(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
-	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
-	for name, do := range map[string]func() error{
-		"disable": func() error { return f.Store.SetProviderEnabled(ctx, "a", p.ID, false) },
-		"update": func() error {
-			return second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: new("https://h/")}))
-		},
-	} {
-		before := f.Rows(`select updated_at from ai_providers`)
-		require.NoError(t, do(), name)
-		require.NotEqual(t, before, f.Rows(`select updated_at from ai_providers`), name)
-	}
-	p, err := f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("shown")})
-	require.NoError(t, err)
-	p, err = f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: new("https://i/")})
-	require.NoError(t, err)
-	require.Equal(t, "shown https://i/", p.DisplayName+" "+p.BaseURL, "what is not asked for stays")
-}
-
 // Someone disables it in SQL, between our reading under the lock and writing.
 func TestO4_WhatSomeoneElseDidIsNotAudited(t *testing.T) {
 	t.Parallel()
@@ -521,63 +443,4 @@ func TestO4_TheKeyThatWasAddedIsReturned(t *testing.T) {
 	key, err := f.Store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("mine"))
 	require.NoError(t, err)
 	require.Equal(t, "mine", key.APIKey.Reveal())
-}
-
-// O4, S5: that a provider is deleted is what there is to say about it, whether or
-// not its secrets open.
-func TestO4_TheSecretsOfATombstoneAreNotOpened(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	ctx := context.Background()
-	p, err := f.Store.CreateProvider(ctx, "op", aiseed.ProviderSpec{Type: aiseed.TypeOpenAI, Name: "a", Keys: []aiseed.Secret{aiseed.NewSecret("key")}})
-	require.NoError(t, err)
-	require.NoError(t, f.Store.DeleteProvider(ctx, "op", p.ID))
-	f.Exec(`update ai_provider_keys set api_key = 'plaintext', api_key_key_id = null`)
-	name := "x"
-	_, err = f.Store.UpdateProvider(ctx, "op", p.ID, aiseed.ProviderUpdate{DisplayName: &name})
-	require.ErrorIs(t, err, aiseed.ErrNotFound)
-	_, err = f.Store.AddProviderKey(ctx, "op", p.ID, aiseed.NewSecret("another"))
-	require.ErrorIs(t, err, aiseed.ErrNotFound)
-}
-
-func TestO4_WhatWasReadBeforeARetryIsForgotten(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	p, err := f.Store.CreateProvider(context.Background(), "a", aiseed.ProviderSpec{Type: "openai", Name: "x"})
-	require.NoError(t, err)
-	found, err := aiseed.FoundAgain(context.Background(), f.Store, p.ID, func() {})
-	require.NoError(t, err)
-	require.True(t, found)
-	found, err = aiseed.FoundAgain(context.Background(), f.Store, p.ID, func() { f.Exec(`delete from ai_providers`) })
-	require.NoError(t, err)
-	require.False(t, found)
-}
-
-func TestO4_TombstonesAreListedLatestFirst(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	var latestFirst, listed []string
-	for range 3 {
-		p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
-		require.NoError(t, f.Store.DeleteProvider(context.Background(), "a", p.ID))
-		latestFirst = slices.Insert(latestFirst, 0, p.ID.String())
-	}
-	infos, err := f.Store.ListProviders(context.Background())
-	require.NoError(t, err)
-	for _, info := range infos {
-		listed = append(listed, info.ID.String())
-	}
-	require.Equal(t, latestFirst, listed)
-}
-
-func TestO4_SettingsThatDoNotOpenAreNoHindrance(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
-	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "anthropic", Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r"}})
-	f.Exec(`update ai_providers set settings = 'damaged'`)
-	_, err := f.Store.ListProviders(ctx)
-	require.NoError(t, err)
-	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", p.ID, false))
-	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
 }

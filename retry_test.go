@@ -328,3 +328,90 @@ func TestL6_TransactionStillInProgressIsWaitedFor(t *testing.T) {
 		})
 	}
 }
+
+// A cancellation that comes after the commit was sent changes nothing about what
+// was committed, and the call says what is true.
+func TestL7_CancelledAfterTheCommitWasSent(t *testing.T) {
+	t.Parallel()
+	for range 2 {
+		f := setup(t)
+		ctx, cancel := context.WithCancel(context.Background())
+		f.Wire.Reset(f.Wire.OnceWritten(testkit.Pass, "insert into", cancel))
+		err := aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
+		committed := len(f.Rows(`select id from ai_providers`)) == 1
+		require.Equal(t, committed, err == nil, "%v", err)
+		if committed {
+			require.Len(t, f.Audits.Entries(), 2, "A5: the delivery is not cancelled")
+		} else {
+			require.ErrorIs(t, err, context.Canceled)
+		}
+		f.RequireIdle()
+	}
+}
+
+// Here the server has committed before the cancellation comes, and the call may not
+// have read that yet.
+func TestL7_CancelledAfterTheServerCommitted(t *testing.T) {
+	t.Parallel()
+	for range 2 {
+		f := setup(t)
+		ctx, cancel := context.WithCancel(context.Background())
+		f.Wire.Reset(f.Wire.OnceWritten(testkit.Pass, "insert into", func() {
+			f.waitForProvider()
+			cancel()
+		}))
+		require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{}))
+		require.Len(t, f.Rows(`select id from ai_providers`), 1)
+		require.Len(t, f.Audits.Entries(), 2, "A5: the delivery is not cancelled")
+		f.RequireIdle()
+	}
+}
+
+// waitForProvider returns when a provider was committed.
+func (f *fixture) waitForProvider() {
+	f.T.Helper()
+	assert.Eventually(f.T, func() bool { return len(f.Rows(`select id from ai_providers`)) > 0 }, testkit.Patience, time.Millisecond)
+}
+
+// pgx closes a connection on a goroutine of its own, which dials the server to
+// cancel what runs there. The call waits for it.
+func TestL7_NoGoroutineOfAConnectionThatWasCutOutlivesTheCall(t *testing.T) {
+	t.Parallel()
+	for _, during := range []string{"json_array_elements_text", "pg_advisory_xact_lock"} {
+		t.Run(during, func(t *testing.T) {
+			t.Parallel()
+			var cancelled, early atomic.Bool
+			returned, dialled := make(chan struct{}), make(chan struct{})
+			f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+				dial := c.ConnConfig.DialFunc
+				c.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+					if cancelled.Swap(false) {
+						defer close(dialled)
+						select {
+						case <-returned: // it did not wait
+							early.Store(true)
+						case <-time.After(100 * time.Millisecond): // it may well wait for longer
+						}
+					}
+					return dial(ctx, network, address)
+				}
+			})
+			// No answer comes before the call sees that it is cancelled.
+			holder := f.hold("public")
+			ctx, cancel := context.WithCancel(context.Background())
+			f.Wire.Reset(testkit.Once(testkit.Pass, during, func() {
+				_, err := holder.Exec(context.Background(), `lock table ai_providers`)
+				assert.NoError(t, err)
+				f.Wire.WhenWritten(func() {
+					cancelled.Store(true)
+					cancel()
+				})
+			}))
+			err := aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
+			close(returned)
+			require.ErrorIs(t, err, context.Canceled)
+			testkit.Awaited(t, dialled)
+			require.False(t, early.Load())
+		})
+	}
+}

@@ -89,6 +89,9 @@ func RequireNoSecret(tb testing.TB, environ []string, out string) {
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
+// Updating reports whether the flag is set.
+func Updating() bool { return *update }
+
 // Golden compares with a file in testdata, or rewrites it.
 func Golden(tb testing.TB, name, got string) {
 	tb.Helper()

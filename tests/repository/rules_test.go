@@ -1,7 +1,6 @@
-package aiseed_test
+package repository
 
 import (
-	"flag"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -16,12 +15,14 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed/internal/testkit"
 )
 
 const (
 	rulesPage    = "docs/rules.md"
 	rulesColumns = 118
-	updateRules  = "go test -run TestRules -update ."
+	updateRules  = "go test -run TestRules -update ./tests/repository"
 )
 
 var (
@@ -40,7 +41,7 @@ func TestRules(t *testing.T) {
 	require.NoError(t, err)
 	tests := testsOfRules(t)
 	paragraphs := strings.Split(strings.TrimSpace(string(page)), "\n\n")
-	update := flag.Lookup("update").Value.String() == "true"
+	update := testkit.Updating()
 	open, rules := "", map[string]bool{} // open is a rule of which the tests are still to come
 	for i, paragraph := range paragraphs {
 		if m := ruleStart.FindStringSubmatch(paragraph); m != nil {

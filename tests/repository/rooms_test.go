@@ -1,4 +1,4 @@
-package aiseed_test
+package repository
 
 import (
 	"os/exec"
@@ -35,6 +35,7 @@ var rooms = map[string]string{
 	"internal/testkit":    "cdr.dev/slog/v3 github.com/jackc/pgx/v5 github.com/stretchr/testify",
 	"internal/storetest":  ". aiseedtest internal/ephemeral internal/pg internal/testkit github.com/jackc/pgx/v5 github.com/stretchr/testify",
 	"tests/robustness":    "",
+	"tests/repository":    "",
 }
 
 func TestRoomsImportOnlyWhatTheyMay(t *testing.T) {

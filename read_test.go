@@ -1,0 +1,236 @@
+package aiseed_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"example.com/aiseed"
+	"example.com/aiseed/internal/storetest"
+)
+
+func TestS7_ProvidersAreTheRuntimesView(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=z", "PROVIDER_0_KEYS=k3,k1,k2", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=a-b",
+		"PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=ab", "PROVIDER_3_TYPE=openai", "PROVIDER_3_NAME=off", "PROVIDER_4_TYPE=openai", "PROVIDER_4_NAME=gone")
+	f.Exec(`update ai_providers set enabled = false where name = 'off'`)
+	f.Exec(`update ai_providers set deleted = true where name = 'gone'`)
+	f.Wire.Reset(nil)
+	providers, err := f.Store.Providers(context.Background())
+	require.NoError(t, err)
+	n, _ := f.Wire.Count()
+	require.Equal(t, 1, n, "one statement is one snapshot")
+	var got []string
+	for _, p := range providers {
+		got = append(got, p.Name)
+	}
+	require.Equal(t, []string{"a-b", "ab", "z"}, got)
+	require.Equal(t, "k3 k1 k2", providers[2].Keys[0].APIKey.Reveal()+" "+providers[2].Keys[1].APIKey.Reveal()+" "+providers[2].Keys[2].APIKey.Reveal())
+	require.False(t, providers[2].CreatedAt.IsZero())
+	require.Nil(t, providers[2].Bedrock)
+
+	empty := setup(t)
+	providers, err = empty.Store.Providers(context.Background())
+	require.NoError(t, err)
+	require.NotNil(t, providers)
+	require.Empty(t, providers)
+}
+
+func TestS7_KeysAreInOrderOfPositionNotOfInsertion(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	cfg := f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=a,b,c")
+	f.Exec(`update ai_provider_keys set position = 10 - position`)
+	providers, err := f.Store.Providers(context.Background())
+	require.NoError(t, err)
+	require.Equal(t, "c", providers[0].Keys[0].APIKey.Reveal())
+	require.NoError(t, f.Seed(cfg))
+	require.Contains(t, f.Logs.Warnings()[0], "differ in API key 1 (", "and a seed compares them in that order")
+	require.NotContains(t, f.Logs.Warnings()[0], "API key 2")
+}
+
+func TestS7_TheTimesOfAKeyAreThoseOfItsRow(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.Seeded("OPENAI_KEY=key")
+	f.Exec(`update ai_provider_keys set created_at = '2001-01-01Z', updated_at = '2002-01-01Z'`)
+	providers, err := f.Store.Providers(context.Background())
+	require.NoError(t, err)
+	key := providers[0].Keys[0]
+	require.Equal(t, time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC), key.CreatedAt.UTC())
+	require.Equal(t, time.Date(2002, 1, 1, 0, 0, 0, 0, time.UTC), key.UpdatedAt.UTC())
+}
+
+func TestO4_AllProvidersAreListedWithoutTheirSecrets(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	gone := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
+	require.NoError(t, f.Store.DeleteProvider(ctx, "a", gone.ID))
+	live := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Disabled: true})
+	f.Exec(`update ai_provider_keys set api_key = 'damaged'`)
+	infos, err := f.Store.ListProviders(ctx)
+	require.NoError(t, err)
+	require.Len(t, infos, 2)
+	require.Equal(t, live.ID, infos[0].ID)
+	require.False(t, infos[0].Enabled || infos[0].Deleted)
+	require.Equal(t, gone.ID, infos[1].ID)
+	require.True(t, infos[1].Deleted)
+	require.Equal(t, []uuid.UUID{gone.Keys[0].ID}, infos[1].Keys)
+}
+
+func TestO4_TheListIsInOrderOfName(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	a := f.created(aiseed.ProviderSpec{Type: "openai", Name: "a", BaseURL: "https://a/", DisplayName: "A"})
+	f.created(aiseed.ProviderSpec{Type: "anthropic", Name: "b"})
+	require.NoError(t, f.Store.DeleteProvider(ctx, "a", a.ID))
+	infos, err := f.Store.ListProviders(ctx)
+	require.NoError(t, err)
+	require.Len(t, infos, 2)
+	require.Equal(t, "b", infos[1].Name)
+	require.Equal(t, a.CreatedAt, infos[0].CreatedAt)
+	require.False(t, infos[0].UpdatedAt.Before(infos[0].CreatedAt))
+	infos[0].CreatedAt, infos[0].UpdatedAt = a.CreatedAt, a.UpdatedAt
+	require.Equal(t, aiseed.ProviderInfo{
+		ID: a.ID, Type: "openai", Name: "a", DisplayName: "A", Enabled: true, Deleted: true, BaseURL: "https://a/", CreatedAt: a.CreatedAt, UpdatedAt: a.UpdatedAt,
+	}, infos[0])
+}
+
+func TestO4_TombstonesAreListedLatestFirst(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	var latestFirst, listed []string
+	for range 3 {
+		p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+		require.NoError(t, f.Store.DeleteProvider(context.Background(), "a", p.ID))
+		latestFirst = slices.Insert(latestFirst, 0, p.ID.String())
+	}
+	infos, err := f.Store.ListProviders(context.Background())
+	require.NoError(t, err)
+	for _, info := range infos {
+		listed = append(listed, info.ID.String())
+	}
+	require.Equal(t, latestFirst, listed)
+}
+
+func TestO4_UpdatedAtFollows(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	for name, do := range map[string]func() error{
+		"disable": func() error { return f.Store.SetProviderEnabled(ctx, "a", p.ID, false) },
+		"update": func() error {
+			return second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: new("https://h/")}))
+		},
+	} {
+		before := f.Rows(`select updated_at from ai_providers`)
+		require.NoError(t, do(), name)
+		require.NotEqual(t, before, f.Rows(`select updated_at from ai_providers`), name)
+	}
+	p, err := f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("shown")})
+	require.NoError(t, err)
+	p, err = f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: new("https://i/")})
+	require.NoError(t, err)
+	require.Equal(t, "shown https://i/", p.DisplayName+" "+p.BaseURL, "what is not asked for stays")
+}
+
+// The way out of a lost key: what does not open can still be taken out of use.
+func TestO4_WhatDoesNotOpenCanBeDisabledAndDeleted(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
+	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
+	_, err := f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("y")})
+	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", p.ID, false))
+	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
+	_, err = f.Store.RestoreProvider(ctx, "a", p.ID)
+	require.ErrorIs(t, err, aiseed.ErrUndecryptable, "restored, but not readable")
+	require.NoError(t, f.Store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID))
+	_, err = f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("y")})
+	require.NoError(t, err)
+}
+
+func TestS5_SealedTextIsNeverTakenForASecret(t *testing.T) {
+	t.Parallel()
+	for _, tamper := range []string{`update ai_provider_keys set api_key_key_id = null`, `update ai_providers set settings_key_id = null`} {
+		f := setup(t)
+		f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
+		f.Exec(tamper)
+		_, err := f.Store.Providers(context.Background())
+		require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+		require.ErrorContains(t, err, "the name of its key is missing")
+		_, err = f.Store.SealPlaintext(context.Background())
+		require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+
+		f.Exec(`delete from ai_provider_keys where api_key_key_id is not null`)
+		f.Exec(`update ai_providers set settings = null, settings_key_id = null where settings_key_id is not null`)
+		plain, _ := f.Open(storetest.Plaintext)
+		_, err = plain.Providers(context.Background())
+		require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+	}
+}
+
+func TestS5_DamagedSettingsAreATypedError(t *testing.T) {
+	t.Parallel()
+	f := setup(t, storetest.Plaintext)
+	f.Seeded("BEDROCK_REGION=r")
+	for _, settings := range []string{`no json with-a-secret`, `{"_type":"other","_version":1}`, `{"_type":"bedrock","_version":2}`, `[]`} {
+		f.Exec(`update ai_providers set settings = $1`, settings)
+		_, err := f.Store.Providers(context.Background())
+		require.ErrorIs(t, err, aiseed.ErrUndecryptable, settings)
+		require.ErrorContains(t, err, "ai_providers.settings of row ")
+		require.NotContains(t, err.Error(), "with-a-secret")
+	}
+}
+
+func TestO4_WhatWasReadBeforeARetryIsForgotten(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	p, err := f.Store.CreateProvider(context.Background(), "a", aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	require.NoError(t, err)
+	found, err := aiseed.FoundAgain(context.Background(), f.Store, p.ID, func() {})
+	require.NoError(t, err)
+	require.True(t, found)
+	found, err = aiseed.FoundAgain(context.Background(), f.Store, p.ID, func() { f.Exec(`delete from ai_providers`) })
+	require.NoError(t, err)
+	require.False(t, found)
+}
+
+// O4, S5: that a provider is deleted is what there is to say about it, whether or
+// not its secrets open.
+func TestO4_TheSecretsOfATombstoneAreNotOpened(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	ctx := context.Background()
+	p, err := f.Store.CreateProvider(ctx, "op", aiseed.ProviderSpec{Type: aiseed.TypeOpenAI, Name: "a", Keys: []aiseed.Secret{aiseed.NewSecret("key")}})
+	require.NoError(t, err)
+	require.NoError(t, f.Store.DeleteProvider(ctx, "op", p.ID))
+	f.Exec(`update ai_provider_keys set api_key = 'plaintext', api_key_key_id = null`)
+	name := "x"
+	_, err = f.Store.UpdateProvider(ctx, "op", p.ID, aiseed.ProviderUpdate{DisplayName: &name})
+	require.ErrorIs(t, err, aiseed.ErrNotFound)
+	_, err = f.Store.AddProviderKey(ctx, "op", p.ID, aiseed.NewSecret("another"))
+	require.ErrorIs(t, err, aiseed.ErrNotFound)
+}
+
+func TestO4_SettingsThatDoNotOpenAreNoHindrance(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.created(aiseed.ProviderSpec{Type: "anthropic", Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r"}})
+	f.Exec(`update ai_providers set settings = 'damaged'`)
+	_, err := f.Store.ListProviders(ctx)
+	require.NoError(t, err)
+	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", p.ID, false))
+	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
+}
