@@ -3,64 +3,35 @@ package aiseed_test
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"strings"
 	"testing"
 
 	cdrslog "cdr.dev/slog/v3"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
-	"example.com/aiseed/aiseedtest"
-	"example.com/aiseed/stdslog"
 )
 
-func startUp(ctx context.Context, pool *pgxpool.Pool, auditor aiseed.Auditor) ([]aiseed.Provider, error) {
-	logger := stdslog.New(slog.Default())
-	keyring, err := aiseed.ParseKeyring(os.Getenv("CODER_EXTERNAL_TOKEN_ENCRYPTION_KEYS"))
-	if err != nil {
-		return nil, err
-	}
-	cfg, err := aiseed.ParseEnviron(ctx, os.Environ(), logger)
-	if err != nil {
-		return nil, err
-	}
-	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true})
-	if err != nil {
-		return nil, err
-	}
-	if err := aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, auditor, logger); err != nil {
-		return nil, err
-	}
-	return store.Providers(ctx)
-}
-
-// The code of the README is the function above, which this test runs.
+// The README shows the files of examples/minimal, whose test runs them, and the page for
+// operators has every variable.
 func TestREADME(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	source, err := os.ReadFile("example_test.go")
-	require.NoError(t, err)
-	blocks := strings.Split(string(readme), "```go\n")[1:]
-	require.NotEmpty(t, blocks)
-	for _, block := range blocks {
-		code, _, _ := strings.Cut(block, "```")
-		require.Contains(t, string(source), code)
-	}
-
-	t.Setenv("CODER_EXTERNAL_TOKEN_ENCRYPTION_KEYS", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
-	t.Setenv("CODER_AIBRIDGE_OPENAI_KEY", "sk-readme")
-	for range 2 {
-		providers, err := startUp(context.Background(), aiseedtest.NewPool(t), &aiseedtest.AuditRecorder{})
+	t.Parallel()
+	read := func(name string) string {
+		raw, err := os.ReadFile(name)
 		require.NoError(t, err)
-		require.Len(t, providers, 1)
-		require.Equal(t, "sk-readme", providers[0].Keys[0].APIKey.Reveal())
+		return string(raw)
 	}
-
+	blocks := strings.Split(read("README.md"), "```go\n")[1:]
+	lines := 0
+	for i, name := range []string{"examples/minimal/main.go", "examples/minimal/main_test.go"} {
+		require.Equal(t, read(name), strings.Split(blocks[i], "```")[0], name)
+		lines += strings.Count(read(name), "\n")
+	}
+	require.Len(t, blocks, 2)
+	require.LessOrEqual(t, lines, 120)
 	for name := range aiseed.IndexedNames {
-		require.Contains(t, string(readme), strings.TrimSuffix(strings.TrimSuffix(name, "_FILE"), "S"), "a variable is missing from the README")
+		require.Contains(t, read("docs/operators.md"), strings.TrimSuffix(strings.TrimSuffix(name, "_FILE"), "S"), "a variable is missing")
 	}
 }
 

@@ -26,6 +26,7 @@ var rooms = map[string]string{
 	"stdslog":             "cdr.dev/slog/v3",
 	"cmd/aiseed":          ". internal/pg internal/secretfile internal/text cdr.dev/slog/v3 github.com/jackc/pgx/v5",
 	"examples/demo":       ". internal/ephemeral stdslog cdr.dev/slog/v3 github.com/jackc/pgx/v5 golang.org/x/xerrors",
+	"examples/minimal":    ". stdslog github.com/jackc/pgx/v5",
 	"examples/hostserver": ". stdslog github.com/google/uuid github.com/jackc/pgx/v5 golang.org/x/xerrors",
 
 	"aiseedtest":          ". internal/ephemeral github.com/jackc/pgx/v5 golang.org/x/xerrors",
