@@ -12,7 +12,6 @@ type target struct {
 	faster  bool    // at least this
 	ratio   float64
 	missing bool // it was not measured
-	profile *key // the operation to look into where it is not met
 }
 
 func (t target) met() bool {
@@ -82,7 +81,7 @@ func (s *suite) targets() (list []target) {
 				continue
 			}
 			k := key{noOpStart, ours, n, latency}
-			over(target{what: fmt.Sprintf("no-op start, N = %s, %s, against the bare read of the same rows", thousands(n), distance(latency)), limit: 1.5, profile: &k},
+			over(target{what: fmt.Sprintf("no-op start, N = %s, %s, against the bare read of the same rows", thousands(n), distance(latency)), limit: 1.5},
 				k, s.faster(k.of(limit), k.of(keysApart)))
 		}
 	}
@@ -91,35 +90,35 @@ func (s *suite) targets() (list []target) {
 			continue
 		}
 		k := key{noOpStart, ours, n, 0}
-		over(target{what: fmt.Sprintf("no-op start, N = %s, no latency, against the bare read as a prepared statement", thousands(n)), limit: 1.5, profile: &k},
+		over(target{what: fmt.Sprintf("no-op start, N = %s, no latency, against the bare read as a prepared statement", thousands(n)), limit: 1.5},
 			k, key{noOpStart, prepared, n, 0})
 	}
 	first := key{firstStart, ours, 100, ms}
-	over(target{what: "first start, N = 100, 1 ms, against row at a time", limit: 40, faster: true, profile: &first},
+	over(target{what: "first start, N = 100, 1 ms, against row at a time", limit: 40, faster: true},
 		key{firstStart, reference, 100, ms}, first)
 	fresh := key{freshFirst, ours, 1, 0}
 	one := key{firstStart, ours, 1, 0}
-	over(target{what: "first start, N = 1, no latency, on a fresh connection, against row at a time", limit: 1, faster: true, profile: &one},
+	over(target{what: "first start, N = 1, no latency, on a fresh connection, against row at a time", limit: 1, faster: true},
 		key{freshFirst, reference, 1, 0}, fresh)
-	over(target{what: "first start, N = 1, no latency, against row at a time with prepared statements", limit: 1, faster: true, profile: &one},
+	over(target{what: "first start, N = 1, no latency, against row at a time with prepared statements", limit: 1, faster: true},
 		key{firstStart, reference, 1, 0}, one)
 	many := key{crowd, ours, crowdN, 0}
-	over(target{what: "200 concurrent no-op starts, against 200 bare reads", limit: 1.5, profile: &many},
+	over(target{what: "200 concurrent no-op starts, against 200 bare reads", limit: 1.5},
 		many, key{crowd, limit, crowdN, 0})
-	over(target{what: "200 concurrent no-op starts, against 200 bare reads as prepared statements", limit: 1.5, profile: &many},
+	over(target{what: "200 concurrent no-op starts, against 200 bare reads as prepared statements", limit: 1.5},
 		many, key{crowd, prepared, crowdN, 0})
 	beside := key{foreignRows, noForeign, 10, 0}
 	over(target{what: "no-op start beside 100,000 foreign rows, before analyze, against none", limit: 1.1}, key{foreignRows, notAnalysed, 10, 0}, beside)
 	over(target{what: "no-op start beside 100,000 foreign rows, after analyze, against none", limit: 1.1}, key{foreignRows, wasAnalysed, 10, 0}, beside)
 	for _, operation := range []string{firstStart, noOpStart, readAll, plan, parse} {
 		large := key{operation, ours, 10_000, 0}
-		over(target{what: "growth from N = 1,000 to 10,000, " + operation, limit: 12, profile: &large}, large, key{operation, ours, 1_000, 0})
+		over(target{what: "growth from N = 1,000 to 10,000, " + operation, limit: 12}, large, key{operation, ours, 1_000, 0})
 	}
 	twelve := key{parse, ours, 12, 0}
-	over(target{what: "parsing 12 indexed providers, against `caarlos0/env`", limit: 3, faster: true, profile: &twelve}, key{parse, caarlos, 12, 0}, twelve)
+	over(target{what: "parsing 12 indexed providers, against `caarlos0/env`", limit: 3, faster: true}, key{parse, caarlos, 12, 0}, twelve)
 	lots := key{parse, ours, 10_000, 0}
-	over(target{what: "parsing 10,000 providers, against the bare look at every variable", limit: 6, profile: &lots}, lots, key{parse, lookOnly, 10_000, 0})
-	over(target{what: "parsing 10,000 providers, against a look that keeps the first of each name", limit: 6, profile: &lots}, lots, key{parse, lookFirst, 10_000, 0})
+	over(target{what: "parsing 10,000 providers, against the bare look at every variable", limit: 6}, lots, key{parse, lookOnly, 10_000, 0})
+	over(target{what: "parsing 10,000 providers, against a look that keeps the first of each name", limit: 6}, lots, key{parse, lookFirst, 10_000, 0})
 	return list
 }
 

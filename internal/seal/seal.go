@@ -111,11 +111,11 @@ func (k Key) Open(c Cell, stored string) (plaintext string, ok bool) {
 // is stored is plaintext.
 type Ring []Key
 
-// ErrPlaintext: the ring has keys, but what is stored is not sealed.
-var ErrPlaintext = errors.New("not sealed")
-
-// ErrUnopened: no key of the ring opens what is stored.
-var ErrUnopened = errors.New("does not open")
+// What [Ring.Open] can end with.
+var (
+	ErrPlaintext = errors.New("not sealed")    // and the ring has keys
+	ErrUnopened  = errors.New("does not open") // with any key of the ring
+)
 
 // Seal returns what to store in a cell, and the id of its key: nil for plaintext.
 func (r Ring) Seal(c Cell, plaintext string) (stored string, keyID *string) {

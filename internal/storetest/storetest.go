@@ -45,10 +45,12 @@ type Option func(*aiseed.StoreOptions, *pgxpool.Config)
 // Plaintext is a store without a keyring.
 func Plaintext(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Keyring, o.AllowPlaintext = nil, true }
 
+// LockTimeout sets the option of the store.
 func LockTimeout(d time.Duration) Option {
 	return func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.LockTimeout = d }
 }
 
+// AuditTimeout sets the option of the store.
 func AuditTimeout(d time.Duration) Option {
 	return func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.AuditTimeout = d }
 }
@@ -103,6 +105,7 @@ func (f *Fixture) Parse(lines ...string) aiseed.Config {
 	return f.ParseEnviron(environ)
 }
 
+// ParseEnviron reads whole variables.
 func (f *Fixture) ParseEnviron(environ []string) aiseed.Config {
 	f.T.Helper()
 	cfg, err := aiseed.ParseEnviron(context.Background(), environ, f.Logs.Logger())
@@ -110,6 +113,7 @@ func (f *Fixture) ParseEnviron(environ []string) aiseed.Config {
 	return cfg
 }
 
+// Seed is a start of the fixture's store.
 func (f *Fixture) Seed(cfg aiseed.Config) error {
 	return aiseed.SeedAIProvidersFromEnv(context.Background(), f.Store, cfg, f.Audits, f.Logs.Logger())
 }
@@ -122,6 +126,7 @@ func (f *Fixture) Seeded(lines ...string) aiseed.Config {
 	return cfg
 }
 
+// Exec runs a statement.
 func (f *Fixture) Exec(sql string, args ...any) {
 	f.T.Helper()
 	_, err := f.Pool.Exec(context.Background(), sql, args...)
@@ -214,12 +219,13 @@ func BehindPgBouncer(t *testing.T) (*ephemeral.Server, *ephemeral.PgBouncer) {
 	return server, proxy
 }
 
+// CreateNoLock creates the lock of [WithoutLock].
 func (f *Fixture) CreateNoLock() {
 	f.Exec(`create schema nolock`)
 	f.Exec(`create function nolock.pg_advisory_xact_lock(bigint) returns void language sql as 'select'`)
 }
 
-// withoutLock replaces the advisory lock by one that locks nothing.
+// WithoutLock replaces the advisory lock by one that locks nothing.
 func WithoutLock(_ *aiseed.StoreOptions, c *pgxpool.Config) {
 	c.ConnConfig.RuntimeParams["search_path"] = "nolock, pg_catalog, public"
 }
@@ -256,6 +262,7 @@ func WordsFor(t *testing.T, err error, variable string) string {
 	return ""
 }
 
+// AdoptWords returns the line of the error that adopts the drift.
 func (f *Fixture) AdoptWords(cfg aiseed.Config) string {
 	f.T.Helper()
 	return WordsFor(f.T, f.DriftOf(cfg), "DRIFT_ADOPT")
