@@ -133,8 +133,8 @@ func auditedKey(position int, key Secret) any {
 	}{position, key}
 }
 
-func (s *Store) insertAudits(rows ...auditRow) pg.Query {
-	return pg.Query{SQL: s.sql(insertAudits), Args: [][]byte{pg.JSON(rows)}}
+func (d *database) insertAudits(rows ...auditRow) pg.Query {
+	return pg.Query{SQL: d.sql(insertAudits), Args: [][]byte{pg.JSON(rows)}}
 }
 
 const insertAudits = `

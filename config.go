@@ -1,8 +1,12 @@
 package aiseed
 
-// DefaultPrefix starts the name of every variable, unless [WithPrefix] gives
-// another.
-const DefaultPrefix = "CODER_AIBRIDGE_"
+import (
+	"fmt"
+	"slices"
+
+	"example.com/aiseed/internal/baseurl"
+	"example.com/aiseed/internal/text"
+)
 
 // A Config is what the environment says about AI providers, as it says it. It
 // comes from [ParseEnviron], or is built by hand and then passes the same checks
@@ -53,4 +57,70 @@ type ProviderConfig struct {
 	BedrockBaseURL, BedrockRegion              string
 	BedrockAccessKeys, BedrockAccessKeySecrets []Secret // as many of each; the first pair is used
 	BedrockModel, BedrockSmallFastModel        string
+}
+
+const (
+	maxSecretBytes = 8 << 10
+	maxListLength  = 5
+)
+
+// checkValues checks what is set, whatever it is for. report gets what is wrong, and with which
+// fields; a field that was not readable is reported already.
+func (c *ProviderConfig) checkValues(unreadable func(field string) bool, report func(reason string, fields ...string)) {
+	for _, f := range []struct {
+		field, value string
+		check        func(string) string
+	}{
+		{fieldBaseURL, c.BaseURL, baseurl.Check},
+		{fieldBedrockBaseURL, c.BedrockBaseURL, baseurl.Check},
+		{fieldBedrockRegion, c.BedrockRegion, text.CheckWord},
+		{fieldBedrockModel, c.BedrockModel, text.CheckWord},
+		{fieldBedrockSmallFastModel, c.BedrockSmallFastModel, text.CheckWord},
+	} {
+		if reason := f.check(f.value); reason != "" {
+			report(reason, f.field)
+		}
+	}
+	checkSecrets(c.Keys, func(reason string) { report(reason, secretName(fieldKey, len(c.Keys))) })
+	checkSecrets(c.BedrockAccessKeys, func(reason string) { report(reason, secretName(fieldBedrockAccessKey, len(c.BedrockAccessKeys))) })
+	checkSecrets(c.BedrockAccessKeySecrets, func(reason string) {
+		report(reason, secretName(fieldBedrockAccessKeySecret, len(c.BedrockAccessKeySecrets)))
+	})
+	if keys, secrets := len(c.BedrockAccessKeys), len(c.BedrockAccessKeySecrets); keys != secrets {
+		keysField, secretsField := secretName(fieldBedrockAccessKey, keys), secretName(fieldBedrockAccessKeySecret, secrets)
+		if !unreadable(keysField) && !unreadable(secretsField) {
+			report(fmt.Sprintf("%s and %s; each access key needs its secret", text.Count(keys, "access key"), text.Count(secrets, "secret")),
+				keysField, secretsField)
+		}
+	}
+}
+
+func checkSecrets(secrets []Secret, problem func(reason string)) {
+	if len(secrets) > maxListLength {
+		problem(fmt.Sprintf("%d elements; at most %d are allowed", len(secrets), maxListLength))
+		return
+	}
+	for i, s := range secrets {
+		reason := checkSecret(s)
+		if j := slices.IndexFunc(secrets[:i], s.Equal); j >= 0 && reason == "" {
+			reason = fmt.Sprintf("the same as element %d", j+1)
+		}
+		if reason != "" && len(secrets) > 1 {
+			reason = fmt.Sprintf("element %d: %s", i+1, reason)
+		}
+		if reason != "" {
+			problem(reason)
+		}
+	}
+}
+
+func checkSecret(s Secret) (problem string) {
+	value := s.Reveal()
+	switch {
+	case value == "":
+		return "empty"
+	case len(value) > maxSecretBytes:
+		return "longer than 8 KiB"
+	}
+	return text.CheckWord(value)
 }

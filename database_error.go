@@ -108,3 +108,37 @@ func databaseError(ctx context.Context, operation string, err error) error {
 		cause: cause,
 	}
 }
+
+// liveNameConstraint is the index that allows one live row per name.
+const liveNameConstraint = "ai_providers_live_name_key"
+
+// retry calls do until it succeeds, fails for good, or has failed often enough.
+func retry(ctx context.Context, do func() error) error {
+	return pg.Retry(ctx, func(err error, attempt int) bool {
+		// A server that restarts is not there at once. One that was never there
+		// is the operator's to look at, and promptly.
+		return isTransient(err) || attempt > 1 && isUnreachable(err)
+	}, do)
+}
+
+// isTransient tells the failures after which the same call can succeed and
+// nothing was committed: serialization failures, deadlocks, another process's
+// row of the same name, and connections lost before the commit was sent.
+func isTransient(err error) bool {
+	var db *DatabaseError
+	if !errors.As(err, &db) || db.cause.Context != nil {
+		return false
+	}
+	switch db.SQLState {
+	case stateSerialization, stateDeadlock:
+		return true
+	case stateUniqueViolated:
+		return db.cause.Transient || db.Constraint == liveNameConstraint
+	}
+	return db.cause.Transient
+}
+
+func isUnreachable(err error) bool {
+	var db *DatabaseError
+	return errors.As(err, &db) && db.cause.Context == nil && (db.cause.Unreachable || db.SQLState == stateCannotConnectNow)
+}

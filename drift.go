@@ -11,13 +11,6 @@ import (
 	"example.com/aiseed/internal/seal"
 )
 
-// The variables that settle a drift, behind the prefix. Each takes a comma list of
-// name@digest.
-const (
-	variableDriftAdopt = "DRIFT_ADOPT"
-	variableDriftKeep  = "DRIFT_KEEP"
-)
-
 var settlementPattern = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*@[0-9a-f]{16}$`)
 
 // A settlement is what an operator chose about drifts, by name@digest.
@@ -62,34 +55,6 @@ func (s settlement) adopts(entry string) bool { return slices.Contains(s.adopt, 
 
 func (s settlement) keeps(entry string) bool {
 	return slices.ContainsFunc(s.keep, func(kept string) bool { return keepable(kept) == keepable(entry) })
-}
-
-// unused warns of the entries that no step of a plan was settled by: a choice
-// applies to one difference, and either side has changed since.
-func (s settlement) unused(plan *Plan) (warnings []string) {
-	adopts, keeps := map[string]bool{}, map[string]bool{}
-	for _, step := range plan.Steps {
-		switch entry := step.Name + "@" + step.Digest; step.Action {
-		case ActionAdopt:
-			adopts[entry] = true
-		case ActionKeep:
-			keeps[keepable(entry)] = true
-		}
-	}
-	warn := func(name, entry string) {
-		warnings = append(warnings, fmt.Sprintf("%s: %s applies to no drift that there is now, and has no effect; remove it", s.variables.full(name), entry))
-	}
-	for _, entry := range s.adopt {
-		if !adopts[entry] {
-			warn(variableDriftAdopt, entry)
-		}
-	}
-	for _, entry := range s.keep {
-		if !keeps[keepable(entry)] {
-			warn(variableDriftKeep, entry)
-		}
-	}
-	return warnings
 }
 
 // driftDigest identifies one difference between a row and the environment, in two

@@ -37,6 +37,27 @@ type FieldDrift struct {
 	note, variableNote string // for a reader
 }
 
+// A Side is who moved since a row was seeded.
+type Side string
+
+// The sides of a drift.
+const (
+	SideEnvironment Side = "environment"
+	SideDatabase    Side = "database"
+	SideBoth        Side = "both"
+	SideUnknown     Side = "unknown" // the audit of the row's creation is gone
+)
+
+func (s Side) words() string {
+	switch s {
+	case SideEnvironment:
+		return "the environment has"
+	case SideDatabase:
+		return "the database has"
+	}
+	return "both have"
+}
+
 // write shows the field, each line with an indent.
 func (f FieldDrift) write(b *strings.Builder, indent string) {
 	environment := text.OrNone(f.Environment)

@@ -62,6 +62,14 @@ type parser struct {
 	problems []problem
 }
 
+// problem records one, about variables without their prefix.
+func (p *parser) problem(place int, provider, reason string, names ...string) {
+	for i, name := range names {
+		names[i] = p.full(name)
+	}
+	p.problems = append(p.problems, problem{place, Problem{Variables: names, Provider: text.Label(provider), Reason: reason}})
+}
+
 // values are variables that belong together: so few that to look at each is
 // quicker than a map. Of one that stands twice the first counts, an empty one too.
 type values []setting

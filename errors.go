@@ -39,6 +39,10 @@ var (
 	// ErrDatabase: the database could not be reached, or refused a statement.
 	// See [DatabaseError].
 	ErrDatabase = errors.New("aiseed: the database cannot be used")
+	// ErrNotFound: there is no such provider or key, or it is a tombstone.
+	ErrNotFound = errors.New("aiseed: not found")
+	// ErrNameTaken: there is a live provider of the name.
+	ErrNameTaken = errors.New("aiseed: the name is taken")
 )
 
 // classError is an error whose text needs no more than its class.
@@ -56,6 +60,10 @@ func keyringErrorf(format string, args ...any) error {
 
 func schemaErrorf(class error, format string, args ...any) error {
 	return &classError{class: class, text: "schema: " + fmt.Sprintf(format, args...)}
+}
+
+func notFound(format string, args ...any) error {
+	return &classError{class: ErrNotFound, text: fmt.Sprintf(format, args...)}
 }
 
 // A LockTimeoutError says which lock was waited for in vain, and who holds it.

@@ -103,7 +103,7 @@ func TestS2_S3_S4_S9_FrozenValuesCanBeDecrypted(t *testing.T) {
 		require.NoError(t, err, name)
 		require.Equal(t, tt.plaintext, string(opened))
 	}
-	settings, err := (&Store{vault: newVault(ring)}).openSettings(provider, unfold(v["sealed settings"]), &key.ID)
+	settings, err := newVault(ring).openSettings(provider, unfold(v["sealed settings"]), &key.ID)
 	require.NoError(t, err)
 	want := BedrockSettings{Region: "eu", Model: "m", SmallFastModel: "s"}
 	want.AccessKey, want.AccessKeySecret = NewSecret("AKIA"), NewSecret("secret")
@@ -126,7 +126,7 @@ func TestC2_O3_L1_FrozenShapeTokenAndLockKeys(t *testing.T) {
 	require.Equal(t, v["token"], token)
 	require.Regexp(t, settlementPattern, token)
 
-	s := &Store{schema: "public"}
+	s := &database{schema: "public"}
 	require.Equal(t, v["lock keys"], fmt.Sprintf("%d\n%d", s.lockKey(), s.deliveryLockKey()))
 }
 

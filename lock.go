@@ -29,10 +29,10 @@ func lockKey(schema string) int64 {
 	return int64(binary.BigEndian.Uint64(sum[:8]))
 }
 
-func (s *Store) lockKey() int64 { return lockKey(s.schema) }
+func (d *database) lockKey() int64 { return lockKey(d.schema) }
 
 // deliveryLockKey is the key of the lock of the one process that delivers audits.
-func (s *Store) deliveryLockKey() int64 { return lockKey(s.schema + "\x00audits") }
+func (d *database) deliveryLockKey() int64 { return lockKey(d.schema + "\x00audits") }
 
 // locked runs one transaction that holds the lock, in two round trips, or three if a write
 // is checked before the commit. reads run under the lock; decide then says what to write. If
@@ -40,12 +40,12 @@ func (s *Store) deliveryLockKey() int64 { return lockKey(s.schema + "\x00audits"
 //
 // A nil error means that the server said "committed", or that there was nothing
 // to write.
-func (s *Store) locked(ctx context.Context, operation string, reads []pg.Query, decide func() ([]pg.Query, error)) error {
-	transaction, err := s.tryLocked(ctx, operation, reads, decide)
+func (d *database) locked(ctx context.Context, operation string, reads []pg.Query, decide func() ([]pg.Query, error)) error {
+	transaction, err := d.tryLocked(ctx, operation, reads, decide)
 	if transaction == "" {
 		return err
 	}
-	committed, askErr := s.askCommitted(ctx, transaction)
+	committed, askErr := d.askCommitted(ctx, transaction)
 	switch {
 	case committed:
 		return nil
@@ -57,8 +57,8 @@ func (s *Store) locked(ctx context.Context, operation string, reads []pg.Query, 
 
 // tryLocked is locked, but returns the id of the transaction where the connection
 // was lost after its commit was sent.
-func (s *Store) tryLocked(ctx context.Context, operation string, reads []pg.Query, decide func() ([]pg.Query, error)) (lost string, err error) {
-	conn, err := s.acquire(ctx, operation)
+func (d *database) tryLocked(ctx context.Context, operation string, reads []pg.Query, decide func() ([]pg.Query, error)) (lost string, err error) {
+	conn, err := d.acquire(ctx, operation)
 	if err != nil {
 		return "", err
 	}
@@ -67,15 +67,15 @@ func (s *Store) tryLocked(ctx context.Context, operation string, reads []pg.Quer
 	// The server can tell by this id what became of the transaction.
 	var transaction string
 	id := pg.Query{SQL: `select pg_current_xact_id()::text`, Rows: pg.One(&transaction)}
-	if err := s.beginLocked(ctx, operation, conn.Conn(), append([]pg.Query{id}, reads...)...); err != nil {
+	if err := d.beginLocked(ctx, operation, conn.Conn(), append([]pg.Query{id}, reads...)...); err != nil {
 		return "", err
 	}
 	writes, err := decide()
 	if err != nil || len(writes) == 0 {
 		return "", err
 	}
-	if s.notifyChannel != "" {
-		writes = append(writes, s.notification())
+	if d.notifyChannel != "" {
+		writes = append(writes, d.notification())
 	}
 	if pg.AnyChecked(writes) {
 		if err := pg.RoundTrip(ctx, conn.Conn(), writes...); err != nil {
@@ -94,19 +94,19 @@ func (s *Store) tryLocked(ctx context.Context, operation string, reads []pg.Quer
 }
 
 // beginLocked starts a transaction, takes the lock and reads under it, in one round trip.
-func (s *Store) beginLocked(ctx context.Context, operation string, conn *pgx.Conn, reads ...pg.Query) error {
+func (d *database) beginLocked(ctx context.Context, operation string, conn *pgx.Conn, reads ...pg.Query) error {
 	var held bool
 	lock := pg.Query{
 		SQL:  `select pg_advisory_xact_lock($1)`,
-		Args: [][]byte{pg.Int64(s.lockKey())},
+		Args: [][]byte{pg.Int64(d.lockKey())},
 		Rows: func(rows pgx.Rows) error {
 			held = rows.Next()
 			return rows.Err()
 		},
 	}
-	err := pg.RoundTrip(ctx, conn, slices.Concat(s.begin(s.lockTimeout, s.silenceTimeout()), []pg.Query{lock}, reads)...)
+	err := pg.RoundTrip(ctx, conn, slices.Concat(d.begin(d.lockTimeout, d.silenceTimeout()), []pg.Query{lock}, reads)...)
 	if err != nil {
-		return s.lockError(ctx, operation, conn, held, err)
+		return d.lockError(ctx, operation, conn, held, err)
 	}
 	return nil
 }
@@ -114,7 +114,7 @@ func (s *Store) beginLocked(ctx context.Context, operation string, conn *pgx.Con
 // begin starts a transaction whose isolation is the one that the lock needs: a
 // statement after it sees what the previous holder committed. Under REPEATABLE
 // READ, which a role or a database can make the default, it would not.
-func (s *Store) begin(lockTimeout, silence time.Duration) []pg.Query {
+func (d *database) begin(lockTimeout, silence time.Duration) []pg.Query {
 	return []pg.Query{
 		{SQL: `begin isolation level read committed`},
 		{
@@ -130,20 +130,20 @@ select set_config('lock_timeout', $1, true), set_config('idle_in_transaction_ses
 
 // silenceTimeout is how long a holder of the lock may say nothing: half of the
 // time that those who wait for it have, but enough for a busy machine.
-func (s *Store) silenceTimeout() time.Duration { return max(s.lockTimeout/2, time.Second) }
+func (d *database) silenceTimeout() time.Duration { return max(d.lockTimeout/2, time.Second) }
 
 // askCommitted finds out what became of a transaction whose connection was lost
 // after its commit was sent. It takes the time in which the server ends any
 // transaction that holds the lock. A caller who is cancelled is still told the
 // truth about what was written, if it is to be had soon.
-func (s *Store) askCommitted(ctx context.Context, transaction string) (bool, error) {
-	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.lockTimeout)
+func (d *database) askCommitted(ctx context.Context, transaction string) (bool, error) {
+	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.lockTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(pg.CleanupTimeout, cancel) })
 	defer stop()
 	for attempt := 1; ; attempt++ {
 		var status string
-		err := s.query(ask, "asking for the outcome of a commit", pg.Query{
+		err := d.query(ask, "asking for the outcome of a commit", pg.Query{
 			SQL:  `select coalesce(pg_xact_status($1::xid8), 'forgotten')`,
 			Args: [][]byte{[]byte(transaction)},
 			Rows: pg.One(&status),
@@ -171,13 +171,13 @@ func isLostByCrash(err error) bool {
 }
 
 // lockError is the error of beginLocked. held says whether the lock was ours by then.
-func (s *Store) lockError(ctx context.Context, operation string, conn *pgx.Conn, held bool, err error) error {
+func (d *database) lockError(ctx context.Context, operation string, conn *pgx.Conn, held bool, err error) error {
 	wrapped := databaseError(ctx, operation, err)
 	var db *DatabaseError
 	if held || !errors.As(wrapped, &db) || db.SQLState != stateLockTimeout {
 		return wrapped
 	}
-	timeout := &LockTimeoutError{Key: s.lockKey(), waited: s.lockTimeout}
+	timeout := &LockTimeoutError{Key: d.lockKey(), waited: d.lockTimeout}
 	var holder LockHolder
 	// Best effort: without it the error is still true.
 	_ = pg.RoundTrip(ctx, conn, pg.Query{SQL: `rollback`}, pg.Query{
@@ -198,38 +198,4 @@ func (s *Store) lockError(ctx context.Context, operation string, conn *pgx.Conn,
 		},
 	})
 	return timeout
-}
-
-// liveNameConstraint is the index that allows one live row per name.
-const liveNameConstraint = "ai_providers_live_name_key"
-
-// retry calls do until it succeeds, fails for good, or has failed often enough.
-func retry(ctx context.Context, do func() error) error {
-	return pg.Retry(ctx, func(err error, attempt int) bool {
-		// A server that restarts is not there at once. One that was never there
-		// is the operator's to look at, and promptly.
-		return isTransient(err) || attempt > 1 && isUnreachable(err)
-	}, do)
-}
-
-// isTransient tells the failures after which the same call can succeed and
-// nothing was committed: serialization failures, deadlocks, another process's
-// row of the same name, and connections lost before the commit was sent.
-func isTransient(err error) bool {
-	var db *DatabaseError
-	if !errors.As(err, &db) || db.cause.Context != nil {
-		return false
-	}
-	switch db.SQLState {
-	case stateSerialization, stateDeadlock:
-		return true
-	case stateUniqueViolated:
-		return db.cause.Transient || db.Constraint == liveNameConstraint
-	}
-	return db.cause.Transient
-}
-
-func isUnreachable(err error) bool {
-	var db *DatabaseError
-	return errors.As(err, &db) && db.cause.Context == nil && (db.cause.Unreachable || db.SQLState == stateCannotConnectNow)
 }

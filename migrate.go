@@ -8,12 +8,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/aiseed/internal/pg"
+	"example.com/aiseed/internal/seal"
 )
 
 //go:embed schema/*.sql
@@ -73,20 +73,20 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {
 	if pool == nil {
 		return errors.New("aiseed: Migrate needs a pool, and got nil")
 	}
-	s := &Store{pool: pool, schema: schema, lockTimeout: defaultLockTimeout}
+	d := &database{pool: pool, schema: schema, lockTimeout: defaultLockTimeout}
 	if schema == "" {
-		s.schema = defaultSchema
+		d.schema = defaultSchema
 	}
-	if err := checkSchemaName(s.schema); err != nil {
+	if err := checkSchemaName(d.schema); err != nil {
 		return err
 	}
-	return s.migrate(ctx)
+	return d.migrate(ctx)
 }
 
 // migrate can be repeated whatever became of an attempt before.
-func (s *Store) migrate(ctx context.Context) error {
+func (d *database) migrate(ctx context.Context) error {
 	return retry(ctx, func() error {
-		err := s.tryMigrate(ctx)
+		err := d.tryMigrate(ctx)
 		var db *DatabaseError
 		if errors.As(err, &db) && slices.Contains(migratedMeanwhile, db.SQLState) {
 			db.cause.Transient = true // the next attempt finds what another process created
@@ -106,11 +106,11 @@ var migratedMeanwhile = []string{
 	stateUndefinedTable, stateUndefinedSchema,
 }
 
-func (s *Store) tryMigrate(ctx context.Context) error {
+func (d *database) tryMigrate(ctx context.Context) error {
 	const operation = "applying the schema"
 	var exists, versioned bool
 	var version int
-	conn, err := s.acquire(ctx, operation)
+	conn, err := d.acquire(ctx, operation)
 	if err != nil {
 		return err
 	}
@@ -122,14 +122,14 @@ func (s *Store) tryMigrate(ctx context.Context) error {
 select count(n.oid) > 0, count(c.oid) > 0
   from pg_namespace n left join pg_class c on c.relnamespace = n.oid and c.relname = 'aiseed_schema'
  where n.nspname = $1`,
-		Args: [][]byte{[]byte(s.schema)},
+		Args: [][]byte{[]byte(d.schema)},
 		Rows: pg.One(&exists, &versioned),
 	}
-	if err := s.beginLocked(ctx, operation, conn.Conn(), look); err != nil {
+	if err := d.beginLocked(ctx, operation, conn.Conn(), look); err != nil {
 		return err
 	}
 	if versioned {
-		if err := pg.RoundTrip(ctx, conn.Conn(), pg.Query{SQL: s.sql(selectSchemaVersion), Rows: pg.One(&version)}); err != nil {
+		if err := pg.RoundTrip(ctx, conn.Conn(), pg.Query{SQL: d.sql(selectSchemaVersion), Rows: pg.One(&version)}); err != nil {
 			return databaseError(ctx, operation, err)
 		}
 	}
@@ -138,11 +138,11 @@ select count(n.oid) > 0, count(c.oid) > 0
 	}
 	var writes []pg.Query
 	if !exists { // "if not exists" would ask for a privilege that may not be needed
-		writes = append(writes, pg.Query{SQL: s.sql(`create schema {schema}`)})
+		writes = append(writes, pg.Query{SQL: d.sql(`create schema {schema}`)})
 	}
 	writes = append(writes, pg.Query{
 		SQL:  `select set_config('search_path', $1, true)`,
-		Args: [][]byte{[]byte(s.sql("{schema}"))},
+		Args: [][]byte{[]byte(d.sql("{schema}"))},
 	})
 	if err := pg.RoundTrip(ctx, conn.Conn(), writes...); err != nil {
 		return databaseError(ctx, operation, err)
@@ -164,23 +164,23 @@ select count(n.oid) > 0, count(c.oid) > 0
 const selectSchemaVersion = `select coalesce(max(version), 0) from {schema}.aiseed_schema`
 
 // checkSchema checks tables and keyring in one round trip.
-func (s *Store) checkSchema(ctx context.Context, migrate bool) error {
-	err := s.checkStored(ctx)
+func (d *database) checkSchema(ctx context.Context, ring seal.Ring, migrate bool) error {
+	err := d.checkStored(ctx, ring)
 	if migrate && errors.Is(err, ErrSchema) {
-		if err := s.migrate(ctx); err != nil {
+		if err := d.migrate(ctx); err != nil {
 			return err
 		}
-		err = s.checkStored(ctx)
+		err = d.checkStored(ctx, ring)
 	}
 	return err
 }
 
-func (s *Store) checkStored(ctx context.Context) error {
+func (d *database) checkStored(ctx context.Context, ring seal.Ring) error {
 	version := -1
 	var keys []storedKey
-	err := s.read(ctx, "opening the store",
-		pg.Query{SQL: s.sql(selectSchemaVersion), Rows: pg.One(&version)},
-		pg.Query{SQL: s.sql(selectStoredKeys), Rows: func(rows pgx.Rows) (err error) {
+	err := d.read(ctx, "opening the store",
+		pg.Query{SQL: d.sql(selectSchemaVersion), Rows: pg.One(&version)},
+		pg.Query{SQL: d.sql(selectStoredKeys), Rows: func(rows pgx.Rows) (err error) {
 			keys, err = pgx.CollectRows(rows, pgx.RowToStructByPos[storedKey])
 			return err
 		}})
@@ -188,17 +188,17 @@ func (s *Store) checkStored(ctx context.Context) error {
 	var db *DatabaseError
 	switch {
 	case errors.As(err, &db) && db.SQLState == stateUndefinedTable && version < 0:
-		return schemaErrorf(ErrSchemaOutdated, "there are no aiseed tables in the schema %q; %s", s.schema, remedy)
+		return schemaErrorf(ErrSchemaOutdated, "there are no aiseed tables in the schema %q; %s", d.schema, remedy)
 	case errors.As(err, &db) && db.SQLState == stateUndefinedTable:
-		return schemaErrorf(ErrSchema, "the schema %q says that it is at version %d, but tables are missing; restore them from a backup", s.schema, version)
+		return schemaErrorf(ErrSchema, "the schema %q says that it is at version %d, but tables are missing; restore them from a backup", d.schema, version)
 	case err != nil:
 		return err
 	}
-	if err := s.checkKeys(keys); err != nil {
+	if err := checkKeys(ring, keys); err != nil {
 		return err
 	}
 	if version < schemaVersion() {
-		return schemaErrorf(ErrSchemaOutdated, "the tables in %q are at version %d, and this library needs %d; %s", s.schema, version, schemaVersion(), remedy)
+		return schemaErrorf(ErrSchemaOutdated, "the tables in %q are at version %d, and this library needs %d; %s", d.schema, version, schemaVersion(), remedy)
 	}
 	return nil
 }
@@ -217,7 +217,7 @@ select k.id, k.canary,
  order by k.created_at, k.id`
 
 // checkKeys holds the keyring against the keys that sealed what is in the tables.
-func (s *Store) checkKeys(stored []storedKey) error {
+func checkKeys(ring seal.Ring, stored []storedKey) error {
 	var missing []string
 	for _, k := range stored {
 		var needed []string
@@ -227,7 +227,7 @@ func (s *Store) checkKeys(stored []storedKey) error {
 		if k.ForAPIKeys {
 			needed = append(needed, "ai_provider_keys.api_key")
 		}
-		key, ok := s.vault.ring.ByID(k.ID)
+		key, ok := ring.ByID(k.ID)
 		switch {
 		case ok && !key.OpensCanary(k.Canary):
 			return keyringErrorf("key %s does not open its own canary in ai_encryption_keys; the row was changed, restore it from a backup", k.ID)
@@ -238,20 +238,8 @@ func (s *Store) checkKeys(stored []storedKey) error {
 	switch {
 	case len(missing) == 0:
 		return nil
-	case len(s.vault.ring) == 0:
+	case len(ring) == 0:
 		return keyringErrorf("there is none, and the tables hold values that are sealed with %s; give the keyring that sealed them", strings.Join(missing, ", "))
 	}
 	return keyringErrorf("it lacks %s, which stored values are sealed with; append it to the keyring, after the key that seals", strings.Join(missing, ", "))
-}
-
-// maxIdentifierBytes is what Postgres cuts names to.
-const maxIdentifierBytes = 63
-
-// checkSchemaName refuses what Postgres would cut short, expand, or not create.
-func checkSchemaName(schema string) error {
-	if len(schema) > maxIdentifierBytes || !utf8.ValidString(schema) || strings.ContainsRune(schema, 0) ||
-		schema == "$user" || strings.HasPrefix(schema, "pg_") {
-		return schemaErrorf(ErrSchema, "its name is longer than 63 bytes, starts with pg_, is $user, or holds something that is not UTF-8 or a NUL; choose another one")
-	}
-	return nil
 }

@@ -224,6 +224,11 @@ func (n *normaliser) problem(e *entry, reason string, fields ...string) {
 	n.problems = append(n.problems, problem{e.place, Problem{Variables: names, Provider: text.Label(e.name()), Reason: reason}})
 }
 
+func (n *normaliser) checkValues(e *entry) {
+	e.config.checkValues(func(field string) bool { return e.variables.unreadable[e.variable(field)] },
+		func(reason string, fields ...string) { n.problem(e, reason, fields...) })
+}
+
 func (n *normaliser) add(e *entry) {
 	c := &e.config
 	kind, supported := providerTypes[ProviderType(c.Type)]

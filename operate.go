@@ -3,7 +3,6 @@ package aiseed
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -195,29 +194,8 @@ func (s *Store) RemoveProviderKey(ctx context.Context, actor string, id, key uui
 	})
 }
 
-var (
-	// ErrNotFound: there is no such provider or key, or it is a tombstone.
-	ErrNotFound = errors.New("aiseed: not found")
-	// ErrNameTaken: there is a live provider of the name.
-	ErrNameTaken = errors.New("aiseed: the name is taken")
-)
-
-func notFound(format string, args ...any) error {
-	return &classError{class: ErrNotFound, text: fmt.Sprintf(format, args...)}
-}
-
 func nameTaken(name string) error {
 	return &classError{class: ErrNameTaken, text: strings.TrimSpace("there is a live provider "+text.Printable(name)) + " already; choose another name, or update that one"}
-}
-
-func wantLive(found *storedProvider, id uuid.UUID) error {
-	switch {
-	case found == nil:
-		return notFound("there is no provider with id %s", id)
-	case found.deleted:
-		return notFound("provider %s with id %s is deleted; restore it first", found.Name, id)
-	}
-	return nil
 }
 
 // operate runs one operation. A decision sees what is true under the lock.

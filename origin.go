@@ -14,27 +14,6 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// A Side is who moved since a row was seeded.
-type Side string
-
-// The sides of a drift.
-const (
-	SideEnvironment Side = "environment"
-	SideDatabase    Side = "database"
-	SideBoth        Side = "both"
-	SideUnknown     Side = "unknown" // the audit of the row's creation is gone
-)
-
-func (s Side) words() string {
-	switch s {
-	case SideEnvironment:
-		return "the environment has"
-	case SideDatabase:
-		return "the database has"
-	}
-	return "both have"
-}
-
 // movedSide compares both sides with the row as its audit says that it was created.
 func movedSide(origin json.RawMessage, stored, want Provider) Side {
 	var seeded struct {
@@ -82,7 +61,7 @@ select resource_id, new from {schema}.ai_provider_audits
 
 // explain says of the drifted steps of a plan which side moved. Drifts are rare, so
 // that this costs nothing otherwise.
-func (s *Store) explain(ctx context.Context, plan *Plan) error {
+func (d *database) explain(ctx context.Context, plan *Plan) error {
 	var ids []uuid.UUID
 	for _, step := range plan.Steps {
 		if step.Drift != nil {
@@ -93,8 +72,8 @@ func (s *Store) explain(ctx context.Context, plan *Plan) error {
 		return nil
 	}
 	origins := map[uuid.UUID]json.RawMessage{}
-	err := s.read(ctx, "reading the audits of drifted providers", pg.Query{
-		SQL:  s.sql(selectOrigins),
+	err := d.read(ctx, "reading the audits of drifted providers", pg.Query{
+		SQL:  d.sql(selectOrigins),
 		Args: [][]byte{pg.JSON(ids)},
 		Rows: func(rows pgx.Rows) error {
 			var id uuid.UUID

@@ -132,6 +132,34 @@ func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
 
 func (s *Step) warn(text string) { s.Warnings = append(s.Warnings, text) }
 
+// unused warns of the entries that no step of a plan was settled by: a choice
+// applies to one difference, and either side has changed since.
+func (s settlement) unused(plan *Plan) (warnings []string) {
+	adopts, keeps := map[string]bool{}, map[string]bool{}
+	for _, step := range plan.Steps {
+		switch entry := step.Name + "@" + step.Digest; step.Action {
+		case ActionAdopt:
+			adopts[entry] = true
+		case ActionKeep:
+			keeps[keepable(entry)] = true
+		}
+	}
+	warn := func(name, entry string) {
+		warnings = append(warnings, fmt.Sprintf("%s: %s applies to no drift that there is now, and has no effect; remove it", s.variables.full(name), entry))
+	}
+	for _, entry := range s.adopt {
+		if !adopts[entry] {
+			warn(variableDriftAdopt, entry)
+		}
+	}
+	for _, entry := range s.keep {
+		if !keeps[keepable(entry)] {
+			warn(variableDriftKeep, entry)
+		}
+	}
+	return warnings
+}
+
 // drift returns a [DriftError] where any provider drifted.
 func (p *Plan) drift(prefix string) error {
 	var drifted []ProviderDrift

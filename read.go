@@ -122,7 +122,7 @@ func (s *Store) scanProviders(rows pgx.Rows, secrets secrecy) ([]*storedProvider
 			p.ID, p.Type, p.Name, p.DisplayName, p.BaseURL = id, ProviderType(kind), name, displayName, baseURL
 			p.Enabled, p.deleted, p.revision, p.CreatedAt, p.UpdatedAt = enabled, deleted, number, created, updated
 			if value.Valid && secrets == opened && !deleted {
-				p.Bedrock, err = s.openSettings(id, value.String, pointerTo(sealedBy))
+				p.Bedrock, err = s.vault.openSettings(id, value.String, pointerTo(sealedBy))
 			}
 		}
 		if err != nil {
@@ -209,4 +209,14 @@ func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
 		}
 	}
 	return infos, nil
+}
+
+func wantLive(found *storedProvider, id uuid.UUID) error {
+	switch {
+	case found == nil:
+		return notFound("there is no provider with id %s", id)
+	case found.deleted:
+		return notFound("provider %s with id %s is deleted; restore it first", found.Name, id)
+	}
+	return nil
 }

@@ -6,11 +6,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/xerrors"
-
-	"example.com/aiseed/internal/pg"
 )
 
 // StoreOptions say how [Open] makes a [Store].
@@ -38,25 +35,13 @@ type StoreOptions struct {
 	NotifyChannel string
 }
 
-const (
-	defaultSchema       = "public"
-	defaultLockTimeout  = 30 * time.Second
-	defaultAuditTimeout = 10 * time.Second
-	maxTimeout          = 24 * time.Hour
-)
-
 // A Store reads and writes AI providers. It seals what it writes and opens what
 // it reads from the moment that it exists. It is safe for concurrent use, holds
 // no connection between calls, and needs no closing: the pool stays the
 // caller's. There is no useful zero Store; make one with [Open].
 type Store struct {
-	pool         *pgxpool.Pool
-	vault        *vault
-	schema       string
-	lockTimeout  time.Duration
-	auditTimeout time.Duration
-
-	notifyChannel string // "" for none
+	database
+	vault *vault
 }
 
 // Open makes a Store on a pool, after checking that the schema is there and that
@@ -77,13 +62,14 @@ func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, e
 		return nil, xerrors.New("aiseed: StoreOptions: a timeout is negative or longer than 24 hours; want a positive one, or 0 for the default")
 	}
 	s := &Store{
-		pool:         pool,
-		vault:        newVault(opts.Keyring),
-		schema:       opts.Schema,
-		lockTimeout:  opts.LockTimeout,
-		auditTimeout: opts.AuditTimeout,
-
-		notifyChannel: opts.NotifyChannel,
+		database: database{
+			pool:          pool,
+			schema:        opts.Schema,
+			lockTimeout:   opts.LockTimeout,
+			auditTimeout:  opts.AuditTimeout,
+			notifyChannel: opts.NotifyChannel,
+		},
+		vault: newVault(opts.Keyring),
 	}
 	if s.schema == "" {
 		s.schema = defaultSchema
@@ -100,34 +86,8 @@ func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, e
 	if len(s.notifyChannel) > maxIdentifierBytes || strings.ContainsRune(s.notifyChannel, 0) || !utf8.ValidString(s.notifyChannel) {
 		return nil, xerrors.New("aiseed: StoreOptions: NotifyChannel is longer than 63 bytes, or holds a NUL or something that is not UTF-8")
 	}
-	if err := s.checkSchema(ctx, opts.Migrate); err != nil {
+	if err := s.checkSchema(ctx, s.vault.ring, opts.Migrate); err != nil {
 		return nil, err
 	}
 	return s, nil
-}
-
-func (s *Store) sql(text string) string {
-	return strings.ReplaceAll(text, "{schema}", pgx.Identifier{s.schema}.Sanitize())
-}
-
-// acquire takes a connection from the pool.
-func (s *Store) acquire(ctx context.Context, operation string) (*pgxpool.Conn, error) {
-	conn, err := pg.Acquire(ctx, s.pool)
-	return conn, databaseError(ctx, operation, err)
-}
-
-// query runs queries outside of a transaction of ours.
-func (s *Store) query(ctx context.Context, operation string, queries ...pg.Query) error {
-	conn, err := s.acquire(ctx, operation)
-	if err != nil {
-		return err
-	}
-	defer pg.Release(ctx, conn)
-	return databaseError(ctx, operation, pg.RoundTrip(ctx, conn.Conn(), queries...))
-}
-
-// read is query for what can be done again: a connection that is lost does not
-// show.
-func (s *Store) read(ctx context.Context, operation string, queries ...pg.Query) error {
-	return retry(ctx, func() error { return s.query(ctx, operation, queries...) })
 }

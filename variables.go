@@ -5,6 +5,10 @@ import (
 	"strconv"
 )
 
+// DefaultPrefix starts the name of every variable, unless [WithPrefix] gives
+// another.
+const DefaultPrefix = "CODER_AIBRIDGE_"
+
 // The names of variables: behind the prefix for the legacy ones, behind
 // <prefix>PROVIDER_<N>_ for the indexed ones. A legacy name is its group and the
 // field.
@@ -28,6 +32,13 @@ const (
 
 	pluralSuffix   = "S"
 	fileTwinSuffix = "_FILE"
+)
+
+// The variables that settle a drift, behind the prefix. Each takes a comma list of
+// name@digest.
+const (
+	variableDriftAdopt = "DRIFT_ADOPT"
+	variableDriftKeep  = "DRIFT_KEEP"
 )
 
 // A field is one row of the table of variables. A secret one also has a twin

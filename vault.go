@@ -87,7 +87,7 @@ const (
 	settingsVersion = 1
 )
 
-func (s *Store) sealSettings(provider uuid.UUID, b *BedrockSettings) (stored, keyID *string, err error) {
+func (v *vault) sealSettings(provider uuid.UUID, b *BedrockSettings) (stored, keyID *string, err error) {
 	if b == nil {
 		return nil, nil, nil
 	}
@@ -99,13 +99,13 @@ func (s *Store) sealSettings(provider uuid.UUID, b *BedrockSettings) (stored, ke
 	if err != nil {
 		return nil, nil, err
 	}
-	sealed, keyID := s.vault.seal(settingsCell(provider), NewSecret(string(plaintext)))
+	sealed, keyID := v.seal(settingsCell(provider), NewSecret(string(plaintext)))
 	return &sealed, keyID, nil
 }
 
-func (s *Store) openSettings(provider uuid.UUID, stored string, keyID *string) (*BedrockSettings, error) {
+func (v *vault) openSettings(provider uuid.UUID, stored string, keyID *string) (*BedrockSettings, error) {
 	c := settingsCell(provider)
-	plaintext, err := s.vault.open(c, stored, keyID)
+	plaintext, err := v.open(c, stored, keyID)
 	if err != nil {
 		return nil, err
 	}

@@ -12,12 +12,6 @@ import (
 	"example.com/aiseed/internal/pg"
 )
 
-// notification is the statement that tells the watchers of a write, in its
-// transaction: they hear of it when, and only if, it was committed.
-func (s *Store) notification() pg.Query {
-	return pg.Query{SQL: `select pg_notify($1, '')`, Args: [][]byte{[]byte(s.notifyChannel)}}
-}
-
 // Watch calls changed with the providers of [Store.Providers]: once at the start,
 // and then whenever a Store with the same [StoreOptions.NotifyChannel], of this
 // process or another, wrote something that changes them. It returns when ctx ends,

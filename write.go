@@ -83,7 +83,7 @@ func (c *changes) create(p Provider) error {
 	if p.ID == uuid.Nil {
 		p.ID = uuid.New()
 	}
-	settings, settingsKey, err := c.store.sealSettings(p.ID, p.Bedrock)
+	settings, settingsKey, err := c.store.vault.sealSettings(p.ID, p.Bedrock)
 	if err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func (c *changes) update(old *storedProvider, p Provider) error {
 	}
 	if !row.KeepSettings { // to seal the same anew would count as a change
 		var err error
-		if row.Settings, row.SettingsKeyID, err = c.store.sealSettings(p.ID, p.Bedrock); err != nil {
+		if row.Settings, row.SettingsKeyID, err = c.store.vault.sealSettings(p.ID, p.Bedrock); err != nil {
 			return err
 		}
 	}
