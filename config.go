@@ -21,6 +21,9 @@ type Config struct {
 	// [DriftError] prints: the environment wins, or the database does.
 	DriftAdopt, DriftKeep []string // <prefix>DRIFT_ADOPT and <prefix>DRIFT_KEEP
 
+	// Warnings are those of [ParseEnviron], which logged them. A plan repeats them.
+	Warnings []Warning
+
 	variables variables
 }
 

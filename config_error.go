@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"example.com/aiseed/internal/text"
@@ -73,3 +74,62 @@ func configError(problems []problem) error {
 	}
 	return err
 }
+
+// A WarningCode says what a [Warning] is about.
+type WarningCode string
+
+// The codes of a [Warning].
+const (
+	WarningUnknownVariable WarningCode = "unknown_variable" // a variable looks misspelt, and is ignored
+	WarningUnsupportedType WarningCode = "unsupported_type" // the provider is skipped
+	WarningSameName        WarningCode = "same_name"        // of two providers the first counts
+	WarningIgnored         WarningCode = "ignored"          // what is set has no effect
+	WarningDeleted         WarningCode = "deleted"          // by an operator
+	WarningDiverged        WarningCode = "diverged"         // credentials or models differ, and stay
+	WarningAdopted         WarningCode = "adopted"          // a token settled the drift
+	WarningKept            WarningCode = "kept"             // a token settled the drift
+	WarningStaleToken      WarningCode = "stale_token"      // a token settles nothing
+)
+
+// A Warning is something that an operator should look at, and that stops no start. Its text
+// and its encodings are made of the fields; none holds a secret.
+type Warning struct {
+	Code        WarningCode
+	Variables   []string // full names of the variables concerned
+	Type        string   // of a provider whose type is not supported
+	Differences []string // between environment and database, with fingerprints of credentials
+	BesideDrift bool     // the differences are beside those of a drift
+	Token       string   // that is stale
+	Reason      string   // why the variables are ignored
+}
+
+// String is the warning in words.
+func (w Warning) String() string {
+	switch w.Code {
+	case WarningUnknownVariable:
+		return strings.Join(w.Variables, ", ") + ": unknown environment variable is ignored; check its spelling"
+	case WarningUnsupportedType:
+		return fmt.Sprintf("type %s is not supported, so the provider is skipped; supported are %s", strconv.QuoteToGraphic(w.Type), supportedTypes())
+	case WarningSameName:
+		return strings.Join(w.Variables, " and ") + " name the same provider with different credentials or models; those of the first are used"
+	case WarningIgnored:
+		return strings.Join(w.Variables, ", ") + ": " + w.Reason
+	case WarningDeleted:
+		return "an operator deleted it, and it stays deleted: remove its variables from the environment, or restore it in the database"
+	case WarningDiverged:
+		if w.BesideDrift {
+			return "beside the drift, environment and database differ in " + strings.Join(w.Differences, ", ")
+		}
+		return "environment and database differ in " + strings.Join(w.Differences, ", ") + "; the database's value is the one in use"
+	case WarningAdopted:
+		return "drift settled by " + strings.Join(w.Variables, ", ") + ": the database takes the environment's values"
+	case WarningKept:
+		return "drift settled by " + strings.Join(w.Variables, ", ") + ": the database's values stay in use"
+	case WarningStaleToken:
+		return strings.Join(w.Variables, ", ") + ": " + w.Token + " applies to no drift that there is now, and has no effect; remove it"
+	}
+	return string(w.Code)
+}
+
+// MarshalText is String, for JSON too.
+func (w Warning) MarshalText() ([]byte, error) { return []byte(w.String()), nil }

@@ -5,7 +5,7 @@ type desired struct {
 	Provider
 	variable       func(field string) string // see variableOf
 	defaultBaseURL bool                      // the base URL is the one of the documentation
-	warnings       []string
+	warnings       []Warning
 	unsupported    bool
 	legacy         bool
 }

@@ -310,7 +310,7 @@ func TestO1_APlanIsWhatTheStartDoes(t *testing.T) {
 				}
 				if s.Action != aiseed.ActionAdopt {
 					for _, warning := range s.Warnings {
-						require.Contains(rt, f.Logs.String(), warning)
+						require.Contains(rt, f.Logs.String(), warning.String())
 					}
 				}
 			}

@@ -27,8 +27,8 @@ func WithPrefix(prefix string) ParseOption {
 // process's own environment. A variable with an empty value counts as not set; of
 // a variable that stands twice the first counts.
 //
-// All problems are reported at once, in one [*ConfigError]. Variables that look
-// misspelt are logged as warnings.
+// All problems are reported at once, in one [*ConfigError]; the Config then has its warnings
+// only. Variables that look misspelt are logged as warnings.
 func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opts ...ParseOption) (Config, error) {
 	p := &parser{}
 	for _, opt := range opts {
@@ -36,16 +36,20 @@ func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opt
 	}
 	p.collect(environ)
 	slices.Sort(p.unknown)
+	var warnings []Warning
 	for _, name := range p.unknown {
-		logger.Warn(ctx, "unknown environment variable is ignored; check its spelling", slog.F("variable", text.Shorten(p.full(name))))
+		name = text.Shorten(p.full(name))
+		logger.Warn(ctx, "unknown environment variable is ignored; check its spelling", slog.F("variable", name))
+		warnings = append(warnings, Warning{Code: WarningUnknownVariable, Variables: []string{name}})
 	}
 
 	cfg := Config{Providers: p.providers(), DriftAdopt: p.list(variableDriftAdopt), DriftKeep: p.list(variableDriftKeep)}
 	p.legacy(&cfg)
 	cfg.variables = p.variables
 	if problems := append(p.problems, check(&cfg).problems...); len(problems) > 0 {
-		return Config{}, configError(problems)
+		return Config{Warnings: warnings}, configError(problems)
 	}
+	cfg.Warnings = warnings
 	cfg.variables.indices = nil // without a problem they are the usual ones
 	return cfg, nil
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -30,9 +29,9 @@ func normalise(cfg Config) ([]desired, error) {
 // A normaliser finds out which entries of a Config count, and all that is wrong.
 type normaliser struct {
 	cfg      *Config
-	kept     []int            // places
-	byName   map[string]int   // place, without those of an unsupported type
-	warnings map[int][]string // by place
+	kept     []int             // places
+	byName   map[string]int    // place, without those of an unsupported type
+	warnings map[int][]Warning // by place
 	problems []problem
 }
 
@@ -41,7 +40,7 @@ func check(cfg *Config) *normaliser {
 		cfg:      cfg,
 		kept:     make([]int, 0, len(cfg.Providers)),
 		byName:   make(map[string]int, len(cfg.Providers)),
-		warnings: map[int][]string{},
+		warnings: map[int][]Warning{},
 		problems: cfg.settlement().check(),
 	}
 	for place := range indexedPlace(len(cfg.Providers)) {
@@ -289,7 +288,7 @@ func (n *normaliser) merge(place int, e *entry) {
 	}
 	different := divergence(first.desired().Provider, e.desired().Provider, func(Secret) string { return "" })
 	if len(different) > 0 {
-		n.warnings[place] = append(n.warnings[place], fmt.Sprintf("%s name the same provider with different credentials or models; those of the first are used", strings.Join(variables, " and ")))
+		n.warnings[place] = append(n.warnings[place], Warning{Code: WarningSameName, Variables: variables})
 	}
 }
 
@@ -312,7 +311,7 @@ func (e entry) desired() desired {
 		return desired{
 			Provider:    Provider{Name: e.name(), Type: ProviderType(c.Type), BaseURL: c.BaseURL},
 			unsupported: true,
-			warnings:    []string{fmt.Sprintf("type %s is not supported, so the provider is skipped; supported are %s", strconv.QuoteToGraphic(text.Label(c.Type)), supportedTypes())},
+			warnings:    []Warning{{Code: WarningUnsupportedType, Type: text.Label(c.Type)}},
 		}
 	}
 	d := desired{
@@ -332,7 +331,7 @@ func (e entry) desired() desired {
 		for _, f := range fields {
 			names = append(names, e.variable(f))
 		}
-		d.warnings = append(d.warnings, strings.Join(names, ", ")+": "+reason)
+		d.warnings = append(d.warnings, Warning{Code: WarningIgnored, Variables: names, Reason: reason})
 	}
 	if len(e.bedrockSignals()) > 0 {
 		d.authenticateWithBedrock(c, warn)

@@ -380,13 +380,13 @@ func TestConfigProblems(t *testing.T) {
 // under it.
 func TestR1_DecisionsDoNotTouchOneAnother(t *testing.T) {
 	t.Parallel()
-	want := []desired{{Provider: Provider{Name: "a", Type: TypeOpenAI}, warnings: append(make([]string, 0, 4), "of the environment")}}
+	want := []desired{{Provider: Provider{Name: "a", Type: TypeOpenAI}, warnings: append(make([]Warning, 0, 4), Warning{Code: "of the environment"})}}
 	fingerprint := func(Secret) string { return "f" }
 	deleted := diff(want, map[string]*storedProvider{"a": {Provider: want[0].Provider, deleted: true}}, settlement{}, fingerprint)
 	diverged := diff(want, map[string]*storedProvider{"a": {Provider: Provider{Name: "a", Type: TypeOpenAI, Keys: []ProviderKey{{APIKey: NewSecret("k")}}}}}, settlement{}, fingerprint)
-	require.Contains(t, deleted.Steps[0].Warnings[1], "an operator deleted it")
-	require.Contains(t, diverged.Steps[0].Warnings[1], "differ in API key 1")
-	require.Equal(t, []string{"of the environment"}, want[0].warnings)
+	require.Contains(t, deleted.Steps[0].Warnings[1].String(), "an operator deleted it")
+	require.Contains(t, diverged.Steps[0].Warnings[1].String(), "differ in API key 1")
+	require.Equal(t, []Warning{{Code: "of the environment"}}, want[0].warnings)
 }
 
 func describe(want []desired) (lines []string) {
@@ -421,7 +421,7 @@ func wanted(t *testing.T, environ []string) (providers, warnings []string) {
 func warningsOf(want []desired) (lines []string) {
 	for _, d := range want {
 		for _, w := range d.warnings {
-			lines = append(lines, d.Name+": "+w)
+			lines = append(lines, d.Name+": "+w.String())
 		}
 	}
 	return lines

@@ -3,7 +3,6 @@ package aiseed
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"example.com/aiseed/internal/text"
 )
@@ -27,7 +26,7 @@ const (
 // name. It shows no secret, however it is printed or encoded.
 type Plan struct {
 	Steps    []Step
-	Warnings []string // that are about no step, but about stale settings
+	Warnings []Warning // that are about no step: those of [Config.Warnings], and stale tokens
 }
 
 // A Step is the decision about one provider.
@@ -40,7 +39,7 @@ type Step struct {
 	Drift    []FieldDrift // of a drifted, adopt or keep step
 	Moved    Side         // with Drift: who moved since the row was seeded
 	Digest   string       // with Drift: what settles it, as name@digest
-	Warnings []string     // what a start would warn of, for this provider
+	Warnings []Warning    // what a start would warn of, for this provider
 
 	// fmt prints unexported fields without asking Format, and follows pointers, but
 	// not functions.
@@ -86,7 +85,7 @@ func diff(want []desired, stored map[string]*storedProvider, settle settlement, 
 			step.Action = ActionCreate
 		case row.deleted:
 			step.Action = ActionDeleted
-			step.warn("an operator deleted it, and it stays deleted: remove its variables from the environment, or restore it in the database")
+			step.warn(Warning{Code: WarningDeleted})
 		default:
 			step.compare(settle, fingerprint)
 		}
@@ -104,10 +103,10 @@ func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
 		switch {
 		case settle.adopts(entry):
 			s.Action = ActionAdopt
-			s.warn("drift settled by " + settle.variables.full(variableDriftAdopt) + ": the database takes the environment's values")
+			s.warn(Warning{Code: WarningAdopted, Variables: []string{settle.variables.full(variableDriftAdopt)}})
 		case settle.keeps(entry):
 			s.Action = ActionKeep
-			s.warn("drift settled by " + settle.variables.full(variableDriftKeep) + ": the database's values stay in use")
+			s.warn(Warning{Code: WarningKept, Variables: []string{settle.variables.full(variableDriftKeep)}})
 		default:
 			s.Action = ActionDrifted
 		}
@@ -116,7 +115,7 @@ func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
 			left, _ = adopted(left, want.Provider) // the rest it settles too
 		}
 		if differences := divergence(left, want.Provider, fingerprint); len(differences) > 0 {
-			s.warn("beside the drift, environment and database differ in " + strings.Join(differences, ", "))
+			s.warn(Warning{Code: WarningDiverged, Differences: differences, BesideDrift: true})
 		}
 		return
 	}
@@ -124,17 +123,17 @@ func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
 	switch {
 	case len(differences) > 0:
 		s.Action = ActionDiverged
-		s.warn("environment and database differ in " + strings.Join(differences, ", ") + "; the database's value is the one in use")
+		s.warn(Warning{Code: WarningDiverged, Differences: differences})
 	default:
 		s.Action = ActionUnchanged
 	}
 }
 
-func (s *Step) warn(text string) { s.Warnings = append(s.Warnings, text) }
+func (s *Step) warn(w Warning) { s.Warnings = append(s.Warnings, w) }
 
 // unused warns of the entries that no step of a plan was settled by: a choice
 // applies to one difference, and either side has changed since.
-func (s settlement) unused(plan *Plan) (warnings []string) {
+func (s settlement) unused(plan *Plan) (warnings []Warning) {
 	adopts, keeps := map[string]bool{}, map[string]bool{}
 	for _, step := range plan.Steps {
 		switch entry := step.Name + "@" + step.Digest; step.Action {
@@ -145,7 +144,7 @@ func (s settlement) unused(plan *Plan) (warnings []string) {
 		}
 	}
 	warn := func(name, entry string) {
-		warnings = append(warnings, fmt.Sprintf("%s: %s applies to no drift that there is now, and has no effect; remove it", s.variables.full(name), entry))
+		warnings = append(warnings, Warning{Code: WarningStaleToken, Variables: []string{s.variables.full(name)}, Token: entry})
 	}
 	for _, entry := range s.adopt {
 		if !adopts[entry] {

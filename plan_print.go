@@ -32,14 +32,14 @@ func (p *Plan) Table(width int, colour bool) string {
 		}
 		s.writeDrift(&b)
 		for _, w := range s.Warnings {
-			writeWrapped(&b, w, max(width, 60))
+			writeWrapped(&b, w.String(), max(width, 60))
 		}
 	}
 	if len(p.Warnings) > 0 {
 		b.WriteString("\n")
 	}
 	for _, w := range p.Warnings {
-		writeWrapped(&b, w, max(width, 60))
+		writeWrapped(&b, w.String(), max(width, 60))
 	}
 	return b.String()
 }
@@ -118,7 +118,7 @@ func (s Step) MarshalJSON() ([]byte, error) {
 		Moved       Side         `json:"moved,omitempty"`
 		Digest      string       `json:"digest,omitempty"`
 		Drift       []FieldDrift `json:"drift,omitempty"`
-		Warnings    []string     `json:"warnings,omitempty"`
+		Warnings    []Warning    `json:"warnings,omitempty"`
 	}{s.Action, text.Label(s.Name), ProviderType(text.Label(string(s.Type))), s.BaseURL, want.credentials(), s.Moved, s.Digest, s.Drift, s.Warnings})
 }
 
@@ -129,7 +129,7 @@ func (p *Plan) MarshalJSON() ([]byte, error) {
 		steps = []Step{}
 	}
 	return json.Marshal(struct {
-		Steps    []Step   `json:"steps"`
-		Warnings []string `json:"warnings,omitempty"`
+		Steps    []Step    `json:"steps"`
+		Warnings []Warning `json:"warnings,omitempty"`
 	}{steps, p.Warnings})
 }

@@ -51,7 +51,7 @@ func TestO1_APlanOfEveryKind(t *testing.T) {
 			}
 			for _, w := range s.Warnings {
 				if s.Action == aiseed.ActionDiverged {
-					for _, word := range strings.FieldsFunc(w, func(r rune) bool { return strings.ContainsRune(" ,()", r) }) {
+					for _, word := range strings.FieldsFunc(w.String(), func(r rune) bool { return strings.ContainsRune(" ,()", r) }) {
 						if len(word) == 8 && strings.Trim(word, "0123456789abcdef") == "" {
 							text = strings.ReplaceAll(text, word, "<finger>")
 						}
@@ -100,4 +100,43 @@ func TestO1_AnEmptyPlanAndAnEmptyDatabase(t *testing.T) {
 	require.Equal(t, aiseed.ActionCreate, plan.Steps[0].Action)
 	_, sent := f.Wire.Count()
 	require.NotContains(t, sent, "lock", "a plan takes none")
+}
+
+// R10: a warning is its code and fields, its text is made of them, and the plan repeats what the
+// parser logged.
+func TestR10_WarningsAreValues(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.Seeded("OPENAI_KEY=old", "ANTHROPIC_KEY=key")
+	f.Exec(`update ai_providers set deleted = true where name = 'anthropic'`)
+	cfg := f.Parse("OPENAI_KEY=new", "ANTHROPIC_KEY=key", "OPENAI_KYE=x", "DRIFT_KEEP=openai@0123456789abcdef",
+		"PROVIDER_0_TYPE=copilot", "PROVIDER_1_TYPE=anthropic", "PROVIDER_1_NAME=x", "PROVIDER_1_BEDROCK_REGION=r", "PROVIDER_1_BASE_URL=https://h/")
+	const prefix = aiseed.DefaultPrefix
+	unknown := aiseed.Warning{Code: aiseed.WarningUnknownVariable, Variables: []string{prefix + "OPENAI_KYE"}}
+	require.Equal(t, []aiseed.Warning{unknown}, cfg.Warnings)
+	logged := len(f.Logs.Warnings())
+	planned, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.Store, cfg, f.Logs.Logger())
+	require.NoError(t, err)
+	require.Len(t, f.Logs.Warnings(), logged)
+	done, err := f.Store.Seed(context.Background(), cfg, f.Audits, f.Logs.Logger())
+	require.NoError(t, err)
+	require.Equal(t, []aiseed.Warning{
+		unknown, {Code: aiseed.WarningStaleToken, Variables: []string{prefix + "DRIFT_KEEP"}, Token: "openai@0123456789abcdef"},
+	}, done.Warnings)
+	require.Equal(t, planned.Warnings, done.Warnings)
+	byName := map[string][]aiseed.Warning{}
+	for i, step := range done.Steps {
+		require.Equal(t, planned.Steps[i].Warnings, step.Warnings)
+		byName[step.Name] = step.Warnings
+	}
+	require.Len(t, byName["openai"][0].Differences, 1)
+	byName["openai"][0].Differences = nil
+	require.Equal(t, map[string][]aiseed.Warning{
+		"anthropic": {{Code: aiseed.WarningDeleted}},
+		"copilot":   {{Code: aiseed.WarningUnsupportedType, Type: "copilot"}},
+		"openai":    {{Code: aiseed.WarningDiverged}},
+		"x":         {{Code: aiseed.WarningIgnored, Variables: []string{prefix + "PROVIDER_1_BASE_URL"}, Reason: "ignored, since the provider takes the Bedrock base URL"}},
+	}, byName)
+	require.Len(t, f.Logs.Warnings(), logged+5, "a seed logs its own only")
+	require.Equal(t, prefix+"OPENAI_KYE: unknown environment variable is ignored; check its spelling", unknown.String())
 }

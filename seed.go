@@ -27,6 +27,7 @@ package aiseed
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"cdr.dev/slog/v3"
 
@@ -72,6 +73,7 @@ func (s *Store) Seed(ctx context.Context, cfg Config, auditor Auditor, logger sl
 	plan, pending, err := s.reconcile(ctx, want, cfg.settlement())
 	if plan != nil {
 		plan.warn(ctx, logger, err == nil)
+		plan.Warnings = slices.Concat(cfg.Warnings, plan.Warnings) // which the parser logged
 	}
 	if err != nil {
 		return plan, err
@@ -101,6 +103,7 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 	}
 	plan := diff(want, stored, cfg.settlement(), store.vault.fingerprint)
 	_ = store.explain(ctx, plan) // without it who moved is unknown, and all else is true
+	plan.Warnings = slices.Concat(cfg.Warnings, plan.Warnings)
 	logger.Debug(ctx, "planned AI providers", plan.fields()...)
 	return plan, nil
 }
@@ -176,11 +179,11 @@ func (p *Plan) warn(ctx context.Context, logger slog.Logger, done bool) {
 			continue
 		}
 		for _, w := range s.Warnings {
-			logger.Warn(ctx, "AI provider: "+w, slog.F("provider", text.Label(s.Name)))
+			logger.Warn(ctx, "AI provider: "+w.String(), slog.F("provider", text.Label(s.Name)))
 		}
 	}
 	for _, w := range p.Warnings {
-		logger.Warn(ctx, "AI providers: "+w)
+		logger.Warn(ctx, "AI providers: "+w.String())
 	}
 }
 

@@ -2,6 +2,7 @@ package aiseed_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -119,7 +120,7 @@ func TestO3_AdoptBindsToWhatItWrites(t *testing.T) {
 		f.Seeded("BEDROCK_REGION=old", "BEDROCK_ACCESS_KEY=access", "BEDROCK_ACCESS_KEY_SECRET=secret")
 		plan, err := aiseed.PlanAIProvidersFromEnv(ctx, f.Store, f.Parse("BEDROCK_REGION=new"), slog.Logger{})
 		require.NoError(t, err)
-		require.Contains(t, strings.Join(plan.Steps[0].Warnings, "\n"), "beside the drift, environment and database differ in Bedrock access key (database ")
+		require.Contains(t, fmt.Sprint(plan.Steps[0].Warnings), "beside the drift, environment and database differ in Bedrock access key (database ")
 	})
 }
 

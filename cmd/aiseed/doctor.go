@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"cdr.dev/slog/v3"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -130,14 +131,13 @@ func (a *app) printFinding(f finding) {
 
 // environment finds what a start would not accept, and what looks misspelt.
 func (d *doctor) environment(ctx context.Context) (findings []finding) {
-	said := &recorder{}
-	cfg, err := aiseed.ParseEnviron(ctx, d.environ, said.logger(), aiseed.WithPrefix(d.prefix))
+	cfg, err := aiseed.ParseEnviron(ctx, d.environ, slog.Logger{}, aiseed.WithPrefix(d.prefix))
 	d.cfg = cfg
 	for _, problem := range problems(err) {
 		findings = append(findings, fail(problem, "")...)
 	}
-	for _, w := range said.warnings() {
-		findings = append(findings, warn(w, "")...)
+	for _, w := range cfg.Warnings {
+		findings = append(findings, warn(w.String(), "")...)
 	}
 	if !slices.ContainsFunc(d.environ, func(entry string) bool { return strings.HasPrefix(entry, d.prefix) }) {
 		findings = append(findings, warn(fmt.Sprintf("no variable %s* is set; is this the server's environment, and -prefix its prefix?", d.prefix), "")...)
@@ -330,7 +330,7 @@ func (d *doctor) lock(ctx context.Context) []finding {
 
 // plan finds what would stop a start, or make it warn.
 func (d *doctor) plan(ctx context.Context) (findings []finding) {
-	plan, err := aiseed.PlanAIProvidersFromEnv(ctx, d.store, d.cfg, (&recorder{}).logger())
+	plan, err := aiseed.PlanAIProvidersFromEnv(ctx, d.store, d.cfg, slog.Logger{})
 	if err != nil {
 		return d.trouble(ctx, err)
 	}
@@ -343,11 +343,11 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 			creates++
 		}
 		for _, w := range step.Warnings {
-			findings = append(findings, warn(step.Name+": "+w, "")...)
+			findings = append(findings, warn(step.Name+": "+w.String(), "")...)
 		}
 	}
-	for _, w := range plan.Warnings {
-		findings = append(findings, warn(w, "")...)
+	for _, w := range plan.Warnings[len(d.cfg.Warnings):] { // the check of the environment has the others
+		findings = append(findings, warn(w.String(), "")...)
 	}
 	if findings != nil {
 		return findings

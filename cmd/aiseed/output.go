@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,9 +8,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
-
-	"cdr.dev/slog/v3"
 
 	"example.com/aiseed"
 )
@@ -106,51 +102,4 @@ func shellQuoted(s string) string {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
-// A recorder is a slog sink that keeps what the library has to say.
-type recorder struct {
-	mu      sync.Mutex
-	entries []slog.SinkEntry
-}
-
-var _ slog.Sink = (*recorder)(nil)
-
-// LogEntry implements [slog.Sink].
-func (r *recorder) LogEntry(_ context.Context, e slog.SinkEntry) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.entries = append(r.entries, e)
-}
-
-// Sync implements [slog.Sink].
-func (*recorder) Sync() {}
-
-func (r *recorder) logger() slog.Logger { return slog.Make(r) }
-
-// warnings are the warnings so far, each as one line.
-func (r *recorder) warnings() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	lines := []string{}
-	for _, e := range r.entries {
-		if e.Level == slog.LevelWarn {
-			lines = append(lines, line(e))
-		}
-	}
-	return lines
-}
-
-// line is a warning with what it is about first.
-func line(e slog.SinkEntry) string {
-	text := strings.TrimPrefix(strings.TrimPrefix(e.Message, "AI provider: "), "AI providers: ")
-	for _, f := range e.Fields {
-		switch f.Name {
-		case "provider", "variable":
-			text = fmt.Sprint(f.Value) + ": " + text
-		default:
-			text += fmt.Sprintf(" (%s: %v)", f.Name, f.Value)
-		}
-	}
-	return text
 }

@@ -29,6 +29,7 @@ func runPlan(ctx context.Context, a *app) (int, error) {
 		if a.json {
 			return code, a.printJSON(plan)
 		}
+		plan.Warnings = plan.Warnings[len(cfg.Warnings):] // the others are shown already
 		a.printf("%s", plan.Table(a.width(), a.colour()))
 		return code, nil
 	})
@@ -41,10 +42,9 @@ func notNothing(s aiseed.Step) bool {
 
 // config parses the environment, and shows its warnings.
 func (a *app) config(ctx context.Context) (aiseed.Config, error) {
-	said := &recorder{}
-	cfg, err := aiseed.ParseEnviron(ctx, a.environ, said.logger(), aiseed.WithPrefix(a.prefix))
-	for _, w := range said.warnings() {
-		fmt.Fprintln(a.stderr, "warning: "+w)
+	cfg, err := aiseed.ParseEnviron(ctx, a.environ, slog.Logger{}, aiseed.WithPrefix(a.prefix))
+	for _, w := range cfg.Warnings {
+		fmt.Fprintln(a.stderr, "warning: "+w.String())
 	}
 	return cfg, err
 }
@@ -79,12 +79,15 @@ func runApply(ctx context.Context, a *app) (int, error) {
 		if a.discardAudits {
 			_, discardErr = store.DeliverAudits(ctx, aiseed.DiscardAudits)
 		}
-		return exitDone, a.printApplied(plan, discardErr)
+		return exitDone, a.printApplied(plan, len(cfg.Warnings), discardErr)
 	})
 }
 
-// printApplied tells what was done.
-func (a *app) printApplied(plan *aiseed.Plan, discardErr error) error {
+// printApplied tells what was done. The first warnings of the plan are shown already.
+func (a *app) printApplied(plan *aiseed.Plan, shown int, discardErr error) error {
+	if a.json {
+		shown = 0
+	}
 	did := applied{Created: []createdProvider{}, Counts: map[string]int{}, Warnings: []string{}, Audits: "left"}
 	for _, s := range plan.Steps {
 		did.Counts[string(s.Action)]++
@@ -92,10 +95,12 @@ func (a *app) printApplied(plan *aiseed.Plan, discardErr error) error {
 			did.Created = append(did.Created, createdProvider{text.Label(s.Name), string(s.Type), s.BaseURL, s.Keys})
 		}
 		for _, w := range s.Warnings {
-			did.Warnings = append(did.Warnings, text.Label(s.Name)+": "+w)
+			did.Warnings = append(did.Warnings, text.Label(s.Name)+": "+w.String())
 		}
 	}
-	did.Warnings = append(did.Warnings, plan.Warnings...)
+	for _, w := range plan.Warnings[shown:] {
+		did.Warnings = append(did.Warnings, w.String())
+	}
 	switch {
 	case discardErr != nil:
 		did.Warnings = append(did.Warnings, "not all audit entries of AI providers were discarded: "+bare(discardErr))

@@ -22,7 +22,7 @@ import (
 const (
 	rulesPage    = "docs/rules.md"
 	rulesColumns = 118
-	updateRules  = "go test -run TestRules -update ./tests/repository"
+	updateRules  = "go test ./tests/repository -run TestRules -update"
 )
 
 var (

@@ -210,6 +210,14 @@ func (w *secretWorld) walk() (called []string) {
 	must(err)
 	show("Step.MarshalJSON", asJSON, string(asJSON))
 	show("Step.Format", plan.Steps[at], &plan.Steps[at], plan.Steps[at].Drift)
+	for _, step := range plan.Steps {
+		for _, warning := range step.Warnings {
+			inWords, err := warning.MarshalText()
+			must(err)
+			show("Warning.MarshalText", inWords, string(inWords))
+			show("Warning.String", warning.String(), warning, &warning)
+		}
+	}
 	err = aiseed.SeedAIProvidersFromEnv(ctx, w.store, drifted, f.Audits, w.logger)
 	var drift *aiseed.DriftError
 	require.ErrorAs(t, err, &drift)
