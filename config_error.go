@@ -118,7 +118,7 @@ func (w Warning) String() string {
 		return "an operator deleted it, and it stays deleted: remove its variables from the environment, or restore it in the database"
 	case WarningDiverged:
 		if w.BesideDrift {
-			return "beside the drift, environment and database differ in " + strings.Join(w.Differences, ", ")
+			return "apart from the drift, environment and database differ in " + strings.Join(w.Differences, ", ")
 		}
 		return "environment and database differ in " + strings.Join(w.Differences, ", ") + "; the database's value is the one in use"
 	case WarningAdopted:
@@ -126,7 +126,7 @@ func (w Warning) String() string {
 	case WarningKept:
 		return "drift settled by " + strings.Join(w.Variables, ", ") + ": the database's values stay in use"
 	case WarningStaleToken:
-		return strings.Join(w.Variables, ", ") + ": " + w.Token + " applies to no drift that there is now, and has no effect; remove it"
+		return strings.Join(w.Variables, ", ") + ": " + w.Token + " matches no current drift and has no effect; remove it"
 	}
 	return string(w.Code)
 }

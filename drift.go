@@ -37,7 +37,7 @@ func (s settlement) check() (problems []problem) {
 	}{{variableDriftAdopt, s.adopt}, {variableDriftKeep, s.keep}} {
 		for i, entry := range list.entries {
 			if !settlementPattern.MatchString(entry) {
-				report(fmt.Sprintf("element %d: not a name@digest; copy the words that the drift error prints", i+1), list.name)
+				report(fmt.Sprintf("element %d: not a name@digest; copy the token that the drift error prints", i+1), list.name)
 			}
 		}
 	}

@@ -92,8 +92,8 @@ do not exist yet. Choose for each provider above, and start again:
       %sDRIFT_KEEP=%s
   - The environment is right: the database takes its values with
       %sDRIFT_ADOPT=%s
-These words settle just these differences, and have no effect on any other. Take
-out those of the providers for which you choose otherwise.`, e.prefix, words(e.Providers), e.prefix, words(e.Providers))
+Each token settles only the difference shown. Leave out the tokens of the
+providers for which you choose otherwise.`, e.prefix, words(e.Providers), e.prefix, words(e.Providers))
 	return b.String()
 }
 

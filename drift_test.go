@@ -67,7 +67,7 @@ func TestO3_TheWordsOfTheErrorSettleIt(t *testing.T) {
 		before := f.State()
 		require.NoError(t, f.Seed(adopting))
 		require.Equal(t, before, f.State())
-		require.Contains(t, f.Logs.String(), "CODER_AIBRIDGE_DRIFT_ADOPT: openai@"+drift.Providers[0].Digest+" applies to no drift that there is now")
+		require.Contains(t, f.Logs.String(), "CODER_AIBRIDGE_DRIFT_ADOPT: openai@"+drift.Providers[0].Digest+" matches no current drift")
 	})
 }
 
@@ -134,7 +134,7 @@ func TestO3_TheWordsNeverApplyToALaterDifference(t *testing.T) {
 			before := f.State()
 			f.DriftOf(f.Parse(append(environ, words)...))
 			require.Equal(t, before, f.State())
-			require.Contains(t, strings.Join(f.Logs.Warnings(), "\n"), "applies to no drift that there is now, and has no effect; remove it")
+			require.Contains(t, strings.Join(f.Logs.Warnings(), "\n"), "matches no current drift and has no effect; remove it")
 		})
 	}
 }
@@ -159,7 +159,7 @@ func TestO3_Typos(t *testing.T) {
 	for name, tt := range map[string]struct {
 		line, want string
 	}{
-		"no digest":             {"DRIFT_ADOPT=openai", "CODER_AIBRIDGE_DRIFT_ADOPT: element 1: not a name@digest; copy the words that the drift error prints"},
+		"no digest":             {"DRIFT_ADOPT=openai", "CODER_AIBRIDGE_DRIFT_ADOPT: element 1: not a name@digest; copy the token that the drift error prints"},
 		"a short digest":        {"DRIFT_KEEP=openai@0123456789abcdef,x@0123", "CODER_AIBRIDGE_DRIFT_KEEP: element 2: not a name@digest"},
 		"a long digest":         {"DRIFT_KEEP=openai@0123456789abcdef0", "CODER_AIBRIDGE_DRIFT_KEEP: element 1: not a name@digest"},
 		"upper-case digits":     {"DRIFT_ADOPT=openai@0123456789ABCDEF", "not a name@digest"},
@@ -193,7 +193,7 @@ func TestO3_Typos(t *testing.T) {
 		f := setup(t)
 		f.Seeded("OPENAI_KEY=key", "DRIFT_ADOPT=opneai@0123456789abcdef", "DRIFT_ADPOT=x")
 		warnings := strings.Join(f.Logs.Warnings(), "\n")
-		require.Contains(t, warnings, "opneai@0123456789abcdef applies to no drift")
+		require.Contains(t, warnings, "opneai@0123456789abcdef matches no current drift")
 		require.Contains(t, warnings, "variable=CODER_AIBRIDGE_DRIFT_ADPOT")
 	})
 }

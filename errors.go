@@ -28,7 +28,7 @@ var (
 	// ErrKeyring: a keyring cannot be built, or does not fit the database.
 	ErrKeyring = errors.New("aiseed: the keyring is not the one needed")
 	// ErrUndecryptable: a stored value does not open. See [DecryptError].
-	ErrUndecryptable = errors.New("aiseed: a stored value cannot be opened")
+	ErrUndecryptable = errors.New("aiseed: a stored value cannot be decrypted")
 	// ErrPlaintext: a keyring is in use and a stored value is not sealed. See
 	// [DecryptError].
 	ErrPlaintext = errors.New("aiseed: a stored value is not sealed")
@@ -122,12 +122,12 @@ func (e *DecryptError) Error() string {
 		return where + " is not sealed, but a keyring is in use. If these rows were written before there was a keyring, seal them with Store.SealPlaintext; if not, someone wrote to the table behind the server's back"
 	}
 	if e.malformed {
-		return where + " opens, but what is in it was not written by this library, or by a later version of it"
+		return where + " can be decrypted, but this version of the library did not write its content: a later one did, or something else"
 	}
 	if e.KeyID == "" {
-		return where + " is sealed, but the name of its key is missing beside it; restore the row from a backup"
+		return where + " is sealed, but the id of its key is missing next to it; restore the row from a backup"
 	}
-	return where + " does not open with key " + e.KeyID + ". Either the keyring lacks this key, or the value was damaged or copied from another row"
+	return where + " cannot be decrypted with key " + e.KeyID + ". Either the keyring lacks this key, or the value was damaged or copied from another row"
 }
 
 // Unwrap returns [ErrPlaintext] or [ErrUndecryptable].

@@ -230,7 +230,7 @@ func checkKeys(ring seal.Ring, stored []storedKey) error {
 		key, ok := ring.ByID(k.ID)
 		switch {
 		case ok && !key.OpensCanary(k.Canary):
-			return keyringErrorf("key %s does not open its own canary in ai_encryption_keys; the row was changed, restore it from a backup", k.ID)
+			return keyringErrorf("key %s cannot decrypt its own canary in ai_encryption_keys; the row was changed, restore it from a backup", k.ID)
 		case !ok && len(needed) > 0:
 			missing = append(missing, k.ID+" (for "+strings.Join(needed, " and ")+")")
 		}

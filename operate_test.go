@@ -281,7 +281,7 @@ func TestO4_WhatWasDoneAndCannotBeReadBackSaysSo(t *testing.T) {
 		return testkit.Pass
 	})
 	_, err = f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("y")})
-	require.ErrorContains(t, err, "it was done, but the provider cannot be read back")
+	require.ErrorContains(t, err, "the change was committed, but reading the provider back failed")
 	require.ErrorIs(t, err, aiseed.ErrDatabase)
 	require.Equal(t, []string{"y"}, f.Rows(`select display_name from ai_providers`))
 }

@@ -168,7 +168,7 @@ func (s *Store) provider(ctx context.Context, id uuid.UUID) (Provider, error) {
 	var found *storedProvider
 	err := s.read(ctx, "reading a provider", s.byID(id, opened)(&found))
 	if err != nil {
-		return Provider{}, xerrors.Errorf("aiseed: it was done, but the provider cannot be read back: %w", err)
+		return Provider{}, xerrors.Errorf("aiseed: the change was committed, but reading the provider back failed: %w", err)
 	}
 	if err := wantLive(found, id); err != nil {
 		return Provider{}, err

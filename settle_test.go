@@ -120,7 +120,7 @@ func TestO3_AdoptBindsToWhatItWrites(t *testing.T) {
 		f.Seeded("BEDROCK_REGION=old", "BEDROCK_ACCESS_KEY=access", "BEDROCK_ACCESS_KEY_SECRET=secret")
 		plan, err := aiseed.PlanAIProvidersFromEnv(ctx, f.Store, f.Parse("BEDROCK_REGION=new"), slog.Logger{})
 		require.NoError(t, err)
-		require.Contains(t, fmt.Sprint(plan.Steps[0].Warnings), "beside the drift, environment and database differ in Bedrock access key (database ")
+		require.Contains(t, fmt.Sprint(plan.Steps[0].Warnings), "apart from the drift, environment and database differ in Bedrock access key (database ")
 	})
 }
 
@@ -256,7 +256,7 @@ func TestO3_KeepBindsToTheRowAndItsShape(t *testing.T) {
 			before := f.State()
 			f.DriftOf(f.Parse(testkit.With(environ, words)...))
 			require.Equal(t, before, f.State())
-			require.Contains(t, strings.Join(f.Logs.Warnings(), "\n"), "CODER_AIBRIDGE_"+strings.Replace(words, "=", ": ", 1)+" applies to no drift that there is now, and has no effect; remove it")
+			require.Contains(t, strings.Join(f.Logs.Warnings(), "\n"), "CODER_AIBRIDGE_"+strings.Replace(words, "=", ": ", 1)+" matches no current drift and has no effect; remove it")
 		})
 	}
 }

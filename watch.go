@@ -25,7 +25,7 @@ import (
 // the goroutine of Watch, one call at a time.
 func (s *Store) Watch(ctx context.Context, changed func(providers []Provider, err error)) error {
 	if s.notifyChannel == "" {
-		return xerrors.New("aiseed: Watch needs a channel; set StoreOptions.NotifyChannel, of every Store that writes")
+		return xerrors.New("aiseed: Watch needs a channel; set StoreOptions.NotifyChannel of every Store that writes")
 	}
 	if changed == nil {
 		return xerrors.New("aiseed: Watch needs a function to call back")

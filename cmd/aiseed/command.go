@@ -62,12 +62,12 @@ func commands() []command {
 		},
 		{
 			name: "apply", summary: "do what a start of the server would do", run: runApply,
-			about:   "A drift stops it, as it stops a start; the error prints the words that settle it. Audit\nentries wait for the server, which delivers them when it starts next.",
+			about:   "A drift stops it, as it stops a start; the error prints the token that settles it. Audit\nentries wait for the server, which delivers them when it starts next.",
 			exits:   "0 environment and database agree, or were settled\n1 an error, a drift included; nothing was changed\n130 interrupted",
 			example: "CODER_AIBRIDGE_DRIFT_KEEP=openai@0123456789abcdef aiseed apply", flags: append(slices.Clone(seed), "discard-audits", "migrate"),
 		},
 		{
-			name: "rotate", summary: "seal every value anew with the first key", run: runRotate,
+			name: "rotate", summary: "seal every value again with the first key", run: runRotate,
 			about:   "Give every server the new key behind the old one first: OLD,NEW. Then in front: NEW,OLD. Servers\ngo on meanwhile. After an interruption run it again: it does the rest.",
 			exits:   "0 complete\n1 something is left, or an error\n130 interrupted",
 			example: "CODER_EXTERNAL_TOKEN_ENCRYPTION_KEYS=$NEW,$OLD aiseed rotate", flags: reseal,
@@ -121,7 +121,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		fmt.Fprintln(stderr, "aiseed: "+bare(err)+a.hint(err))
 	}
 	if interrupted {
-		fmt.Fprintln(stderr, "aiseed: interrupted; what was done is whole, and the same command again does the rest")
+		fmt.Fprintln(stderr, "aiseed: interrupted; nothing is half done, and running the same command again does the rest")
 		return exitInterrupted
 	}
 	return cmp.Or(code, exitError)
@@ -152,7 +152,7 @@ func (a *app) dispatch(ctx context.Context, args []string, all *flag.FlagSet) (i
 	case err != nil:
 		return exitError, fmt.Errorf("%s: %s; see aiseed %s -h. %s", c.name, flagProblem(err), c.name, commandNames())
 	case own.NArg() > 0:
-		return exitError, fmt.Errorf("%s: an argument too many%s; it takes flags only, see aiseed %s -h. %s", c.name, quoted(own.Arg(0)), c.name, commandNames())
+		return exitError, fmt.Errorf("%s: unexpected argument%s; it takes flags only, see aiseed %s -h. %s", c.name, quoted(own.Arg(0)), c.name, commandNames())
 	}
 	a.schema, a.prefix = cmp.Or(a.schema, "public"), cmp.Or(a.prefix, aiseed.DefaultPrefix)
 	if err := a.checkNames(); err != nil {
@@ -181,7 +181,7 @@ func (a *app) checkNames() error {
 func (a *app) flagSet(stdout io.Writer) *flag.FlagSet {
 	f := flag.NewFlagSet("aiseed", flag.ContinueOnError)
 	f.StringVar(&a.database, "database", "", "connection `string`; else "+databaseVariable+", else the PG* variables")
-	f.StringVar(&a.keysVariable, "keys-variable", defaultKeysVariable, "`name` of the variable with the keyring: base64 keys, comma-separated;\nwith _FILE behind it, of the one that names a file with them")
+	f.StringVar(&a.keysVariable, "keys-variable", defaultKeysVariable, "`name` of the variable with the keyring: base64 keys, comma-separated;\nwith the suffix _FILE, of the one that names a file with them")
 	f.BoolVar(&a.acceptPlaintext, "plaintext", false, "accept that there is no keyring")
 	f.StringVar(&a.schema, "schema", "public", "`name` of the Postgres schema with the tables")
 	f.StringVar(&a.prefix, "prefix", aiseed.DefaultPrefix, "`start` of the names of the server's variables")
@@ -191,7 +191,7 @@ func (a *app) flagSet(stdout io.Writer) *flag.FlagSet {
 	f.BoolVar(&a.migrate, "migrate", false, "apply the schema first, where it is missing or older")
 	f.BoolVar(&a.yes, "yes", false, "store the secrets as plaintext, really")
 	f.BoolVar(&a.print, "print", false, "print the SQL files in order")
-	f.BoolVar(&a.apply, "apply", false, "apply what is missing of them")
+	f.BoolVar(&a.apply, "apply", false, "apply those that are missing")
 	return f
 }
 
@@ -234,7 +234,7 @@ func flagProblem(err error) string {
 	case needed:
 		return "the flag" + quoted(missing) + " needs a value"
 	}
-	return "a flag is not as it should be"
+	return "invalid flag value"
 }
 
 func (a *app) help(args []string, all *flag.FlagSet) error {

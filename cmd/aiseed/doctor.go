@@ -281,7 +281,7 @@ func (d *doctor) values(ctx context.Context) []finding {
 	if err != nil {
 		return d.trouble(ctx, err)
 	}
-	return ok("all that a server reads opens, for %s", text.Count(len(providers), "enabled provider"))
+	return ok("a server can decrypt all that it reads, for %s", text.Count(len(providers), "enabled provider"))
 }
 
 func (d *doctor) audits(ctx context.Context) []finding {

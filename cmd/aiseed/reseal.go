@@ -35,9 +35,9 @@ func runRotate(ctx context.Context, a *app) (int, error) {
 	return a.reseal(ctx, resealing{(*aiseed.Store).Rotate, "sealed with the first key", func(r aiseed.RotateResult, keys int) string {
 		switch {
 		case keys == 1 && r.Changed+len(r.Revoked) == 0:
-			return "Everything that is sealed is sealed with the one key that there is. To rotate, make a new key with openssl rand -base64 32. Give every server OLD,NEW, so that all can open what it seals; then give every server NEW,OLD, and run this again."
+			return "Every value is sealed with the only key of the keyring. To rotate, make a new key with openssl rand -base64 32. Give every server OLD,NEW, so that all can decrypt what it seals; then give every server NEW,OLD, and run this again."
 		case keys == 1:
-			return "The keyring has only this key; nothing else is to be done."
+			return "The keyring has only this key; there is nothing else to do."
 		case r.Changed+len(r.Revoked) > 0:
 			return "See that every server has the new key first in " + a.keysVariable + ", and run this again, until it changes nothing."
 		}
@@ -92,9 +92,9 @@ func (a *app) printResealed(r resealed, done string) {
 	}
 	a.printf("left     %s\n", text.Count(len(r.Left), "value"))
 	for _, l := range r.Left {
-		key := "has no name of a key beside it"
+		key := "has no key id next to it"
 		if l.KeyID != "" {
-			key = "does not open with key " + l.KeyID
+			key = "cannot be decrypted with key " + l.KeyID
 		}
 		a.printf("         %s.%s of row %s, which %s\n", l.Table, l.Column, l.Row, key)
 	}

@@ -615,9 +615,9 @@ func (h *history) start(e modelEnv, adopt, keep []string) {
 			h.reached[what]++
 		}
 	}
-	require.Equal(h.T, len(result.unused), strings.Count(logs.String(), "applies to no drift that there is now"))
+	require.Equal(h.T, len(result.unused), strings.Count(logs.String(), "matches no current drift"))
 	for _, word := range result.unused {
-		require.Contains(h.T, logs.String(), word+" applies to no drift that there is now")
+		require.Contains(h.T, logs.String(), word+" matches no current drift")
 	}
 }
 
