@@ -24,7 +24,7 @@ var (
 	ErrSchema = errors.New("aiseed: the database schema is not the one needed")
 	// ErrSchemaOutdated: there are no tables, or they are older than this library needs:
 	// call [Migrate]. It matches [ErrSchema] too.
-	ErrSchemaOutdated error = &classError{class: ErrSchema, text: "the database schema has to be migrated"}
+	ErrSchemaOutdated = fmt.Errorf("%w: it has to be migrated", ErrSchema)
 	// ErrKeyring: a keyring cannot be built, or does not fit the database.
 	ErrKeyring = errors.New("aiseed: the keyring is not the one needed")
 	// ErrUndecryptable: a stored value does not open. See [DecryptError].

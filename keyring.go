@@ -11,7 +11,9 @@ import (
 )
 
 // KeySize is the length of a keyring's keys in bytes: AES-256.
-const KeySize = seal.KeySize
+const KeySize = 32
+
+var _ [KeySize]byte = [seal.KeySize]byte{}
 
 // A Keyring holds the keys that seal secrets at rest. The first seals, all open.
 //
