@@ -28,8 +28,8 @@ func TestS5_TextsOfValuesThatCannotBeHandedOut(t *testing.T) {
 	const where = "aiseed: ai_providers.settings of row 11111111-1111-4111-8111-111111111111 "
 	for want, e := range map[string]DecryptError{
 		"is not sealed, but a keyring is in use. If these rows were written before there was a keyring, seal them with Store.SealPlaintext; if not, someone wrote to the table behind the server's back": {plaintext: true},
-		"can be decrypted, but this version of the library did not write its content: a later one did, or something else":                                                                                                          {malformed: true, KeyID: "k"},
-		"is sealed, but the id of its key is missing next to it; restore the row from a backup":                                                                                                         {},
+		"can be decrypted, but this version of the library did not write its content: a later one did, or something else":                                                                                {malformed: true, KeyID: "k"},
+		"is sealed, but the id of its key is missing next to it; restore the row from a backup":                                                                                                          {},
 		"does not open with key k. Either the keyring lacks this key, or the value was damaged or copied from another row":                                                                               {KeyID: "k"},
 	} {
 		e.Table, e.Column, e.RowID = "ai_providers", "settings", id

@@ -10,7 +10,7 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// normalise turns a Config into the providers that it asks for, in order of name.
+// normalise turns a Config into the providers that it asks for, sorted by name.
 func normalise(cfg Config) ([]desired, error) {
 	n := check(&cfg)
 	if len(n.problems) > 0 {
@@ -26,11 +26,11 @@ func normalise(cfg Config) ([]desired, error) {
 	return want, nil
 }
 
-// A normaliser finds out which entries of a Config count, and all that is wrong.
+// A normaliser decides which entries of a Config are used, and collects all problems.
 type normaliser struct {
 	cfg      *Config
 	kept     []int             // places
-	byName   map[string]int    // place, without those of an unsupported type
+	byName   map[string]int    // place; without entries of an unsupported type
 	warnings map[int][]Warning // by place
 	problems []problem
 }
@@ -53,18 +53,17 @@ func check(cfg *Config) *normaliser {
 	return n
 }
 
-// An entry is a provider of a Config: an indexed one, or what the legacy
-// variables amount to.
+// An entry is a provider of a Config: an indexed one, or one from the legacy variables.
 type entry struct {
 	place          int
 	legacy         bool
 	defaultBaseURL bool
 	config         ProviderConfig
 	variables      *variables
-	source         func(field string) string // where a field comes from; nil of an indexed one
+	source         func(field string) string // where a field comes from; nil for an indexed one
 }
 
-// The places of the entries are the order in which problems are told.
+// Problems are reported in the order of the places of their entries.
 const (
 	openAIPlace = iota
 	anthropicPlace
@@ -73,8 +72,8 @@ const (
 
 func indexedPlace(i int) int { return firstIndexedPlace + i }
 
-// entry also tells whether it makes a provider. What is set is to be checked where
-// it does not, too.
+// entry returns the entry at a place, and whether it makes a provider. Check its values even
+// if it makes none.
 func (cfg *Config) entry(place int) (e entry, makes bool) {
 	switch place {
 	case openAIPlace:
@@ -85,7 +84,7 @@ func (cfg *Config) entry(place int) (e entry, makes bool) {
 	return entry{place: place, config: cfg.Providers[place-firstIndexedPlace], variables: &cfg.variables}, true
 }
 
-// variable is the full name of where a field comes from, or would.
+// variable returns the full name of the variable that sets a field, or that would set it.
 func (e *entry) variable(field string) string {
 	if e.source != nil {
 		return e.source(field)
@@ -172,8 +171,8 @@ func nonZero(s Secret) []Secret {
 	return []Secret{s}
 }
 
-// bedrockSignals lists the fields that say that the provider authenticates
-// through Bedrock. The models do not: they have defaults.
+// bedrockSignals lists the fields that are set and make the provider authenticate through
+// Bedrock. The models are not among them, because they have defaults.
 func (e entry) bedrockSignals() []string {
 	var set []string
 	for _, f := range e.bedrockFields() {
@@ -207,7 +206,7 @@ func (e entry) bedrockFields() []string {
 
 func (e *entry) name() string { return cmp.Or(e.config.Name, e.config.Type) }
 
-// nameVariable is the variable that gives the provider its name.
+// nameVariable returns the variable that gives the provider its name.
 func (e *entry) nameVariable() string {
 	if e.config.Name == "" {
 		return e.variable(fieldType)
@@ -251,7 +250,7 @@ func (n *normaliser) add(e *entry) {
 		n.problem(e, "for type anthropic only, and the type is "+c.Type, set...)
 	}
 	if c.Type == "" {
-		return // everything below is about providers that could be
+		return // the checks below need a type
 	}
 	if first, exists := n.byName[e.name()]; exists {
 		n.merge(first, e)
@@ -261,7 +260,7 @@ func (n *normaliser) add(e *entry) {
 	n.kept = append(n.kept, e.place)
 }
 
-// merge leaves e out: there is an entry of its name already.
+// merge leaves out e, because an entry with its name already exists.
 func (n *normaliser) merge(place int, e *entry) {
 	first, _ := n.cfg.entry(place)
 	if first.legacy {
@@ -304,7 +303,8 @@ func (e *entry) makers() []string {
 	return set
 }
 
-// desired is what the entry asks for. It is only used where there is no problem.
+// desired returns what the entry asks for. An entry with problems is never seeded, but merge
+// compares it.
 func (e entry) desired() desired {
 	c := &e.config
 	if _, supported := providerTypes[ProviderType(c.Type)]; !supported {
@@ -340,7 +340,7 @@ func (e entry) desired() desired {
 		for i, key := range c.Keys {
 			d.Keys[i].APIKey = key
 		}
-		// A legacy model can be a default of the host's.
+		// A legacy model can be a default of the host, so it gets no warning.
 		if models := e.bedrockFields(); len(models) > 0 && !e.legacy {
 			warn("ignored, since there is no Bedrock base URL, region or access key to use a model with", models...)
 		}

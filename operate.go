@@ -17,33 +17,32 @@ import (
 type ProviderSpec struct {
 	Type        ProviderType
 	Name        string
-	DisplayName string           // "" is the name
+	DisplayName string           // "" means Name
 	Disabled    bool             // false is enabled
 	BaseURL     string           // "" leaves it to the runtime
-	Bedrock     *BedrockSettings // for type anthropic, without Keys; "" models are the environment's defaults
+	Bedrock     *BedrockSettings // type anthropic only, without Keys; a model "" is the default
 	Keys        []Secret         // bearer keys, at most 5
 }
 
-// ProviderUpdate is what to change of a provider; nil leaves a field as it is. A
-// Bedrock field on a provider without Bedrock settings gives it some.
+// ProviderUpdate says what to change in a provider. A nil field stays as it is. A Bedrock
+// field adds Bedrock settings to a provider that has none.
 type ProviderUpdate struct {
 	DisplayName, BaseURL          *string
 	Region, Model, SmallFastModel *string
 	AccessKey, AccessKeySecret    *Secret // both or neither
 }
 
-// CreateProvider creates a provider, as the first of the operations for a host's
-// own API. A tombstone of the same name is no hindrance, and stays.
+// CreateProvider creates a provider. A deleted provider with the same name does not prevent
+// it, and stays.
 //
-// Each operation is one transaction under the lock of the seed, is sealed,
-// checked like a value of the environment, and audited with the actor, which is
-// whatever the host calls the one who asked. The entries wait for
-// [Store.DeliverAudits] or the next start.
+// It is the first of the operations for a host's own API. Each operation is one transaction
+// under the lock of the seed. It checks values like those of the environment, and seals
+// secrets. It writes audit entries with the actor: the host's name for whoever asked. The
+// entries wait for [Store.DeliverAudits] or the next start.
 //
-// The errors of all of them match [ErrInvalidConfig], where the variables of a
-// [Problem] are the names of fields, [ErrNotFound], [ErrNameTaken],
-// [ErrUndecryptable], [ErrPlaintext], [ErrLockTimeout], [ErrCommitUnknown] or
-// [ErrDatabase].
+// The errors of all operations match [ErrInvalidConfig], [ErrNotFound], [ErrNameTaken],
+// [ErrUndecryptable], [ErrPlaintext], [ErrLockTimeout], [ErrCommitUnknown] or [ErrDatabase].
+// With [ErrInvalidConfig], the variables of a [Problem] are the names of fields.
 func (s *Store) CreateProvider(ctx context.Context, actor string, n ProviderSpec) (Provider, error) {
 	p := Provider{Type: n.Type, Name: n.Name, DisplayName: n.DisplayName, Enabled: !n.Disabled, BaseURL: n.BaseURL}
 	if p.DisplayName == "" {
@@ -101,8 +100,8 @@ func (s *Store) UpdateProvider(ctx context.Context, actor string, id uuid.UUID, 
 	return s.provider(ctx, id)
 }
 
-// SetProviderEnabled enables or disables a live provider. A disabled one is not
-// among [Store.Providers]. That its secrets do not open is no hindrance.
+// SetProviderEnabled enables or disables a live provider. [Store.Providers] leaves out
+// disabled ones. It works even if the provider's secrets cannot be decrypted.
 func (s *Store) SetProviderEnabled(ctx context.Context, actor string, id uuid.UUID, enabled bool) error {
 	return s.operate(ctx, actor, "enabling or disabling a provider", s.byID(id, sealed), func(found *storedProvider) ([]pg.Query, error) {
 		if err := wantLive(found, id); err != nil || found.Enabled == enabled {
@@ -112,8 +111,8 @@ func (s *Store) SetProviderEnabled(ctx context.Context, actor string, id uuid.UU
 	})
 }
 
-// DeleteProvider turns a live provider into a tombstone: no start brings it back.
-// That its secrets do not open is no hindrance.
+// DeleteProvider marks a live provider as deleted: no start brings it back. It works even if
+// the provider's secrets cannot be decrypted.
 func (s *Store) DeleteProvider(ctx context.Context, actor string, id uuid.UUID) error {
 	return s.operate(ctx, actor, "deleting a provider", s.byID(id, sealed), func(found *storedProvider) ([]pg.Query, error) {
 		if err := wantLive(found, id); err != nil {
@@ -123,8 +122,8 @@ func (s *Store) DeleteProvider(ctx context.Context, actor string, id uuid.UUID) 
 	})
 }
 
-// RestoreProvider makes a tombstone live again, with the keys that it had. It
-// fails with [ErrNameTaken] where there is a live provider of its name by now.
+// RestoreProvider makes a deleted provider live again, with the keys that it had. It fails
+// with [ErrNameTaken] if a live provider has its name now.
 func (s *Store) RestoreProvider(ctx context.Context, actor string, id uuid.UUID) (Provider, error) {
 	err := s.operate(ctx, actor, "restoring a provider", s.byID(id, sealed), func(found *storedProvider) ([]pg.Query, error) {
 		if found == nil || !found.deleted {
@@ -138,7 +137,7 @@ func (s *Store) RestoreProvider(ctx context.Context, actor string, id uuid.UUID)
 	return s.provider(ctx, id)
 }
 
-// AddProviderKey adds a bearer key to a live provider, after those that it has.
+// AddProviderKey adds a bearer key to a live provider, after its other keys.
 func (s *Store) AddProviderKey(ctx context.Context, actor string, id uuid.UUID, key Secret) (ProviderKey, error) {
 	var added uuid.UUID
 	err := s.operate(ctx, actor, "adding a key", s.byID(id, opened), func(found *storedProvider) ([]pg.Query, error) {
@@ -173,8 +172,8 @@ func (s *Store) AddProviderKey(ctx context.Context, actor string, id uuid.UUID, 
 	return p.Keys[i], nil
 }
 
-// RemoveProviderKey removes a bearer key of a live provider, for good. That it does
-// not open is no hindrance.
+// RemoveProviderKey permanently removes a bearer key from a live provider. It works even if
+// the key cannot be decrypted.
 func (s *Store) RemoveProviderKey(ctx context.Context, actor string, id, key uuid.UUID) error {
 	return s.operate(ctx, actor, "removing a key", s.byID(id, sealed), func(found *storedProvider) ([]pg.Query, error) {
 		if err := wantLive(found, id); err != nil {
@@ -198,7 +197,7 @@ func nameTaken(name string) error {
 	return &classError{class: ErrNameTaken, text: strings.TrimSpace("there is a live provider "+text.Printable(name)) + " already; choose another name, or update that one"}
 }
 
-// operate runs one operation. A decision sees what is true under the lock.
+// operate runs one operation. decide gets what was read under the lock.
 func (s *Store) operate(ctx context.Context, actor, what string, read reading, decide func(*storedProvider) ([]pg.Query, error)) error {
 	if strings.TrimSpace(actor) == "" || actor == SystemActor || len(actor) > text.MaxNameBytes || text.Check(actor) != "" {
 		return xerrors.New("aiseed: " + what + " needs an actor, for the audit: the name or id of whoever asked, not \"system\", at most 255 bytes of UTF-8 without control characters")
@@ -212,7 +211,7 @@ func (s *Store) operate(ctx context.Context, actor, what string, read reading, d
 			if found != nil {
 				name = found.Name
 			}
-			return nameTaken(name) // no reason to try again
+			return nameTaken(name) // a retry would not help
 		}
 		return err
 	})
@@ -244,9 +243,8 @@ func (u ProviderUpdate) apply(p Provider) Provider {
 	return p
 }
 
-// checkProvider passes a provider through the checks of the environment. That it
-// has bearer keys beside Bedrock settings is no problem where it had before: a drift
-// that was settled leaves the keys alone.
+// checkProvider applies the checks of the environment to p. Bearer keys next to Bedrock
+// settings are no problem if old has both too: settling a drift leaves the keys alone.
 func checkProvider(old, p Provider) error {
 	c := ProviderConfig{Type: string(p.Type), Name: p.Name, BaseURL: p.BaseURL}
 	for _, k := range p.Keys {

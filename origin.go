@@ -14,7 +14,7 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// movedSide compares both sides with the row as its audit says that it was created.
+// movedSide compares both sides with the row as created, according to its audit.
 func movedSide(origin json.RawMessage, stored, want Provider) Side {
 	var seeded struct {
 		Type    ProviderType `json:"type"`
@@ -45,8 +45,8 @@ func movedSide(origin json.RawMessage, stored, want Provider) Side {
 	return SideUnknown
 }
 
-// movedFrom compares a side with the audited first, of which the base URL is
-// masked. Where only what is masked could differ, it cannot be sure.
+// movedFrom compares a side with first, which comes from an audit and has a masked base URL.
+// It is not sure if only what is masked could differ.
 func movedFrom(first, now Provider) (moved, sure bool) {
 	first.BaseURL = baseurl.Normalise(first.BaseURL)
 	now.BaseURL = MaskURL(baseurl.Normalise(now.BaseURL))
@@ -59,8 +59,8 @@ select resource_id, new from {schema}.ai_provider_audits
  where action = 'create' and resource = 'ai_provider'
    and resource_id in (select id::uuid from json_array_elements_text($1::json) as drifted (id))`
 
-// explain says of the drifted steps of a plan which side moved. Drifts are rare, so
-// that this costs nothing otherwise.
+// explain finds out which side moved, for each step of a plan with a drift. It runs no query
+// if there is none.
 func (d *database) explain(ctx context.Context, plan *Plan) error {
 	var ids []uuid.UUID
 	for _, step := range plan.Steps {

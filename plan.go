@@ -18,15 +18,15 @@ const (
 	ActionDrifted     Action = "drifted"     // another shape: refuse to start
 	ActionAdopt       Action = "adopt"       // another shape, and the operator chose the environment's: update
 	ActionKeep        Action = "keep"        // another shape, and the operator chose the database's: warn
-	ActionDeleted     Action = "deleted"     // an operator deleted it: warn and leave it so
+	ActionDeleted     Action = "deleted"     // an operator deleted it: warn and leave it deleted
 	ActionUnsupported Action = "unsupported" // a type the library does not know: warn and skip
 )
 
-// A Plan is what a start would do, one step per desired provider in order of
-// name. It shows no secret, however it is printed or encoded.
+// A Plan is what a start would do: one step per desired provider, sorted by name. Printing
+// or encoding it never shows a secret.
 type Plan struct {
 	Steps    []Step
-	Warnings []Warning // that are about no step: those of [Config.Warnings], and stale tokens
+	Warnings []Warning // not about a step: those of [Config.Warnings], and stale tokens
 }
 
 // A Step is the decision about one provider.
@@ -34,25 +34,25 @@ type Step struct {
 	Action   Action
 	Name     string
 	Type     ProviderType
-	BaseURL  string       // that the environment wants, with the values of its query masked
-	Keys     int          // bearer keys that the environment has
-	Drift    []FieldDrift // of a drifted, adopt or keep step
-	Moved    Side         // with Drift: who moved since the row was seeded
-	Digest   string       // with Drift: what settles it, as name@digest
-	Warnings []Warning    // what a start would warn of, for this provider
+	BaseURL  string       // from the environment, with the values of its query masked
+	Keys     int          // number of bearer keys in the environment
+	Drift    []FieldDrift // in a drifted, adopt or keep step
+	Moved    Side         // with Drift: which side moved since the row was seeded
+	Digest   string       // with Drift: settles it, as name@digest
+	Warnings []Warning    // that a start would log about this provider
 
-	// fmt prints unexported fields without asking Format, and follows pointers, but
-	// not functions.
+	// A function, because fmt prints unexported fields without calling Format, and
+	// follows pointers, but not functions.
 	sides func() *sides
 }
 
-// sides are what a step compares.
+// sides holds what a step compares.
 type sides struct {
 	want   *desired
-	stored *storedProvider // empty where there is none
+	stored *storedProvider // empty if there is no row
 }
 
-// between returns the sides, which are empty for a Step that was not made here.
+// between returns the sides. They are empty for a Step that this package did not make.
 func (s Step) between() *sides {
 	if s.sides == nil {
 		return &sides{want: &desired{}, stored: &storedProvider{}}
@@ -60,14 +60,13 @@ func (s Step) between() *sides {
 	return s.sides()
 }
 
-// Format prints action and name. What else a step knows is not for printing: a
-// base URL can have a credential in it.
+// Format prints only the action and the name: a base URL can contain a credential.
 func (s Step) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(f, "%s %s", string(s.Action), text.Label(s.Name))
 }
 
-// diff decides, in the order of want. It is a pure function: a plan and a seed
-// both call it.
+// diff decides what to do about each provider, in the order of want. It is a pure function:
+// a plan and a seed both call it.
 func diff(want []desired, stored map[string]*storedProvider, settle settlement, fingerprint func(Secret) string) *Plan {
 	plan := &Plan{Steps: make([]Step, 0, len(want))}
 	for i := range want {
@@ -112,7 +111,7 @@ func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
 		}
 		left := stored.Provider
 		if s.Action == ActionAdopt {
-			left, _ = adopted(left, want.Provider) // the rest it settles too
+			left, _ = adopted(left, want.Provider) // adopting settles the rest too
 		}
 		if differences := divergence(left, want.Provider, fingerprint); len(differences) > 0 {
 			s.warn(Warning{Code: WarningDiverged, Differences: differences, BesideDrift: true})
@@ -131,8 +130,8 @@ func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
 
 func (s *Step) warn(w Warning) { s.Warnings = append(s.Warnings, w) }
 
-// unused warns of the entries that no step of a plan was settled by: a choice
-// applies to one difference, and either side has changed since.
+// unused returns a warning for each entry that settles no step of a plan. A choice applies
+// to one difference, and one side has changed since.
 func (s settlement) unused(plan *Plan) (warnings []Warning) {
 	adopts, keeps := map[string]bool{}, map[string]bool{}
 	for _, step := range plan.Steps {
@@ -159,7 +158,7 @@ func (s settlement) unused(plan *Plan) (warnings []Warning) {
 	return warnings
 }
 
-// drift returns a [DriftError] where any provider drifted.
+// drift returns a [DriftError] if any provider drifted.
 func (p *Plan) drift(prefix string) error {
 	var drifted []ProviderDrift
 	for _, s := range p.Steps {

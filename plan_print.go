@@ -9,16 +9,15 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// defaultWidth is that of [Plan.String], which does not know where it is printed.
+// defaultWidth is the width of [Plan.String], which does not know where it is printed.
 const defaultWidth = 140
 
-// String renders the plan as a table, with what needs words below it.
+// String renders the plan as a table, with drifts and warnings below it.
 func (p *Plan) String() string { return p.Table(defaultWidth, false) }
 
-// Table renders the plan for a terminal of so many columns, of which it uses at
-// least 60, with ANSI colours or without. Base URLs are shortened where there is no
-// room; a name that is longer than the rest leaves makes the table wider. Secrets
-// are masked.
+// Table renders the plan for a terminal of width columns, with or without ANSI colours. It
+// uses at least 60 columns. It shortens base URLs that do not fit; a name that does not fit
+// makes the table wider. Secrets are masked.
 func (p *Plan) Table(width int, colour bool) string {
 	var b strings.Builder
 	if len(p.Steps) == 0 {
@@ -93,7 +92,7 @@ func (p *Plan) writeTable(b *strings.Builder, width int, colour bool) {
 	}
 }
 
-// writeWrapped breaks a text between words, each line with an indent.
+// writeWrapped breaks a text between words, and indents each line.
 func writeWrapped(b *strings.Builder, text string, width int) {
 	line := " "
 	for _, word := range strings.Fields(text) {

@@ -13,7 +13,7 @@ import (
 	"example.com/aiseed/internal/baseurl"
 )
 
-// A ProviderType is the kind of upstream that a provider speaks to.
+// A ProviderType is the kind of upstream that a provider connects to.
 type ProviderType string
 
 // The supported types.
@@ -40,9 +40,8 @@ func supportedTypes() string {
 	return strings.Join(names, ", ")
 }
 
-// The defaults of the documentation. The base URLs are frozen: a new one would
-// turn every row that was seeded with the old one into drift. The models are
-// tunables, and may follow the times.
+// The documented defaults. The base URLs are frozen: a new one would make every row that was
+// seeded with the old one drift. The models are tunables and can change.
 const (
 	defaultOpenAIBaseURL         = "https://api.openai.com/v1/"
 	defaultAnthropicBaseURL      = "https://api.anthropic.com/"
@@ -59,7 +58,7 @@ type Provider struct {
 	Enabled              bool
 	BaseURL              string           // as the operator wrote it, see [MaskURL]; "" leaves it to the runtime
 	Bedrock              *BedrockSettings // nil for a provider with bearer keys
-	Keys                 []ProviderKey    // bearer keys, in the order in which they were configured
+	Keys                 []ProviderKey    // bearer keys, in the configured order
 	CreatedAt, UpdatedAt time.Time
 }
 
@@ -72,12 +71,12 @@ func (p Provider) region() string {
 
 // BedrockSettings are how a provider authenticates with Amazon Bedrock.
 type BedrockSettings struct {
-	Region                     string // "" where the base URL says it
+	Region                     string // "" if the base URL contains it
 	Model, SmallFastModel      string
 	AccessKey, AccessKeySecret Secret // zero to use the AWS environment
 }
 
-// withDefaults gives settings the models that the environment would.
+// withDefaults sets missing models to the defaults of the environment.
 func (b BedrockSettings) withDefaults() BedrockSettings {
 	if b.Model == "" {
 		b.Model = defaultBedrockModel
@@ -95,22 +94,22 @@ type ProviderKey struct {
 	CreatedAt, UpdatedAt time.Time
 }
 
-// storedProvider is a row that has the name of a desired provider.
+// storedProvider is a row of ai_providers with its keys.
 type storedProvider struct {
 	Provider
 	deleted   bool
-	revision  int64 // counts the changes of what it does
+	revision  int64 // counts the changes to what the provider does
 	positions []int // of its keys
 }
 
-// insertKey keeps the keys in the order of their positions.
+// insertKey adds a key and keeps the keys in the order of their positions.
 func (p *storedProvider) insertKey(key ProviderKey, position int) {
 	i, _ := slices.BinarySearch(p.positions, position)
 	p.Keys, p.positions = slices.Insert(p.Keys, i, key), slices.Insert(p.positions, i, position)
 }
 
-// compare orders by name: of one name the live one first, then the tombstones, the
-// latest first.
+// compare orders by name. For each name, the live provider comes first, then the tombstones,
+// the latest first.
 func (p *storedProvider) compare(other *storedProvider) int {
 	switch {
 	case p.Name == other.Name && p.deleted && !other.deleted:
@@ -143,7 +142,7 @@ func sameSettings(a, b *BedrockSettings) bool {
 		a.AccessKey.Equal(b.AccessKey) && a.AccessKeySecret.Equal(b.AccessKeySecret)
 }
 
-// credentials says what a provider authenticates with, masked and in few words.
+// credentials describes briefly what a provider authenticates with, masked.
 func (p Provider) credentials() string {
 	switch keys := len(p.Keys); {
 	case p.Bedrock != nil && p.Bedrock.AccessKey.IsZero():
@@ -159,8 +158,7 @@ func (p Provider) credentials() string {
 	}
 }
 
-// MaskURL shows a base URL without what could be a credential: the values of its
-// query. Anything that [ParseEnviron] would not take as a base URL, and that can
-// hold a credential elsewhere, shows as four asterisks. Control characters are
-// escaped.
+// MaskURL returns a base URL with the values of its query masked, because they can be
+// credentials. It returns four asterisks for a text that [ParseEnviron] would reject as a
+// base URL and that can contain a credential elsewhere. It escapes control characters.
 func MaskURL(raw string) string { return baseurl.Mask(raw) }

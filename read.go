@@ -14,8 +14,8 @@ import (
 	"example.com/aiseed/internal/pg"
 )
 
-// Providers returns the enabled live providers in order of name, from one
-// snapshot, with their secrets opened.
+// Providers returns the enabled live providers sorted by name, from one snapshot, with their
+// secrets decrypted.
 //
 // Errors match [ErrUndecryptable], [ErrPlaintext] or [ErrDatabase].
 func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
@@ -31,21 +31,20 @@ func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
 	return providers, nil
 }
 
-// load reads the providers of names, each the live one or else its latest tombstone.
+// load reads one provider for each name: the live one, or else its latest tombstone.
 func (s *Store) load(names []string, into *map[string]*storedProvider) pg.Query {
 	return s.selectProviders(isNamed, opened, func(stored []*storedProvider) {
 		*into = make(map[string]*storedProvider, len(stored))
-		for _, p := range slices.Backward(stored) { // the first of a name counts
+		for _, p := range slices.Backward(stored) { // the first of each name wins
 			(*into)[p.Name] = p
 		}
 	}, pg.JSON(names))
 }
 
-// The providers that a condition chooses, a row each, and then their keys, a row
-// each too: a join would send a provider again with each of its keys. It is one
-// statement, for one snapshot. The planner does not know how many are chosen, which
-// keeps it to index look-ups in any table but a small one, whether or not it was
-// analysed yet.
+// providersAndKeys returns one row for each provider that a condition chooses, and then one
+// row for each of their keys. A join would send a provider again with each of its keys. It is
+// one statement, for one snapshot. The planner does not know how many providers are chosen.
+// So it uses index look-ups in every table except a small one, analysed or not.
 const providersAndKeys = `
 with chosen as materialized (select * from {schema}.ai_providers where {condition})
 select false, id, id, type, name, coalesce(display_name, ''), base_url, enabled, deleted, revision,
@@ -57,18 +56,18 @@ select true, id, provider_id, '', '', '', '', false, false, position,
   from {schema}.ai_provider_keys
  where provider_id = any (array(select id from chosen{live}))`
 
-// isNamed chooses the providers of the names in the JSON array $1, tombstones too.
+// isNamed chooses the providers with the names in the JSON array $1, including tombstones.
 const isNamed = `name = any (array(select json_array_elements_text($1::json)))`
 
-// secrecy is what to do with the secrets of providers that are read.
+// secrecy says what to do with the secrets of providers that are read.
 type secrecy bool
 
 const (
-	sealed secrecy = false // leave them alone
-	opened secrecy = true  // open them, but not those of a tombstone, which come without keys
+	sealed secrecy = false // do not decrypt them
+	opened secrecy = true  // decrypt them, except those of a tombstone, which comes without keys
 )
 
-// selectProviders reads the providers that a condition chooses, in order.
+// selectProviders reads the providers that a condition chooses, and sorts them.
 func (s *Store) selectProviders(condition string, secrets secrecy, take func([]*storedProvider), args ...[]byte) pg.Query {
 	text, live := strings.Replace(providersAndKeys, "{condition}", condition, 1), ""
 	if secrets == opened {
@@ -90,7 +89,7 @@ func (s *Store) selectProviders(condition string, secrets secrecy, take func([]*
 func (s *Store) scanProviders(rows pgx.Rows, secrets secrecy) ([]*storedProvider, error) {
 	var (
 		isKey, enabled, deleted          bool
-		id, provider                     uuid.UUID // the same of a provider
+		id, provider                     uuid.UUID // equal for a provider
 		kind, name, displayName, baseURL string
 		number                           int64 // the revision, or the position of a key
 		value, sealedBy                  pgtype.Text
@@ -140,15 +139,16 @@ func pointerTo(t pgtype.Text) *string {
 	return &t.String
 }
 
-// A reading reads one provider. The pointer is nil where there is none.
+// A reading reads one provider. *found is nil if there is none.
 type reading func(found **storedProvider) pg.Query
 
-// byID is with or without opening the secrets.
+// byID reads the provider with an id, with or without decrypting its secrets.
 func (s *Store) byID(id uuid.UUID, secrets secrecy) reading {
 	return s.readFirst(`id = $1`, secrets, []byte(id.String()))
 }
 
-// byName is the live provider of a name, or else its latest tombstone.
+// byName reads the live provider with a name, or else its latest tombstone, without
+// decrypting its secrets.
 func (s *Store) byName(name string) reading {
 	return s.readFirst(isNamed, sealed, pg.JSON([]string{name}))
 }
@@ -156,7 +156,7 @@ func (s *Store) byName(name string) reading {
 func (s *Store) readFirst(condition string, secrets secrecy, arg []byte) reading {
 	return func(found **storedProvider) pg.Query {
 		return s.selectProviders(condition, secrets, func(stored []*storedProvider) {
-			if *found = nil; len(stored) > 0 { // what an attempt before this one read does not count
+			if *found = nil; len(stored) > 0 { // discard an earlier attempt's result
 				*found = stored[0]
 			}
 		}, arg)
@@ -176,22 +176,22 @@ func (s *Store) provider(ctx context.Context, id uuid.UUID) (Provider, error) {
 	return found.Provider, nil
 }
 
-// ProviderInfo is what [Store.ListProviders] tells of a provider: everything but
-// its secrets.
+// ProviderInfo is what [Store.ListProviders] reports about a provider: everything except its
+// secrets and Bedrock settings.
 type ProviderInfo struct {
 	ID                   uuid.UUID
 	Type                 ProviderType
 	Name, DisplayName    string
-	Enabled, Deleted     bool // Deleted is a tombstone
+	Enabled, Deleted     bool // Deleted means a deleted provider
 	BaseURL              string
 	Keys                 []uuid.UUID // ids of its bearer keys, in order
 	CreatedAt, UpdatedAt time.Time
 }
 
-// ListProviders returns all providers in order of name, disabled ones and
-// tombstones too, without opening a secret: what an operator needs to find the id
-// of one to enable, restore or delete, also where a key is lost. Of one name the live
-// one comes first, and then the tombstones, the latest first.
+// ListProviders returns all providers sorted by name, including disabled and deleted ones. It
+// decrypts no secret, so an operator can find the id of a provider to enable, restore or
+// delete even if a key is lost. For each name, the live provider comes first, then the
+// deleted ones, the latest first.
 func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
 	var stored []*storedProvider
 	err := s.read(ctx, "listing the providers", s.selectProviders(`true`, sealed, func(p []*storedProvider) { stored = p }))

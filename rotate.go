@@ -12,26 +12,26 @@ import (
 	"example.com/aiseed/internal/seal"
 )
 
-// A RotateResult reports what [Store.Rotate], [Store.SealPlaintext] or
-// [Store.Unseal] did, also where it ended with an error: what was done stays done.
+// A RotateResult reports what [Store.Rotate], [Store.SealPlaintext] or [Store.Unseal] did,
+// even if it returned an error: completed changes stay.
 type RotateResult struct {
-	Changed int             // values that were written anew
+	Changed int             // number of values that were rewritten
 	Revoked []string        // ids of the keys that no row needs any more
-	Left    []*DecryptError // values that do not open, and stay as they are
+	Left    []*DecryptError // values that cannot be decrypted; they stay as they are
 }
 
-// Rotate seals every value anew that is not sealed with the first key of the
-// keyring, tombstones included, and marks the keys that no row needs any more as
-// revoked. Give every server a keyring with both keys before, or it meets values
-// that it cannot open.
+// Rotate seals again every value that is not sealed with the first key of the keyring,
+// including values of deleted providers. Then it marks the keys that no row needs any more as
+// revoked. First give every server a keyring with both keys; otherwise it finds values that
+// it cannot decrypt.
 //
-// It works in small transactions while others read and write; after an
-// interruption, calling it again does the rest. A value that does not open is
-// reported, and is no reason to leave the others. Plaintext is not touched.
+// It works in small transactions while others read and write. After an interruption, call it
+// again to do the rest. It reports each value that cannot be decrypted, and continues with
+// the others. It does not touch plaintext.
 //
-// Errors match [ErrKeyring], where a column refers to ai_encryption_keys in a way
-// that is not understood too, [ErrUndecryptable] where values are left,
-// [ErrLockTimeout], [ErrCommitUnknown] or [ErrDatabase].
+// Errors match [ErrKeyring], [ErrUndecryptable] if values are left, [ErrLockTimeout],
+// [ErrCommitUnknown] or [ErrDatabase]. [ErrKeyring] also means that a column refers to
+// ai_encryption_keys in a way that is not understood.
 func (s *Store) Rotate(ctx context.Context) (RotateResult, error) {
 	return s.reseal(ctx, "rotating keys", resealing{
 		from: `{key} is not null and {key} <> $2`,
@@ -39,11 +39,11 @@ func (s *Store) Rotate(ctx context.Context) (RotateResult, error) {
 	})
 }
 
-// SealPlaintext seals every value that was stored before there was a keyring,
-// tombstones included. Until then [Store.Providers] and a seed refuse to read
-// them. Stop the servers that still run without the keyring first: they cannot
-// read what is sealed. It returns without an error only when no plaintext is left.
-// For the rest it is as [Store.Rotate].
+// SealPlaintext seals every value that was stored before there was a keyring, including
+// values of deleted providers. Until then [Store.Providers] and a seed refuse to read them.
+// First stop the servers that still run without the keyring: they cannot read sealed values.
+// It returns without an error only if no plaintext is left. Otherwise it works like
+// [Store.Rotate].
 func (s *Store) SealPlaintext(ctx context.Context) (RotateResult, error) {
 	return s.reseal(ctx, "sealing plaintext", resealing{
 		from: `{key} is null`,
@@ -51,22 +51,21 @@ func (s *Store) SealPlaintext(ctx context.Context) (RotateResult, error) {
 	})
 }
 
-// Unseal stores every value as plaintext, for a host that goes back to living
-// without a keyring: open the Store with [StoreOptions.AllowPlaintext] and without
-// Keyring from then on. Stop the servers that still have one first: they refuse
-// plaintext. For the rest it is as [Store.Rotate].
+// Unseal stores every value as plaintext, for a host that stops using a keyring. First stop
+// the servers that still have one: they refuse plaintext. Afterwards, open the Store with
+// [StoreOptions.AllowPlaintext] and without Keyring. Otherwise it works like [Store.Rotate].
 func (s *Store) Unseal(ctx context.Context) (RotateResult, error) {
 	return s.reseal(ctx, "unsealing", resealing{from: `{key} is not null`})
 }
 
-// resealing is which values to write anew, and how.
+// resealing says which values to rewrite, and how.
 type resealing struct {
 	from string // a condition; {key} is the key-id column and $2 the sealing key's id
-	seal bool   // with the first key; otherwise as plaintext
+	seal bool   // seal with the first key; otherwise store plaintext
 }
 
-// A sealedColumn is a column of sealed values, found by the foreign key that its
-// key-id column has to ai_encryption_keys.
+// A sealedColumn is a column of sealed values. It is found by the foreign key from its key-id
+// column to ai_encryption_keys.
 type sealedColumn struct {
 	table, value, key string
 	provider          string // the column with the provider's id
@@ -120,8 +119,8 @@ func (s *Store) sealedColumns(ctx context.Context, operation string) ([]sealedCo
 	return columns, nil
 }
 
-// A storedValue is one value to write anew. Its row stays locked until it is: what
-// was plaintext is not sent again, where it could get into the server's log.
+// A storedValue is one value to rewrite. Its row stays locked until then, so the old value is
+// not sent again: as plaintext it could get into the server's log.
 type storedValue struct {
 	ID       uuid.UUID `json:"id"`
 	Old      string    `json:"-"`
@@ -149,8 +148,8 @@ update {schema}.ai_encryption_keys k set revoked_at = now()
 returning id`
 )
 
-// seeAll makes it an error that a row security policy hides Rows: a value that is
-// not seen would be left behind without its key.
+// seeAll makes a query fail if a row security policy hides rows: a hidden value would be left
+// without its key.
 var seeAll = pg.Query{SQL: `select set_config('row_security', 'off', true)`}
 
 func (s *Store) reseal(ctx context.Context, operation string, how resealing) (report RotateResult, err error) {
@@ -161,7 +160,7 @@ func (s *Store) reseal(ctx context.Context, operation string, how resealing) (re
 	if err != nil {
 		return report, err
 	}
-	// Until a pass finds nothing to do: others write meanwhile.
+	// Repeat until a pass finds nothing to do: others write at the same time.
 	for before := -1; report.Changed > before; {
 		before, report.Left = report.Changed, nil
 		for _, column := range columns {
@@ -189,7 +188,7 @@ func (s *Store) sqlFor(text string, c sealedColumn, how resealing) string {
 	return s.sql(strings.NewReplacer("{table}", name(c.table), "{value}", name(c.value), "{key}", name(c.key), "{provider}", name(c.provider)).Replace(text))
 }
 
-// resealSome writes the next few values of a column anew, in one transaction.
+// resealSome rewrites the next few values of a column, in one transaction.
 func (s *Store) resealSome(ctx context.Context, operation string, how resealing, c sealedColumn, after string, report *RotateResult) (last string, more bool, err error) {
 	var values []storedValue
 	var changed int
@@ -240,7 +239,7 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 	return values[len(values)-1].ID.String(), len(values) == resealBatch, nil
 }
 
-// rewrite opens a value as it is and seals it as it should be.
+// rewrite decrypts a value and seals it as how says.
 func (s *Store) rewrite(c sealedColumn, how resealing, v *storedValue, left *[]*DecryptError) bool {
 	at := seal.Cell{Table: c.table, Column: c.value, Row: v.ID.String(), Provider: v.provider}
 	secret, err := s.vault.open(at, v.Old, v.oldKey)
@@ -260,7 +259,7 @@ func (s *Store) rewrite(c sealedColumn, how resealing, v *storedValue, left *[]*
 	return true
 }
 
-// revoke marks the keys that no row needs: all but the one that seals.
+// revoke marks the keys that no row needs as revoked, except the one that seals.
 func (s *Store) revoke(ctx context.Context, operation string, how resealing, columns []sealedColumn, report *RotateResult) error {
 	sealing := ""
 	if how.seal {

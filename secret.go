@@ -9,16 +9,15 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// A Secret is a credential that shows itself only to [Secret.Reveal].
+// A Secret is a credential that only [Secret.Reveal] shows.
 //
-// Under every fmt verb, in JSON, in text and in both slogs it prints as its
-// mask: four asterisks and, of a secret of at least 20 bytes, its last four
-// characters. That holds inside maps, pointers and unexported fields too, where
-// fmt cannot call methods and prints the fields instead: those are the mask and
-// an address.
+// It prints as its mask under every fmt verb, in JSON, in text and in both slogs. The mask is
+// four asterisks, and the last four characters of a secret of at least 20 bytes. This also
+// holds inside maps, pointers and unexported fields: there fmt cannot call methods and prints
+// the fields, which are the mask and an address.
 //
-// The zero Secret is no secret at all and prints as the empty string. A Secret
-// is immutable and safe for concurrent use.
+// The zero Secret means no secret and prints as the empty string. A Secret is immutable and
+// safe for concurrent use.
 type Secret struct {
 	mask  string
 	value *string
@@ -29,7 +28,7 @@ func NewSecret(value string) Secret {
 	return secretAt(&value)
 }
 
-// secretAt is NewSecret of a string that nobody changes any more.
+// secretAt avoids a copy; *value must not change afterwards.
 func secretAt(value *string) Secret {
 	if *value == "" {
 		return Secret{}
@@ -37,8 +36,7 @@ func secretAt(value *string) Secret {
 	return Secret{mask: text.Mask(*value), value: value}
 }
 
-// Reveal returns the secret itself. What is done with it from here on is the
-// caller's responsibility.
+// Reveal returns the secret itself. The caller is responsible for what happens to it.
 func (s Secret) Reveal() string {
 	if s.value == nil {
 		return ""
@@ -49,8 +47,7 @@ func (s Secret) Reveal() string {
 // IsZero reports whether there is no secret.
 func (s Secret) IsZero() bool { return s.value == nil }
 
-// Equal reports whether both are the same secret, in time that depends on their
-// lengths only.
+// Equal reports whether both are the same secret, in time that depends only on their lengths.
 func (s Secret) Equal(other Secret) bool {
 	return subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(other.Reveal())) == 1
 }
@@ -58,15 +55,15 @@ func (s Secret) Equal(other Secret) bool {
 // String returns the mask.
 func (s Secret) String() string { return s.mask }
 
-// Format writes the mask, whatever the verb: %d, %x and %#v would print the
-// bytes of a plain Stringer.
+// Format writes the mask for every verb. With String alone, %d, %x and %#v would print the
+// bytes.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(s.mask)) }
 
-// MarshalJSON encodes the mask. There is deliberately no way back.
+// MarshalJSON encodes the mask. There is deliberately no decoder.
 func (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.mask) }
 
 // MarshalText encodes the mask.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.mask), nil }
 
-// LogValue is the mask for log/slog.
+// LogValue returns the mask for log/slog.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.mask) }

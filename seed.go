@@ -8,20 +8,19 @@
 //
 // # What it promises
 //
-// The database is the single source of truth. The environment can create a
-// provider, and it can refuse to start; unless an operator settles a drift by its
-// digest, it never overwrites, resurrects or deletes one. A start writes everything that it has to write or nothing, in one
-// transaction, however many replicas start at once and wherever it is cut off. A
-// start that changes nothing takes one round trip and no lock.
+// The database is the single source of truth. The environment can create a provider, or make
+// the start fail. It never overwrites, restores or deletes a provider, unless an operator
+// settles a drift by its digest. A start writes everything or nothing, in one transaction.
+// This holds if many replicas start at once, and if a start is cut off at any point. A start
+// that changes nothing takes one round trip and no lock.
 //
-// Secrets are sealed at rest from the moment that a [Store] exists; there is no
-// other way to the tables. They reach no error, log line, audit entry or trace.
+// Secrets are sealed at rest as soon as a [Store] with a keyring exists; no other way leads to the
+// tables. They appear in no error, log line, audit entry or trace.
 //
 // # Compatibility
 //
-// What one version of the library sealed and stored, later versions of it read.
-// Migrations only add, so that during a rolling deployment an older version works
-// on a newer schema.
+// Later versions of the library read what an earlier version sealed and stored. Migrations
+// only add, so an older version works on a newer schema during a rolling deployment.
 package aiseed
 
 import (
@@ -35,30 +34,28 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// SeedAIProvidersFromEnv reconciles the providers that cfg asks for with those in
-// store. Providers without a row are created, equal ones left alone, deleted ones
-// stay deleted, types that are not supported are skipped. Where a row does
-// something else than cfg asks for, and the operator did not settle that by
-// [Config.DriftAdopt] or [Config.DriftKeep], nothing at all is written.
+// SeedAIProvidersFromEnv reconciles the providers that cfg asks for with those in store. It
+// creates providers without a row, leaves equal ones alone, leaves deleted ones deleted, and
+// skips types that are not supported. If a row does something other than cfg asks for, and
+// the operator did not settle that by [Config.DriftAdopt] or [Config.DriftKeep], it writes
+// nothing at all.
 //
-// After the commit the audit entries of what was created go to auditor, together
-// with those that an earlier process left behind; that this fails is logged, and
-// does not fail the seed. logger gets a warning for each thing that an operator
-// should look at.
+// After the commit, auditor gets the audit entries of what was written, together with those
+// that an earlier process left behind. If this fails, it is logged and the seed does not
+// fail. logger gets a warning for each thing that an operator should look at.
 //
-// Errors match [ErrInvalidConfig], [ErrDrift], [ErrLockTimeout],
-// [ErrUndecryptable], [ErrPlaintext], [ErrCommitUnknown] or [ErrDatabase]; a
-// cancelled ctx shows through the last. Any number of processes and goroutines
-// may call it at once.
+// Errors match [ErrInvalidConfig], [ErrDrift], [ErrLockTimeout], [ErrUndecryptable],
+// [ErrPlaintext], [ErrCommitUnknown] or [ErrDatabase]. An [ErrDatabase] also matches the
+// error of a cancelled ctx. Any number of processes and goroutines can call it at once.
 func SeedAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, auditor Auditor, logger slog.Logger) error {
 	_, err := store.Seed(ctx, cfg, auditor, logger)
 	return err
 }
 
-// Seed is [SeedAIProvidersFromEnv], and also returns the plan that it carried out: what a
-// host counts, shows or exports it takes from there. If a drift stops the start, the plan is
-// the one that could not be carried out. The plan is nil if an error came before there was
-// one. A nil Store is an error.
+// Seed does what [SeedAIProvidersFromEnv] does, and also returns the plan that it carried out,
+// for a host to count, show or export. If a drift stops the start, the plan is the one that
+// could not be carried out. The plan is nil if an error came before it. A nil Store is an
+// error.
 func (s *Store) Seed(ctx context.Context, cfg Config, auditor Auditor, logger slog.Logger) (*Plan, error) {
 	if s == nil {
 		return nil, errors.New("aiseed: the store is nil; make one with Open")
@@ -73,7 +70,7 @@ func (s *Store) Seed(ctx context.Context, cfg Config, auditor Auditor, logger sl
 	plan, pending, err := s.reconcile(ctx, want, cfg.settlement())
 	if plan != nil {
 		plan.warn(ctx, logger, err == nil)
-		plan.Warnings = slices.Concat(cfg.Warnings, plan.Warnings) // which the parser logged
+		plan.Warnings = slices.Concat(cfg.Warnings, plan.Warnings) // the parser has logged the former
 	}
 	if err != nil {
 		return plan, err
@@ -85,9 +82,8 @@ func (s *Store) Seed(ctx context.Context, cfg Config, auditor Auditor, logger sl
 	return plan, nil
 }
 
-// PlanAIProvidersFromEnv returns what [SeedAIProvidersFromEnv] would do, without
-// doing it: it writes nothing and takes no lock. A drift is a step of the plan,
-// not an error.
+// PlanAIProvidersFromEnv returns what [SeedAIProvidersFromEnv] would do. It writes nothing and
+// takes no lock. A drift is a step of the plan, not an error.
 func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logger slog.Logger) (*Plan, error) {
 	if store == nil {
 		return nil, errors.New("aiseed: the store is nil; make one with Open")
@@ -97,19 +93,19 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 		return nil, err
 	}
 	var stored map[string]*storedProvider
-	var pending bool // of no use here, but what a start cannot read fails a plan too
+	var pending bool // Unused; read so that a plan fails whenever a start would.
 	if err := store.read(ctx, "reading the providers", store.load(names(want), &stored), store.pending(&pending)); err != nil {
 		return nil, err
 	}
 	plan := diff(want, stored, cfg.settlement(), store.vault.fingerprint)
-	_ = store.explain(ctx, plan) // without it who moved is unknown, and all else is true
+	_ = store.explain(ctx, plan) // if it fails, only the side that moved is unknown
 	plan.Warnings = slices.Concat(cfg.Warnings, plan.Warnings)
 	logger.Debug(ctx, "planned AI providers", plan.fields()...)
 	return plan, nil
 }
 
-// reconcile makes the database have what is wanted. It returns the plan that was
-// carried out, or that could not be, and whether there are audits to deliver.
+// reconcile makes the database match what is wanted. It returns the plan that was carried out,
+// or that could not be, and whether there are audits to deliver.
 func (s *Store) reconcile(ctx context.Context, want []desired, settle settlement) (plan *Plan, pending bool, err error) {
 	err = retry(ctx, func() error {
 		var stored map[string]*storedProvider
@@ -121,7 +117,7 @@ func (s *Store) reconcile(ctx context.Context, want []desired, settle settlement
 			return nil
 		}
 
-		// What is true under the lock counts.
+		// Decide again under the lock: only this read is authoritative.
 		return s.locked(ctx, "seeding AI providers", []pg.Query{s.load(names(want), &stored), s.pending(&pending)}, func() ([]pg.Query, error) {
 			plan = diff(want, stored, settle, s.vault.fingerprint)
 			if plan.count(ActionDrifted) > 0 || !plan.writes() {
@@ -132,14 +128,14 @@ func (s *Store) reconcile(ctx context.Context, want []desired, settle settlement
 		})
 	})
 	if err == nil && plan.count(ActionDrifted) > 0 {
-		// That it cannot be explained is no reason not to tell of it.
+		// Report the drift even if we cannot say which side moved.
 		_ = s.explain(ctx, plan)
 		err = plan.drift(settle.variables.full(""))
 	}
 	return plan, pending, err
 }
 
-// carryOut returns the statements that do what a plan says, in its order.
+// carryOut returns the statements that carry out a plan, with rows in its order.
 func (s *Store) carryOut(plan *Plan) ([]pg.Query, error) {
 	c := &changes{store: s, actor: SystemActor}
 	for _, step := range plan.Steps {
@@ -171,8 +167,8 @@ func names(want []desired) []string {
 	return out
 }
 
-// warn logs what an operator should look at. What a start would have written is no
-// news where it failed.
+// warn logs what an operator should look at. It skips warnings about adoptions that were not
+// written.
 func (p *Plan) warn(ctx context.Context, logger slog.Logger, done bool) {
 	for _, s := range p.Steps {
 		if s.Action == ActionAdopt && !done {

@@ -12,41 +12,41 @@ import (
 
 // StoreOptions say how [Open] makes a [Store].
 type StoreOptions struct {
-	// Keyring seals and opens the secrets in the tables. nil is an error unless
+	// Keyring seals and decrypts the secrets in the tables. nil is an error unless
 	// AllowPlaintext is set.
 	Keyring *Keyring
-	// AllowPlaintext accepts that secrets are stored as they are where there is
-	// no Keyring. With a Keyring it has no effect.
+	// AllowPlaintext accepts that secrets are stored unencrypted if there is no
+	// Keyring. With a Keyring it has no effect.
 	AllowPlaintext bool
-	// Schema holds the tables. "" is "public".
+	// Schema is the schema of the tables. "" means "public".
 	Schema string
-	// Migrate applies the schema on opening where it is missing or older.
+	// Migrate applies the schema on opening if it is missing or older.
 	Migrate bool
-	// LockTimeout bounds the wait for another process's seed, and for the
-	// server's word on a commit of which the answer was lost. It takes the place
-	// of a statement_timeout of the role. A lock holder that
-	// goes silent is ended by the server after half of it, but not before a
-	// second. 0 is 30 seconds; at most 24 hours.
+	// LockTimeout bounds the wait for another process's seed, and the wait for the
+	// server to report the outcome of a commit whose answer was lost. It replaces a
+	// statement_timeout of the role. The server ends a lock holder that is silent for
+	// half of LockTimeout, but not before a second. 0 means 30 seconds; the maximum is
+	// 24 hours.
 	LockTimeout time.Duration
-	// AuditTimeout bounds one delivery of audits. 0 is 10 seconds; at most 24 hours.
+	// AuditTimeout bounds one delivery of audits. 0 means 10 seconds; the maximum is
+	// 24 hours.
 	AuditTimeout time.Duration
-	// NotifyChannel is told of every committed write, for [Store.Watch] and for
-	// listeners of the host's own. "" is no channel.
+	// NotifyChannel gets a notification of every committed write, for [Store.Watch] and
+	// for the host's own listeners. "" means no channel.
 	NotifyChannel string
 }
 
-// A Store reads and writes AI providers. It seals what it writes and opens what
-// it reads from the moment that it exists. It is safe for concurrent use, holds
-// no connection between calls, and needs no closing: the pool stays the
-// caller's. There is no useful zero Store; make one with [Open].
+// A Store reads and writes AI providers. It seals what it writes and decrypts what it reads,
+// as soon as it exists. It is safe for concurrent use, holds no connection between calls, and
+// needs no closing: the pool stays the caller's. The zero Store is not usable; make one with
+// [Open].
 type Store struct {
 	database
 	vault *vault
 }
 
-// Open makes a Store on a pool, after checking that the schema is there and that
-// the keyring has every key that rows still need. It writes nothing, except the
-// schema where opts.Migrate asks for it.
+// Open makes a Store on a pool. It checks that the schema exists and that the keyring has
+// every key that rows still need. It writes nothing, except the schema if opts.Migrate is set.
 //
 // Errors match [ErrSchema], [ErrKeyring] or [ErrDatabase]; with Migrate,
 // [ErrLockTimeout] too.

@@ -9,9 +9,8 @@ import (
 // another.
 const DefaultPrefix = "CODER_AIBRIDGE_"
 
-// The names of variables: behind the prefix for the legacy ones, behind
-// <prefix>PROVIDER_<N>_ for the indexed ones. A legacy name is its group and the
-// field.
+// The names of variables, which follow the prefix for the legacy ones and
+// <prefix>PROVIDER_<N>_ for the indexed ones. A legacy name is its group and the field.
 const (
 	indexedGroup   = "PROVIDER_"
 	openAIGroup    = "OPENAI_"
@@ -34,20 +33,20 @@ const (
 	fileTwinSuffix = "_FILE"
 )
 
-// The variables that settle a drift, behind the prefix. Each takes a comma list of
+// The variables that settle a drift, without the prefix. Each takes a comma-separated list of
 // name@digest.
 const (
 	variableDriftAdopt = "DRIFT_ADOPT"
 	variableDriftKeep  = "DRIFT_KEEP"
 )
 
-// A field is one row of the table of variables. A secret one also has a twin
-// that names a file; an indexed secret also has a plural that takes a list.
+// A field is one row of the table of variables. A secret one also has a twin that names a
+// file. An indexed secret also has a plural that takes a list.
 type field struct {
 	name     string
 	secret   bool
 	meaning  string
-	fallback string // what counts where it is not set
+	fallback string // what is used if it is not set
 }
 
 var (
@@ -99,17 +98,17 @@ func variableNames(fields []field, plurals bool) map[string]bool {
 	return names
 }
 
-// A Variable is one that [ParseEnviron] reads.
+// A Variable is an environment variable that [ParseEnviron] reads.
 type Variable struct {
 	Name    string // with the prefix; <N> stands for an index
 	Meaning string
-	Default string // what counts where it is not set, or ""
+	Default string // what is used if it is not set, or ""
 	Secret  bool   // it has a twin, Name and "_FILE", that names a file with the value
 	Plural  string // the variable that takes a list instead, or ""
 }
 
-// Variables lists every variable that [ParseEnviron] reads, from the table that it
-// reads them by. The empty prefix is [DefaultPrefix].
+// Variables lists every variable that [ParseEnviron] reads, from the table that it uses to
+// read them. An empty prefix means [DefaultPrefix].
 func Variables(prefix string) []Variable {
 	v := variables{prefix: prefix}
 	var out []Variable
@@ -134,7 +133,7 @@ type variables struct {
 	indices []string          // nil is 0, 1, 2, …
 	actual  map[string]string // from the usual name of a secret to the one that was set
 
-	unreadable map[string]bool // the variables of which the value could not be had
+	unreadable map[string]bool // the variables whose value could not be read
 }
 
 func (v variables) legacy(name string) string { return v.lookUp(v.full(name)) }
@@ -151,7 +150,7 @@ func (v variables) full(name string) string { return cmp.Or(v.prefix, DefaultPre
 
 func (v variables) lookUp(usual string) string { return cmp.Or(v.actual[usual], usual) }
 
-// secretName is the usual variable for n secrets.
+// secretName returns the usual variable for n secrets.
 func secretName(name string, n int) string {
 	if n > 1 {
 		return name + pluralSuffix

@@ -12,8 +12,8 @@ import (
 	"example.com/aiseed/internal/seal"
 )
 
-// A vault seals and opens the values of one store: with the keys of a keyring, or without any
-// where plaintext was accepted.
+// A vault seals and decrypts the values of one store. It uses the keys of a keyring, or none
+// if plaintext was accepted.
 type vault struct {
 	ring        seal.Ring // empty in plaintext mode
 	fingerprint func(Secret) string
@@ -33,7 +33,7 @@ var processFingerprint = sync.OnceValue(func() func(Secret) string {
 	return ofSecret(seal.NewFingerprint(key))
 })
 
-// ofSecret is a function of a text as one of a secret.
+// ofSecret turns a function of a text into a function of a secret.
 func ofSecret(fingerprint func(string) string) func(Secret) string {
 	return func(s Secret) string { return fingerprint(s.Reveal()) }
 }
@@ -57,7 +57,7 @@ func (v *vault) open(c seal.Cell, stored string, keyID *string) (Secret, error) 
 }
 
 func rowID(c seal.Cell) uuid.UUID {
-	id, _ := uuid.Parse(c.Row) // every table with a sealed column but the canary's
+	id, _ := uuid.Parse(c.Row) // a uuid in every table with a sealed column, except the canary's
 	return id
 }
 
@@ -112,7 +112,7 @@ func (v *vault) openSettings(provider uuid.UUID, stored string, keyID *string) (
 	var b storedSettings
 	err = json.Unmarshal([]byte(plaintext.Reveal()), &b)
 	if err != nil || b.Type != settingsType || b.Version != settingsVersion {
-		// The decoder's error can quote what it decodes.
+		// Leave out the decoder's error: it can quote what it decodes.
 		e := &DecryptError{Table: c.Table, Column: c.Column, RowID: provider, malformed: true}
 		if keyID != nil {
 			e.KeyID = *keyID

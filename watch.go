@@ -12,17 +12,16 @@ import (
 	"example.com/aiseed/internal/pg"
 )
 
-// Watch calls changed with the providers of [Store.Providers]: once at the start,
-// and then whenever a Store with the same [StoreOptions.NotifyChannel], of this
-// process or another, wrote something that changes them. It returns when ctx ends,
-// with ctx's error, or at once where the Store has no channel.
+// Watch calls changed with the providers of [Store.Providers]: once at the start, and then
+// whenever a Store with the same [StoreOptions.NotifyChannel], of this process or another,
+// writes something that changes them. When ctx ends, it returns ctx's error. It returns an
+// error at once if the Store has no channel.
 //
-// It keeps a connection of its own beside the pool's, to the server itself: a
-// transaction-pooling proxy passes no notifications on. When it is lost, Watch
-// connects again, after a pause that grows to a second, and reads the providers
-// anew, so that no change is missed. Where they cannot be read, changed gets the
-// error, once for each kind of trouble, and Watch goes on. changed is called from
-// the goroutine of Watch, one call at a time.
+// It keeps its own connection next to the pool's, to the server itself: a transaction-pooling
+// proxy does not pass on notifications. If the connection is lost, Watch connects again after
+// a pause that grows to a second, and reads the providers again, so no change is missed. If
+// they cannot be read, changed gets the error, once for each kind of trouble, and Watch
+// continues. Watch calls changed from its own goroutine, one call at a time.
 func (s *Store) Watch(ctx context.Context, changed func(providers []Provider, err error)) error {
 	if s.notifyChannel == "" {
 		return xerrors.New("aiseed: Watch needs a channel; set StoreOptions.NotifyChannel of every Store that writes")
@@ -52,17 +51,17 @@ type watcher struct {
 	changed func([]Provider, error)
 	last    []Provider
 	told    bool   // changed was called with last
-	trouble string // that changed was told of
+	trouble string // the last error that changed was told
 }
 
-// listen reads the providers at each notification, until that fails.
+// listen reads the providers at the start and at each notification, until that fails.
 func (w *watcher) listen(ctx context.Context) error {
 	const operation = "watching the providers"
 	pooled, err := w.store.acquire(ctx, operation)
 	if err != nil {
 		return err
 	}
-	// The pool would count it as one that is in use for ever.
+	// Hijack it, or the pool would count it as in use for ever.
 	conn := pooled.Hijack()
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pg.CleanupTimeout)
@@ -78,7 +77,7 @@ func (w *watcher) listen(ctx context.Context) error {
 		return databaseError(ctx, operation, err)
 	}
 	for {
-		// Read after listening began, or between could be a change.
+		// Read after listening began, so that no change is missed in between.
 		providers, err := w.store.Providers(ctx)
 		if err != nil {
 			return err // and read again after the pause, notified or not
@@ -90,7 +89,7 @@ func (w *watcher) listen(ctx context.Context) error {
 	}
 }
 
-// tell calls back if there is something new to tell.
+// tell calls changed if there is something new to tell.
 func (w *watcher) tell(providers []Provider, err error) {
 	if err != nil {
 		var db *DatabaseError

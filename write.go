@@ -6,8 +6,8 @@ import (
 	"example.com/aiseed/internal/pg"
 )
 
-// Every row comes in one JSON parameter, so that the number of statements does
-// not depend on the number of rows, and there is one way to write a null.
+// All rows come in one JSON parameter. So the number of statements does not depend on the
+// number of rows, and there is one way to write a null.
 const (
 	insertProviders = `
 insert into {schema}.ai_providers (id, type, name, display_name, enabled, base_url, settings, settings_key_id)
@@ -20,8 +20,8 @@ insert into {schema}.ai_provider_keys (id, provider_id, position, api_key, api_k
 select id, provider_id, position, api_key, api_key_key_id
   from json_to_recordset($1::json) as r (id uuid, provider_id uuid, position int, api_key text, api_key_key_id text)`
 
-	// Only what is to change is written, and only where the row still is what it
-	// was when that was decided: someone may change it in SQL, without the lock.
+	// updateProviders writes only what changes, and only if the row is still what it was at
+	// the decision: someone can change it in SQL, without the lock.
 	updateProviders = `
 update {schema}.ai_providers t
    set type = coalesce(r.type, t.type), display_name = coalesce(r.display_name, t.display_name),
@@ -45,7 +45,7 @@ type providerRow struct {
 	SettingsKeyID *string      `json:"settings_key_id"`
 }
 
-// A providerUpdate is a row of ai_providers to change; nil stays as it is.
+// A providerUpdate is a row of ai_providers to change; a nil field stays as it is.
 type providerUpdate struct {
 	ID            uuid.UUID     `json:"id"`
 	Revision      int64         `json:"revision"`
@@ -66,8 +66,8 @@ type keyRow struct {
 	APIKeyKeyID *string   `json:"api_key_key_id"`
 }
 
-// changes collects what one transaction writes, each with its audit entry in
-// order, and seals it.
+// changes collects and seals what one transaction writes, with one audit entry for each
+// change, in order.
 type changes struct {
 	store   *Store
 	actor   string
@@ -77,8 +77,8 @@ type changes struct {
 	audits  []auditRow
 }
 
-// create adds a provider with its keys. Ids that are not chosen yet are chosen
-// here, before anything is sealed, because the seal binds to them.
+// create adds a provider with its keys. It chooses missing ids before it seals anything,
+// because the seal binds to them.
 func (c *changes) create(p Provider) error {
 	if p.ID == uuid.Nil {
 		p.ID = uuid.New()
@@ -93,7 +93,7 @@ func (c *changes) create(p Provider) error {
 	return nil
 }
 
-// addKeys adds keys to a provider from a position on.
+// addKeys adds keys to a provider, starting at a position.
 func (c *changes) addKeys(p Provider, added []ProviderKey, position int) {
 	for i, key := range added {
 		if key.ID == uuid.Nil {
@@ -105,7 +105,7 @@ func (c *changes) addKeys(p Provider, added []ProviderKey, position int) {
 	}
 }
 
-// update changes a provider, without its keys. What changes nothing is left out.
+// update changes a provider, but not its keys. It adds nothing if nothing changes.
 func (c *changes) update(old *storedProvider, p Provider) error {
 	row := providerUpdate{ID: p.ID, Revision: old.revision, KeepSettings: sameSettings(old.Bedrock, p.Bedrock)}
 	changed := !row.KeepSettings
@@ -121,7 +121,7 @@ func (c *changes) update(old *storedProvider, p Provider) error {
 	if !changed {
 		return nil
 	}
-	if !row.KeepSettings { // to seal the same anew would count as a change
+	if !row.KeepSettings { // sealing the same again would count as a change
 		var err error
 		if row.Settings, row.SettingsKeyID, err = c.store.vault.sealSettings(p.ID, p.Bedrock); err != nil {
 			return err
@@ -132,7 +132,7 @@ func (c *changes) update(old *storedProvider, p Provider) error {
 	return nil
 }
 
-// queries are the statements: none where there is nothing to write.
+// queries returns the statements: none if there is nothing to write.
 func (c *changes) queries() []pg.Query {
 	if len(c.audits) == 0 {
 		return nil
@@ -157,7 +157,7 @@ func (c *changes) queries() []pg.Query {
 	return append(out, c.store.insertAudits(c.audits...))
 }
 
-// flip returns the statements that set a boolean column to a value, and the audit.
+// flip returns the statements that set a boolean column to a value and write the audit.
 func (s *Store) flip(actor string, action AuditAction, p Provider, column string, value bool) []pg.Query {
 	return []pg.Query{
 		{
@@ -169,8 +169,7 @@ func (s *Store) flip(actor string, action AuditAction, p Provider, column string
 	}
 }
 
-// registerKey makes the sealing key known to the database. A key that had been
-// revoked is in use again.
+// registerKey records the sealing key in the database. A revoked key is in use again.
 func (s *Store) registerKey() []pg.Query {
 	if len(s.vault.ring) == 0 {
 		return nil
