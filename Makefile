@@ -34,7 +34,7 @@ stress: deps ## Run all tests N times on a quiet machine, a busy one, and with G
 # make test has on, it tries more in the same time.
 .PHONY: torture
 torture: deps ## Run the tests of faults with their full numbers, and print the count
-	go test -count=1 -timeout=60m -parallel=8 -run '^Test(F|Q1)' -torture -seed=$(or $(SEED),0) ./tests/robustness
+	go test ./tests/robustness -count=1 -timeout=60m -parallel=8 -run '^Test(F|Q1)' -torture -seed=$(or $(SEED),0)
 
 # A run takes some minutes, and wants a machine that does nothing else.
 .PHONY: bench

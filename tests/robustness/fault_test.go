@@ -366,7 +366,7 @@ func TestF1_SweepOverEveryMessage(t *testing.T) {
 							if hit {
 								fired = true
 								swept++
-								cases.check(t, d.kind, fmt.Sprintf("go test -run '%s' -case '%s' ./tests/robustness", t.Name(), d), err)
+								cases.check(t, d.kind, fmt.Sprintf("go test ./tests/robustness -run '%s' -case '%s'", t.Name(), d), err)
 							} else {
 								require.NoError(t, err, "undisturbed")
 							}
