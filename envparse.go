@@ -416,7 +416,7 @@ func withKey[V any](m map[string]V, key string, value V) map[string]V {
 func shownPath(path string) string {
 	folder := filepath.Dir(path)
 	if _, err := os.Stat(folder); err != nil || !filepath.IsAbs(path) || folder == string(filepath.Separator) {
-		return "its value is not the absolute path of a file in a folder that is there: it"
+		return "its value is not an absolute path in an existing directory: it"
 	}
 	return "the file " + text.Shorten(path)
 }

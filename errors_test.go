@@ -30,7 +30,7 @@ func TestS5_TextsOfValuesThatCannotBeHandedOut(t *testing.T) {
 		"is not sealed, but a keyring is in use. If these rows were written before there was a keyring, seal them with Store.SealPlaintext; if not, someone wrote to the table behind the server's back": {plaintext: true},
 		"can be decrypted, but this version of the library did not write its content: a later one did, or something else":                                                                                {malformed: true, KeyID: "k"},
 		"is sealed, but the id of its key is missing next to it; restore the row from a backup":                                                                                                          {},
-		"does not open with key k. Either the keyring lacks this key, or the value was damaged or copied from another row":                                                                               {KeyID: "k"},
+		"cannot be decrypted with key k. Either the keyring lacks this key, or the value was damaged or copied from another row":                                                                         {KeyID: "k"},
 	} {
 		e.Table, e.Column, e.RowID = "ai_providers", "settings", id
 		require.EqualError(t, &e, where+want)

@@ -168,7 +168,7 @@ func TestS5_SealedTextIsNeverTakenForASecret(t *testing.T) {
 		f.Exec(tamper)
 		_, err := f.Store.Providers(context.Background())
 		require.ErrorIs(t, err, aiseed.ErrUndecryptable)
-		require.ErrorContains(t, err, "the name of its key is missing")
+		require.ErrorContains(t, err, "the id of its key is missing")
 		_, err = f.Store.SealPlaintext(context.Background())
 		require.ErrorIs(t, err, aiseed.ErrUndecryptable)
 

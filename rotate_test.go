@@ -102,8 +102,8 @@ func TestO5_RotationThatIsCutConverges(t *testing.T) {
 		require.NoError(t, readErr, "after a cut at %d", n)
 		require.Len(t, providers, 60)
 
-		w.Reset(nil)
-		_, againErr := rotating.Rotate(ctx)
+		again, _ := f.Open()
+		_, againErr := again.Rotate(ctx)
 		require.NoError(t, againErr)
 		require.Len(t, f.keyIDs(), 1)
 		if err == nil {

@@ -125,7 +125,7 @@ func TestS4_KeyringIsCheckedBeforeAnythingElse(t *testing.T) {
 	f.Exec(`update ai_encryption_keys set canary = left(canary, -8)`)
 	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: storetest.Keyring(t, 1)})
 	require.ErrorIs(t, err, aiseed.ErrKeyring)
-	require.ErrorContains(t, err, id+" does not open its own canary")
+	require.ErrorContains(t, err, id+" cannot decrypt its own canary")
 }
 
 func TestS4_KeyOfARowIsAForeignKey(t *testing.T) {
@@ -166,7 +166,7 @@ func TestS5_SettingsThatOpenAndAreNotOursNameTheirKey(t *testing.T) {
 	var decrypt *aiseed.DecryptError
 	require.ErrorAs(t, err, &decrypt)
 	require.Equal(t, f.Rows(`select settings_key_id from ai_providers`)[0], decrypt.KeyID)
-	require.ErrorContains(t, err, "opens, but what is in it was not written by this library")
+	require.ErrorContains(t, err, "can be decrypted, but this version of the library did not write its content")
 }
 
 func TestS11_AnswerThatIsNotUnderstoodIsNotQuoted(t *testing.T) {

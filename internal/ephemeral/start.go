@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 
@@ -11,7 +12,7 @@ import (
 )
 
 // postgresScript runs in the keeper's directory. A restart finds the data there. The second
-// argument is the directory of another server of this process, if there is one: what initdb
+// argument is the name of another server's directory, if this process has one: what initdb
 // made for it is there as one file, and to unpack that takes a tenth of the time of initdb.
 const postgresScript = `
 bin=$1 other=$2
@@ -22,7 +23,7 @@ if ! id -un >/dev/null 2>&1; then
 	exit 1
 fi
 if [ -n "$other" ] && ! [ -d data ]; then
-	tar -xf "$other/initial.tar" 2>/dev/null || rm -rf data
+	tar -xf "../$other/initial.tar" 2>/dev/null || rm -rf data
 fi
 if ! [ -d data ]; then
 	"$bin/initdb" -D data -U postgres -A trust --no-sync -E UTF8 --locale=C >initdb.log 2>&1 || {
@@ -70,13 +71,14 @@ type directories struct {
 	byBin map[string]string
 }
 
-// first returns the directory that keeps what initdb of bin made, or "" if it is to be dir.
+// first returns the name of the directory that keeps what initdb of bin made, or "" if that is
+// to be dir.
 func (d *directories) first(bin, dir string) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if other := d.byBin[bin]; other != "" {
 		if _, err := os.Stat(other); err == nil {
-			return other
+			return filepath.Base(other) // only its own server's command line has the whole path
 		}
 	}
 	if d.byBin == nil {
@@ -95,13 +97,14 @@ func start(ctx context.Context, getenv func(string) string, settings []string) (
 	if err != nil {
 		return nil, xerrors.Errorf("start PostgreSQL: %w", err)
 	}
-	args := []string{bin, initials.first(bin, dir), "-k", dir}
+	args := []string{bin, "", "-k", dir}
 	for _, setting := range append(serverSettings[:len(serverSettings):len(serverSettings)], settings...) {
 		if name, _, ok := strings.Cut(setting, "="); !ok || name == "" {
 			return nil, xerrors.Errorf("server setting %q: want name=value", setting)
 		}
 		args = append(args, "-c", setting)
 	}
+	args[1] = initials.first(bin, dir)
 
 	k, err := keep(job{
 		name:   "PostgreSQL (" + bin + ")",

@@ -6,7 +6,7 @@
 // fresh connection too, and no session behind a transaction-pooling proxy. Its errors carry
 // no text of a server, since that can quote a row, a parameter or a connection string.
 //
-// It knows no table, no lock and no provider.
+// It knows no table of ours and no provider.
 package pg
 
 import (

@@ -34,7 +34,7 @@ func points(t *testing.T, some int, all bool, try func(direction faultproxy.Dire
 		return
 	}
 	random := chance(t.Name())
-	for tried, limit := 0, 50; tried < some; {
+	for tried, limit := 0, 100; tried < some; {
 		n := 1 + random.IntN(limit)
 		if try(faultproxy.Directions[random.IntN(2)], n) {
 			tried++

@@ -84,7 +84,7 @@ func newSecretWorld(t *testing.T, sealed bool) *secretWorld {
 		"log_statement=all", "log_min_messages=debug2", "log_min_error_statement=debug5", "log_error_verbosity=verbose", "log_duration=on",
 		"log_parameter_max_length=-1", "log_parameter_max_length_on_error=-1",
 		// Whoever looks at pg_stat_activity copies this for each connection that there may be.
-		"track_activity_query_size=1000000", "max_connections=20",
+		"track_activity_query_size=1000000", "max_connections=40",
 	}
 	if !sealed {
 		// What is written as plaintext stands in the parameters, and what the
