@@ -1,4 +1,4 @@
-# Tools are pinned in a module of their own, so that go.mod does not know them.
+# Tools are pinned in a separate module, so that go.mod does not list them.
 tool := go tool -modfile=tools/go.mod
 
 # The go command needs a home for its caches and a place to build in, which a
@@ -17,26 +17,26 @@ demo: ## Show what the library does, on a database that is gone afterwards
 	@scripts/deps.sh database
 	go run ./examples/demo
 
-# Tests that wait for a server leave the processor to others, so more of them run at once
-# than there are processors. make lint has go vet.
+# Tests that wait for a server do not use the processor, so more of them run at once
+# than there are processors. make lint runs go vet.
 TESTFLAGS := -race -shuffle=on -count=1 -parallel=4 -timeout=15m -vet=off
 
 .PHONY: test
 test: deps ## Run all tests, on private servers unless DATABASE_URL or PG* name one
 	go test $(TESTFLAGS) ./...
 
-# N runs in each setting; a run takes some minutes, and wants a machine that does nothing else.
+# N runs in each setting. A run takes some minutes and needs a machine that does nothing else.
 .PHONY: stress
 stress: deps ## Run all tests N times on a quiet machine, a busy one, and with GOMAXPROCS=1
 	@scripts/stress.sh $(or $(N),1) $(TESTFLAGS)
 
-# SEED repeats what an earlier run chose by chance. Without the race detector, which
-# make test has on, it tries more in the same time.
+# SEED repeats the random choices of an earlier run. The race detector is off, unlike in
+# make test, so that a run tries more in the same time.
 .PHONY: torture
 torture: deps ## Run the tests of faults with their full numbers, and print the count
 	go test ./tests/robustness -count=1 -timeout=60m -parallel=8 -run '^Test(F|Q1)' -torture -seed=$(or $(SEED),0)
 
-# A run takes some minutes, and wants a machine that does nothing else.
+# A run takes some minutes and needs a machine that does nothing else.
 .PHONY: bench
 bench: ## Measure what a start costs, and write docs/performance.md with its pictures
 	@scripts/deps.sh postgres

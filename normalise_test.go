@@ -329,7 +329,7 @@ func TestConfigProblems(t *testing.T) {
 			vars("OPENAI_KEY_FILE=sk-proj-8Jx2mQvT4LrN0cWkZyB7uHdE", "ANTHROPIC_KEY_FILE=/c2VjcmV0LXNlY3JldC1zZWNyZXQ", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=sk-proj-8Jx2mQvT4LrN0cWkZyB7uHdE"),
 			[]string{
 				"OPENAI_KEY_FILE (provider openai): its value is not an absolute path in an existing directory: it does not exist",
-				"ANTHROPIC_KEY_FILE (provider anthropic): its value is not the absolute path",
+				"ANTHROPIC_KEY_FILE (provider anthropic): its value is not an absolute path",
 				"PROVIDER_0_NAME (provider ****uHdE): not a valid name",
 			},
 		},

@@ -1,9 +1,9 @@
 // Package aiseedtest helps to test hosts of aiseed on a real Postgres.
 //
-// The server is looked for in this order: DATABASE_URL; the PG* variables of
-// libpq; local binaries, which are started on a private socket and are stopped
-// and removed when the test process ends, however it ends. Each test gets a
-// database of its own.
+// It looks for the server in this order: DATABASE_URL; the PG* variables of libpq;
+// local binaries. It starts the binaries as a private server on a private socket. The
+// private server is stopped and removed when the test process ends, however it ends.
+// Each test gets its own database.
 package aiseedtest
 
 import (
@@ -16,7 +16,7 @@ import (
 	"example.com/aiseed"
 )
 
-// NewKeyring returns a keyring of one random key.
+// NewKeyring returns a keyring with one random key.
 func NewKeyring(tb testing.TB) *aiseed.Keyring {
 	tb.Helper()
 	key := make([]byte, aiseed.KeySize)
@@ -29,7 +29,7 @@ func NewKeyring(tb testing.TB) *aiseed.Keyring {
 }
 
 // AuditRecorder is an [aiseed.Auditor] that accepts and keeps every entry. The
-// zero value is ready, and safe for concurrent use.
+// zero value is ready to use, and safe for concurrent use.
 type AuditRecorder struct {
 	mu      sync.Mutex
 	entries []aiseed.AuditEntry

@@ -19,9 +19,9 @@ import (
 	"example.com/aiseed/internal/ephemeral"
 )
 
-// NewPool returns a pool on a fresh database with the schema applied. Pool and
-// database go away with the test; the database of a failed test stays, and how to
-// reach it is logged.
+// NewPool returns a pool on a new database with the schema applied. After the test it
+// closes the pool and drops the database. If the test failed, it keeps the database and
+// logs how to reach it.
 func NewPool(tb testing.TB) *pgxpool.Pool {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), setupTimeout)
@@ -63,8 +63,8 @@ type testServer struct {
 	admin *pgx.Conn // to the maintenance database; nil until it is needed
 }
 
-// server is one per test process. What stops a private one is the end of the
-// process.
+// server returns the one server of the test process. A private server stops when the
+// process ends.
 var server = sync.OnceValues(func() (*testServer, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*setupTimeout)
 	defer cancel()
@@ -97,15 +97,15 @@ func templateName() (string, error) {
 	return fmt.Sprintf("aiseed_template_%x", hash.Sum(nil)[:8]), err
 }
 
-// prepareTemplate makes the database that the others are copies of. It gets its
-// name last, so that whoever sees the name sees all of it.
+// prepareTemplate makes the database that all others are copied from. The database gets
+// its name last, so that a database with that name is always complete.
 func (s *testServer) prepareTemplate(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, s.DSN(maintenanceDatabase))
 	if err != nil {
 		return err
 	}
 	defer conn.Close(ctx)
-	// Held until the connection closes: CREATE DATABASE takes no transaction.
+	// The lock is held until the connection closes: CREATE DATABASE cannot run in a transaction.
 	if _, err := conn.Exec(ctx, "select pg_advisory_lock(hashtextextended($1, 0))", s.template); err != nil {
 		return err
 	}
@@ -139,16 +139,16 @@ const maintenanceDatabase = "postgres"
 
 func (s *testServer) create(ctx context.Context, name string) error {
 	sql := "create database " + name + " template " + s.template
-	// Copying files ends in a checkpoint: nothing on a private server in memory,
-	// and a burden on somebody's real one.
+	// Copying files ends with a checkpoint. It costs nothing on a private server in
+	// memory, but it is a load on somebody's real server.
 	if s.Ephemeral() && s.Version() >= 150000 {
 		sql += " strategy file_copy"
 	}
 	return s.exec(ctx, sql)
 }
 
-// exec runs one statement at a time on a connection that stays open: to connect can cost
-// more than to create a database.
+// exec runs one statement at a time on a connection that stays open, because connecting can
+// cost more than creating a database.
 func (s *testServer) exec(ctx context.Context, sql string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -163,7 +163,7 @@ func (s *testServer) exec(ctx context.Context, sql string) error {
 	return err
 }
 
-// describe is a connection string without a password.
+// describe returns a connection string without a password.
 func (s *testServer) describe(c *pgx.ConnConfig) string {
 	dsn := fmt.Sprintf("host=%s port=%d user=%s dbname=%s", c.Host, c.Port, c.User, c.Database)
 	if s.Ephemeral() {

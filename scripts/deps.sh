@@ -1,13 +1,13 @@
 #!/bin/sh
-# Sees to it that what the arguments name is there. Silent and quick if it is.
-# Otherwise installs it, as root with apt-get or with brew, or says what to install.
+# Ensures that the named dependencies are installed. Silent and quick if they are.
+# Otherwise installs them, as root with apt-get or with brew, or says what to install.
 #
 #   database   a server that the environment names, or else postgres
 #   postgres   binaries of a PostgreSQL server
 #   pgbouncer  PgBouncer
 #   cc         a C compiler, which go test -race needs
 #
-# Where to look is decided in internal/ephemeral; this must agree with it.
+# internal/ephemeral decides where to look; this must agree with it.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -69,7 +69,7 @@ packages() {
 	esac
 }
 
-# missing sets $missing to those of its arguments that are not there.
+# missing sets $missing to those of its arguments that are not installed.
 missing() {
 	missing=
 	for what; do
@@ -77,7 +77,7 @@ missing() {
 	done
 }
 
-# install tries to provide what its arguments name.
+# install tries to install the dependencies that its arguments name.
 install() {
 	if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
 		system=apt
@@ -92,7 +92,7 @@ install() {
 	done
 	[ -n "${wanted# }" ] || return 0
 	say "installing$wanted"
-	# Whether it worked shows in what is there afterwards.
+	# The next call of missing shows whether it worked.
 	# shellcheck disable=SC2086
 	case $system in
 	apt) output=$(apt_install $wanted 2>&1) || say "$output" ;;

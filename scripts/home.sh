@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints a directory that can be HOME, where the go command keeps its caches: HOME,
-# or that of the user's entry in /etc/passwd, or else one of its own in /tmp.
+# Prints a directory to use as HOME, where the go command keeps its caches: HOME,
+# or that of the user's entry in /etc/passwd, or else its own directory in /tmp.
 for home in "${HOME:-}" "$(eval echo "~$(id -un 2>/dev/null)")"; do
 	if [ -d "$home" ] && [ -w "$home" ]; then
 		printf '%s\n' "$home"
@@ -9,5 +9,5 @@ for home in "${HOME:-}" "$(eval echo "~$(id -un 2>/dev/null)")"; do
 done
 home=/tmp/aiseed-home-$(id -u)
 mkdir -m 700 "$home" 2>/dev/null
-# Somebody else can have made it.
+# Another user may have made it.
 [ -O "$home" ] && printf '%s\n' "$home"

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Runs all tests N times, with the flags of go test that follow N, in each of three settings: on a quiet machine,
-# beside two processes that are always busy, and with GOMAXPROCS=1. Prints one line for each
-# run, and one for each failing test with the seeds that repeat it. Fails if a test failed.
+# Runs all tests N times, with the flags of go test that follow N, in each of three settings:
+# on a quiet machine, next to two processes that are always busy, and with GOMAXPROCS=1.
+# Prints one line for each run, and one for each failing test with the seeds that repeat it.
+# Fails if a test failed.
 set -eu
 cd "$(dirname "$0")/.."
 runs=$1
@@ -29,7 +30,7 @@ run() { # setting, number, flags
 	fi
 	failed=$((failed + 1))
 	printf '%-12s run %d  FAILED  %4d s  %s\n' "$setting" "$number" $(($(date +%s) - begin)) "$log"
-	# A package's failures and seeds come before the line with its verdict.
+	# A package's failures and seeds come before the line with its result.
 	awk '
 		/^ *--- FAIL: / { failures = failures "\n    " $3 }
 		/^panic: /      { failures = failures "\n    " $0 }

@@ -1,5 +1,5 @@
-// Package stdslog joins the two loggers that share a name: a library that logs
-// to cdr.dev/slog/v3 inside a host that logs to log/slog.
+// Package stdslog connects the two loggers that share a name: a library logs to
+// cdr.dev/slog/v3, and its host logs to log/slog.
 package stdslog
 
 import (
@@ -11,18 +11,18 @@ import (
 	cdrslog "cdr.dev/slog/v3"
 )
 
-// New returns a Logger that writes every entry to the handler of logger, which
-// alone decides, by its Enabled, what is logged. A nil logger gives the zero
-// Logger, which is silent. The Logger is safe for concurrent use.
+// New returns a Logger that writes every entry to the handler of logger. Only the
+// handler's Enabled decides what is logged. If logger is nil, New returns the zero
+// Logger, which logs nothing. The Logger is safe for concurrent use.
 //
 //   - Critical and Fatal arrive as slog.LevelError+4 and +8. Fatal then exits.
 //   - The names of a Named Logger arrive joined with a dot, as "logger".
-//   - Fields arrive in order. A Map becomes a group, an error its text, and any
-//     other value reaches the handler as it is: one that masks itself as a
+//   - Fields arrive in order. A Map becomes a group, and an error becomes its text.
+//     Any other value reaches the handler unchanged: a value that masks itself as a
 //     slog.LogValuer, fmt.Formatter or json.Marshaler stays masked.
-//   - There is no source: cdr has it as text, and log/slog wants an address.
+//   - The source is left out: cdr has it as text, and log/slog needs an address.
 //
-// An error of the handler is dropped, as log/slog drops it. Sync does nothing.
+// Errors of the handler are dropped, as in log/slog. Sync does nothing.
 func New(logger *slog.Logger) cdrslog.Logger {
 	if logger == nil {
 		return cdrslog.Logger{}

@@ -12,14 +12,14 @@ import (
 	"example.com/aiseed"
 )
 
-// SQLSTATEs that decide something. PostgreSQL Appendix A.
+// SQLSTATEs that the checks distinguish. PostgreSQL Appendix A.
 const (
 	undefinedTable        = "42P01"
 	insufficientPrivilege = "42501"
 )
 
-// one reads the one row of a query. Arguments of type int64 are its parameters, the
-// others are what to scan into.
+// one reads the only row of a query. Arguments of type int64 are its parameters; the
+// others are the targets of the scan.
 func (d *doctor) one(ctx context.Context, sql string, args ...any) error {
 	var parameters, into []any
 	for _, arg := range args {
@@ -47,8 +47,8 @@ func isState(err error, state string) bool {
 	return errors.As(err, &pgErr) && pgErr.Code == state
 }
 
-// trouble is what kept a check from its answer. Of the server's own message, which
-// can quote a row, nothing is in it.
+// trouble reports the error that prevented a check. It contains nothing of the server's
+// own message, which can quote a row.
 func (d *doctor) trouble(ctx context.Context, err error) []finding {
 	var pgErr *pgconn.PgError
 	var database *aiseed.DatabaseError
@@ -67,8 +67,8 @@ func (d *doctor) trouble(ctx context.Context, err error) []finding {
 	return fail("the connection was lost", "Look at the server, and run this again")
 }
 
-// cannotConnect leaves the words to the library, which knows what of them is
-// safe to show.
+// cannotConnect uses the text of the library's own error, because the library knows
+// what is safe to show.
 func (d *doctor) cannotConnect(ctx context.Context, err error) []finding {
 	_, openErr := aiseed.Open(ctx, d.pool, aiseed.StoreOptions{AllowPlaintext: true})
 	var database *aiseed.DatabaseError
@@ -85,13 +85,13 @@ func (d *doctor) cannotConnect(ctx context.Context, err error) []finding {
 	return fail(text, "")
 }
 
-// address says where the database is, and who asks.
+// address returns where the database is, and the user who connects.
 func (d *doctor) address() string {
 	c := d.pool.Config().ConnConfig
 	return fmt.Sprintf("%s, port %d, database %q, user %q", c.Host, c.Port, c.Database, c.User)
 }
 
-// problems are the lines of an error about the environment.
+// problems returns the lines of an error about the environment.
 func problems(err error) []string {
 	var config *aiseed.ConfigError
 	switch {

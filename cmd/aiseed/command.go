@@ -18,7 +18,7 @@ import (
 const (
 	exitDone        = 0
 	exitError       = 1
-	exitChange      = 2 // of plan only
+	exitChange      = 2 // plan only
 	exitInterrupted = 130
 
 	defaultKeysVariable = "CODER_EXTERNAL_TOKEN_ENCRYPTION_KEYS"
@@ -36,17 +36,17 @@ type app struct {
 	acceptPlaintext, json, noColor, discardAudits, migrate, yes, print, apply bool
 }
 
-// A command is one of those that stand first on the command line.
+// A command is selected by the first argument of the command line.
 type command struct {
 	name, summary string
-	about         string // what -h says beyond the summary
+	about         string // what -h shows after the summary
 	exits         string
 	example       string
-	flags         []string // the names of those it takes
+	flags         []string // the names of the flags that it accepts
 	run           func(ctx context.Context, a *app) (code int, err error)
 }
 
-// commands is a function because help, which is one of them, lists them.
+// commands is a function because the command help lists them.
 func commands() []command {
 	const exits = "0 done, 1 an error, 130 interrupted"
 	connection := []string{"database", "schema"}
@@ -105,7 +105,7 @@ func commands() []command {
 	}
 }
 
-// run is the whole command but for the process around it.
+// run runs the command with the given environment and streams, and returns its exit code.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	out := &checkedWriter{w: stdout}
 	a := &app{environ: environ, stdout: out, stderr: stderr}
@@ -163,8 +163,8 @@ func (a *app) dispatch(ctx context.Context, args []string, all *flag.FlagSet) (i
 
 var prefixPattern = regexp.MustCompile(`^[A-Z][A-Z0-9_]*_$`)
 
-// checkNames refuses what is no name, without showing it: it can be a key that was
-// given to the wrong flag.
+// checkNames refuses an invalid prefix or schema name. It does not show the name, which
+// can be a key that was given to the wrong flag.
 func (a *app) checkNames() error {
 	if !prefixPattern.MatchString(a.prefix) {
 		return errors.New("-prefix takes the start of the names of variables: upper-case letters, digits and underscores, an underscore at the end")
@@ -177,7 +177,7 @@ func (a *app) checkNames() error {
 	return nil
 }
 
-// flagSet has the flags of all commands.
+// flagSet returns the flags of all commands.
 func (a *app) flagSet(stdout io.Writer) *flag.FlagSet {
 	f := flag.NewFlagSet("aiseed", flag.ContinueOnError)
 	f.StringVar(&a.database, "database", "", "connection `string`; else "+databaseVariable+", else the PG* variables")
@@ -224,7 +224,7 @@ func quoted(arg string) string {
 	return fmt.Sprintf(" %q", arg)
 }
 
-// flagProblem says what flag found wrong, without quoting a value.
+// flagProblem describes an error of package flag without quoting a value.
 func flagProblem(err error) string {
 	_, name, undefined := strings.Cut(err.Error(), "flag provided but not defined: ")
 	_, missing, needed := strings.Cut(err.Error(), "flag needs an argument: ")

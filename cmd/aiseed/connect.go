@@ -15,7 +15,7 @@ import (
 	"example.com/aiseed/internal/secretfile"
 )
 
-// lookup is os.Getenv for an environment that is an argument.
+// lookup is os.Getenv for the environment of the app.
 func (a *app) lookup(name string) string {
 	for _, entry := range a.environ {
 		if value, ok := strings.CutPrefix(entry, name+"="); ok {
@@ -25,15 +25,15 @@ func (a *app) lookup(name string) string {
 	return ""
 }
 
-// Variables for the tests, which must not depend on how fast a machine is.
+// Variables for the tests, which must not depend on the speed of the machine.
 var (
-	connectTimeout = 10 * time.Second // where the connection string has none
-	checkTimeout   = 20 * time.Second // of each check: a doctor who hangs is no help
-	lockTimeout    time.Duration      // 0 for the library's own
+	connectTimeout = 10 * time.Second // if the connection string has none
+	checkTimeout   = 20 * time.Second // bounds each check so that doctor always finishes
+	lockTimeout    time.Duration      // 0 for the library's default
 )
 
-// pool makes a pool, which connects when it is first used. The PG* variables are
-// pgx's to read.
+// pool makes a pool, which connects when it is first used. pgx reads the PG*
+// variables.
 func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
 	dsn, source := cmp.Or(a.database, a.lookup(databaseVariable)), databaseVariable
 	switch {
@@ -44,12 +44,12 @@ func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
 	}
 	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil || strings.Contains(config.ConnConfig.Database, "@") || strings.Contains(config.ConnConfig.Host, "@") {
-		// pgx quotes what it cannot read, and a password can be in it. One with a
-		// slash or an at sign in it that is not encoded ends up in the name of the
-		// database, or of the host.
+		// pgx quotes what it cannot read, which can contain a password. If a slash or
+		// an at sign of a password is not encoded, a part of the password becomes the
+		// name of the database or of the host.
 		return nil, fmt.Errorf("the connection string of %s cannot be read; want postgres://user:password@host:port/database with special characters percent-encoded, or host=... user=..., and files that it names have to be readable", source)
 	}
-	// Who waits for our lock is told this name.
+	// Processes that wait for our lock see this name.
 	config.ConnConfig.RuntimeParams["application_name"] = "aiseed"
 	config.ConnConfig.ConnectTimeout = cmp.Or(config.ConnConfig.ConnectTimeout, connectTimeout)
 	// A transaction-pooling proxy keeps no prepared statements.
@@ -61,10 +61,10 @@ func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
-// Keys have lower-case letters in them, and names of variables have not.
+// Keys contain lower-case letters; names of variables do not.
 var variablePattern = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
 
-// keyring is nil where the environment has none.
+// keyring returns the keyring of the environment, or nil if there is none.
 func (a *app) keyring() (*aiseed.Keyring, error) {
 	variable := a.keysVariable
 	if !variablePattern.MatchString(variable) {
@@ -78,7 +78,7 @@ func (a *app) keyring() (*aiseed.Keyring, error) {
 		variable += "_FILE"
 		contents, reason := secretfile.Read(path)
 		if reason != "" {
-			// Not the path: it can be the keys, in the wrong variable.
+			// Do not show the path: it can be the keys, in the wrong variable.
 			return nil, &aboutError{fmt.Sprintf("%s: the file that it names %s", variable, reason), aiseed.ErrKeyring}
 		}
 		list = contents
@@ -92,8 +92,8 @@ func (a *app) keyring() (*aiseed.Keyring, error) {
 	return keyring, nil
 }
 
-// requiredKeyring is the keyring, or nil where -plaintext accepts that there is
-// none.
+// requiredKeyring returns the keyring, or nil if there is none and -plaintext accepts
+// that.
 func (a *app) requiredKeyring() (*aiseed.Keyring, error) {
 	keyring, err := a.keyring()
 	if err == nil && keyring == nil && !a.acceptPlaintext {
@@ -110,7 +110,7 @@ func (a *app) noKeyring() string {
 	return text
 }
 
-// withStore opens a store, and closes what is below it afterwards.
+// withStore opens a store, calls use, and closes the pool afterwards.
 func (a *app) withStore(ctx context.Context, use func(*aiseed.Store, *aiseed.Keyring) (int, error)) (int, error) {
 	keyring, err := a.requiredKeyring()
 	if err != nil {

@@ -24,7 +24,7 @@ const (
 	stateSkip = "skip"
 )
 
-// A finding is one line of the doctor's.
+// A finding is one line of the doctor's output.
 type finding struct {
 	State string `json:"state"`
 	Check string `json:"check"`
@@ -39,8 +39,8 @@ func ok(format string, args ...any) []finding {
 func warn(found, do string) []finding { return []finding{{State: stateWarn, Found: found, Do: do}} }
 func fail(found, do string) []finding { return []finding{{State: stateFail, Found: found, Do: do}} }
 
-// A check looks at one thing. It is skipped unless those that it needs found
-// nothing that fails.
+// A check looks at one thing. It is skipped if a check that it needs failed or was
+// skipped.
 type check struct {
 	name  string
 	needs []string
@@ -61,7 +61,7 @@ var checks = []check{
 	{"plan", []string{"environment", "values"}, (*doctor).plan},
 }
 
-// doctor is what the checks so far found out.
+// doctor holds what the checks have found so far.
 type doctor struct {
 	*app
 	cfg     aiseed.Config
@@ -129,7 +129,7 @@ func (a *app) printFinding(f finding) {
 	a.printf("%s  %-11s  %s\n", state, f.Check, strings.Join(strings.Fields(text), " "))
 }
 
-// environment finds what a start would not accept, and what looks misspelt.
+// environment finds variables that a start would refuse, and those that look misspelt.
 func (d *doctor) environment(ctx context.Context) (findings []finding) {
 	cfg, err := aiseed.ParseEnviron(ctx, d.environ, slog.Logger{}, aiseed.WithPrefix(d.prefix))
 	d.cfg = cfg
@@ -160,7 +160,7 @@ func (d *doctor) readKeyring(context.Context) []finding {
 	return ok("%s; %s seals", text.Count(len(keyring.IDs()), "key"), keyring.IDs()[0])
 }
 
-// connection also counts the server's connection slots.
+// connection connects to the database, and counts the server's connection slots.
 func (d *doctor) connection(ctx context.Context) []finding {
 	pool, err := d.app.pool(ctx)
 	if err != nil {
@@ -186,7 +186,7 @@ select (select count(*) from pg_stat_activity where backend_type = 'client backe
 	return checkSlots(at, used, slots)
 }
 
-// checkSlots warns before the last slots are gone.
+// checkSlots warns if at least 90% of the slots are used.
 func checkSlots(at string, used, slots int) []finding {
 	found := fmt.Sprintf("%s; %d of %d connection slots are used", at, used, slots)
 	if used*10 >= slots*9 {
@@ -205,7 +205,7 @@ func (d *doctor) server(ctx context.Context) []finding {
 
 const oldestVersion = 14
 
-// checkVersion takes a server_version_num.
+// checkVersion checks a server_version_num.
 func checkVersion(number int) []finding {
 	major, minor := number/10000, number%10000
 	if major < oldestVersion {
@@ -231,7 +231,7 @@ func (d *doctor) tables(ctx context.Context) []finding {
 	return ok("version %d in %q", version, d.schema)
 }
 
-// keys holds the keyring against the database.
+// keys compares the keyring with the database.
 func (d *doctor) keys(ctx context.Context) []finding {
 	known, err := d.list(ctx, `select id from {schema}.ai_encryption_keys`)
 	if err != nil {
@@ -274,8 +274,8 @@ func (d *doctor) plaintext(ctx context.Context) []finding {
 	return ok("none left")
 }
 
-// values opens what a server reads. What belongs to disabled and deleted providers
-// is read by a rotation only.
+// values decrypts what a server reads. Only a rotation reads the values of disabled and
+// deleted providers.
 func (d *doctor) values(ctx context.Context) []finding {
 	providers, err := d.store.Providers(ctx)
 	if err != nil {
@@ -328,7 +328,7 @@ func (d *doctor) lock(ctx context.Context) []finding {
 	return warn(text, fmt.Sprintf("Fine while a server starts; if it stays, end it: select pg_terminate_backend(%d)", holder.PID))
 }
 
-// plan finds what would stop a start, or make it warn.
+// plan finds what would stop a start or make it warn.
 func (d *doctor) plan(ctx context.Context) (findings []finding) {
 	plan, err := aiseed.PlanAIProvidersFromEnv(ctx, d.store, d.cfg, slog.Logger{})
 	if err != nil {
@@ -346,7 +346,7 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 			findings = append(findings, warn(step.Name+": "+w.String(), "")...)
 		}
 	}
-	for _, w := range plan.Warnings[len(d.cfg.Warnings):] { // the check of the environment has the others
+	for _, w := range plan.Warnings[len(d.cfg.Warnings):] { // environment shows the others
 		findings = append(findings, warn(w.String(), "")...)
 	}
 	if findings != nil {

@@ -1,6 +1,6 @@
 // Command aiseed shows operators what a start of their server would do to its AI
-// providers, and does by hand what the server would do or needs done: apply, rotate
-// and seal keys, look for trouble. It reads the same environment and database.
+// providers. It also does by hand what the server would do or needs: apply, rotate and
+// seal keys, look for trouble. It reads the same environment and database as the server.
 //
 //	aiseed help
 package main

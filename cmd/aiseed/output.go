@@ -12,7 +12,7 @@ import (
 	"example.com/aiseed"
 )
 
-// checkedWriter remembers that something could not be written.
+// checkedWriter remembers the errors of its writes.
 type checkedWriter struct {
 	w   io.Writer
 	err error
@@ -51,10 +51,10 @@ func (a *app) printJSON(v any) error {
 	return encoder.Encode(v)
 }
 
-// bare is an error's text without the name that this command puts before each.
+// bare returns an error's text without the name that this command puts before each error.
 func bare(err error) string { return strings.TrimPrefix(err.Error(), "aiseed: ") }
 
-// aboutError is an error with words of this command around it.
+// aboutError is an error with this command's own text and a cause.
 type aboutError struct {
 	text  string
 	cause error
@@ -63,8 +63,8 @@ type aboutError struct {
 func (e *aboutError) Error() string { return e.text }
 func (e *aboutError) Unwrap() error { return e.cause }
 
-// hint adds to the library's words, which speak to the author of a server, what an
-// operator can do with this command.
+// hint returns what an operator can do about an error with this command. The library's own
+// text is for the author of a server.
 func (a *app) hint(err error) string {
 	switch {
 	case errors.Is(err, aiseed.ErrSchemaOutdated):
@@ -79,10 +79,10 @@ func (a *app) hint(err error) string {
 	return ""
 }
 
-// sibling is another command with the same flags, as far as it takes them.
+// sibling returns another command with the same flags, as far as it accepts them.
 func (a *app) sibling(words string) string {
 	if a.database != "" {
-		words += " -database ..." // not what stands there: a password can be in it
+		words += " -database ..." // not its value, which can contain a password
 	}
 	if a.schema != "public" {
 		words += " -schema " + shellQuoted(a.schema)
@@ -96,7 +96,7 @@ func (a *app) sibling(words string) string {
 	return "aiseed " + words
 }
 
-// shellQuoted makes one word of a text for a POSIX shell.
+// shellQuoted quotes a text as one word for a POSIX shell.
 func shellQuoted(s string) string {
 	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == "" {
 		return s

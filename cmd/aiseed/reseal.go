@@ -8,7 +8,7 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// resealed is what rotate, seal or unseal did, for -json.
+// resealed is the result of rotate, seal or unseal, for -json.
 type resealed struct {
 	Complete bool        `json:"complete"`
 	Changed  int         `json:"changed"`
@@ -24,7 +24,7 @@ type leftValue struct {
 	KeyID  string `json:"key_id"`
 }
 
-// A resealing is one of the three: how to do it, what to call it, what comes next.
+// A resealing is rotate, seal or unseal: its function, its name in the output, the next step.
 type resealing struct {
 	do   func(*aiseed.Store, context.Context) (aiseed.RotateResult, error)
 	done string

@@ -28,13 +28,13 @@ func runSchema(ctx context.Context, a *app) (int, error) {
 	return exitDone, nil
 }
 
-// migrationFiles are the names of the schema's files, in order.
+// migrationFiles returns the names of the schema's files, in order.
 func migrationFiles() []string {
-	names, _ := fs.Glob(aiseed.Migrations(), "*.sql") // fails on a bad pattern only
+	names, _ := fs.Glob(aiseed.Migrations(), "*.sql") // fails only on a bad pattern
 	return names
 }
 
-// neededVersion is the number of the last file. Their numbers have no gap.
+// neededVersion returns the number of the last file. The numbers have no gaps.
 func neededVersion() int { return len(migrationFiles()) }
 
 func (a *app) printSchema() error {
@@ -51,7 +51,7 @@ func (a *app) printSchema() error {
 	return nil
 }
 
-// environmentVariable is one of those that env lists.
+// environmentVariable is a variable that env lists.
 type environmentVariable struct {
 	Name    string   `json:"name"`
 	Meaning string   `json:"meaning"`
@@ -107,7 +107,7 @@ func (a *app) setAs(v environmentVariable) []string {
 	return names
 }
 
-// withoutIndex writes <N> for the number in a name, where the pattern has it there.
+// withoutIndex replaces the number in a name with <N>, if the pattern has <N> there.
 func withoutIndex(name, pattern string) string {
 	stem, _, indexed := strings.Cut(pattern, "<N>")
 	rest, ok := strings.CutPrefix(name, stem)

@@ -29,18 +29,18 @@ func runPlan(ctx context.Context, a *app) (int, error) {
 		if a.json {
 			return code, a.printJSON(plan)
 		}
-		plan.Warnings = plan.Warnings[len(cfg.Warnings):] // the others are shown already
+		plan.Warnings = plan.Warnings[len(cfg.Warnings):] // the others are already shown
 		a.printf("%s", plan.Table(a.width(), a.colour()))
 		return code, nil
 	})
 }
 
-// notNothing tells the steps that write, and those that stop a start.
+// notNothing reports whether a step writes, or stops a start.
 func notNothing(s aiseed.Step) bool {
 	return s.Action == aiseed.ActionCreate || s.Action == aiseed.ActionAdopt || s.Action == aiseed.ActionDrifted
 }
 
-// config parses the environment, and shows its warnings.
+// config parses the environment and shows its warnings.
 func (a *app) config(ctx context.Context) (aiseed.Config, error) {
 	cfg, err := aiseed.ParseEnviron(ctx, a.environ, slog.Logger{}, aiseed.WithPrefix(a.prefix))
 	for _, w := range cfg.Warnings {
@@ -49,7 +49,7 @@ func (a *app) config(ctx context.Context) (aiseed.Config, error) {
 	return cfg, err
 }
 
-// applied is what apply did, for -json.
+// applied is the result of apply, for -json.
 type applied struct {
 	Created  []createdProvider `json:"created"`
 	Counts   map[string]int    `json:"counts"` // of all actions, by name
@@ -83,7 +83,8 @@ func runApply(ctx context.Context, a *app) (int, error) {
 	})
 }
 
-// printApplied tells what was done. The first warnings of the plan are shown already.
+// printApplied prints what was done. The first shown warnings of the plan are already on
+// stderr; only JSON repeats them.
 func (a *app) printApplied(plan *aiseed.Plan, shown int, discardErr error) error {
 	if a.json {
 		shown = 0
@@ -133,7 +134,7 @@ func (a *app) printApplied(plan *aiseed.Plan, shown int, discardErr error) error
 	return nil
 }
 
-// summary counts providers by action, in words.
+// summary returns the number of providers for each action, as text.
 func summary(counts map[string]int) string {
 	text := ""
 	for _, part := range []struct {

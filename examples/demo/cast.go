@@ -9,8 +9,8 @@ import (
 	"example.com/aiseed"
 )
 
-// A cast says which providers scenes are about: different ones where there are
-// enough, and nil where there is none.
+// A cast says which providers the scenes are about: different ones if there are
+// enough, and nil if there is none.
 type cast struct{ rotated, moved, deleted *aiseed.Provider }
 
 func assign(providers []aiseed.Provider) (c cast) {
@@ -23,7 +23,7 @@ func assign(providers []aiseed.Provider) (c cast) {
 	return c
 }
 
-// pick returns the first that fits and is not taken, else the last that fits.
+// pick returns the first provider that fits and is not taken, else the last that fits.
 func pick(providers []aiseed.Provider, fits func(aiseed.Provider) bool, taken ...*aiseed.Provider) (picked *aiseed.Provider) {
 	for i := range providers {
 		if p := &providers[i]; fits(*p) {
@@ -36,8 +36,8 @@ func pick(providers []aiseed.Provider, fits func(aiseed.Provider) bool, taken ..
 	return picked
 }
 
-// baseURLVariables names the variables that the base URL of a provider is from,
-// or would be: several where the environment names the provider several times.
+// baseURLVariables returns the variables that set, or would set, the base URL of a
+// provider. There are several if the environment names the provider several times.
 func baseURLVariables(cfg aiseed.Config, p *aiseed.Provider) (names []string) {
 	field := aiseed.DefaultPrefix + "%sBASE_URL"
 	if p.Bedrock != nil {

@@ -13,7 +13,7 @@ const sampleFile = "testdata/gateway.env"
 
 var providerVariable = regexp.MustCompile(`^CODER_AIBRIDGE_(OPENAI|ANTHROPIC|BEDROCK|PROVIDER)_[^=]+=.`)
 
-// chooseEnviron returns the environment to run on, and says where it is from: the
+// chooseEnviron returns the environment to use, and says where it is from: the
 // file if one is named, else the process if it has provider variables, else the
 // sample.
 func chooseEnviron(process []string, file string) (environ []string, from string, err error) {
@@ -30,7 +30,7 @@ func chooseEnviron(process []string, file string) (environ []string, from string
 	return environ, sampleFile + " (this process names no provider)", nil
 }
 
-// readEnviron takes KEY=value lines as they are, without a shell's quotes and
+// readEnviron reads KEY=value lines unchanged, without a shell's quotes and
 // expansions. Lines that start with # are comments.
 func readEnviron(file string) ([]string, error) {
 	raw, err := os.ReadFile(file)

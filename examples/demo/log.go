@@ -9,8 +9,8 @@ import (
 	"example.com/aiseed/stdslog"
 )
 
-// logger is what a host with log/slog hands to the library. Its lines come to the
-// screen without the time, and a warning only the first time.
+// logger returns the logger that a host with log/slog gives to the library. It shows
+// lines without the time, and each warning only once.
 func (s *story) logger() cdrslog.Logger {
 	return stdslog.New(slog.New(slog.NewTextHandler(logLines{s}, &slog.HandlerOptions{
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
@@ -42,7 +42,7 @@ func (l logLines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// endLog sets what was logged apart from what comes next.
+// endLog writes an empty line if something was logged.
 func (s *story) endLog() {
 	if s.logged {
 		s.line(plain, "")

@@ -1,12 +1,12 @@
 // The demo runs the library's main job on a real environment and a real
-// Postgres, and tells in seven scenes what a server's operator gets to see.
+// Postgres, and shows in seven scenes what a server's operator sees.
 //
 //	go run ./examples/demo [-env FILE]
 //
-// The environment is the process's own where it has provider variables, else
+// The environment is the process's own if it has provider variables, else
 // testdata/gateway.env. The database is that of DATABASE_URL or the PG* variables,
-// else a private server that is gone afterwards. Either way the demo works in a
-// schema of its own, and drops it at the end, also after an error or Ctrl-C.
+// else a private server that is removed afterwards. In both cases the demo works in its
+// own schema, and drops it at the end, even after an error or Ctrl-C.
 package main
 
 import (
@@ -24,7 +24,7 @@ import (
 func main() {
 	file := flag.String("env", "", "read the environment from `FILE`, which has a KEY=value on each line")
 	flag.Parse()
-	// SIGPIPE too: the schema is to be dropped also when nobody reads on.
+	// SIGPIPE too: the schema must be dropped even if nobody reads the output any more.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the demo at once
 	if err := demo(ctx, *file); err != nil {

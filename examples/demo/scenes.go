@@ -53,7 +53,7 @@ func (s *story) firstStart(ctx context.Context) error {
 	s.say("After the commit the host's auditor gets an entry for each provider and each key. Secrets were masked before they came near it:")
 	rows := [][]string{{"ACTION", "RESOURCE", "PROVIDER", "NEW VALUES"}}
 	for _, entry := range s.audits {
-		values := strings.ReplaceAll(string(entry.New), `": `, `":`) // wrapped between the pairs
+		values := strings.ReplaceAll(string(entry.New), `": `, `":`) // to wrap between pairs
 		rows = append(rows, []string{string(entry.Action), entry.Resource, entry.ProviderName, values})
 	}
 	s.table(rows...)
@@ -87,7 +87,7 @@ func (s *story) secondStart(ctx context.Context) error {
 		{"second", fmt.Sprint(second.roundTrips), fmt.Sprint(second.locks)},
 	}
 	for i := range rows {
-		if s.first.locks == 0 { // it had nothing to write, or TLS hides it
+		if s.first.locks == 0 { // it had nothing to write, or TLS hides the locks
 			rows[i] = rows[i][:2]
 		}
 	}
@@ -123,7 +123,8 @@ func (s *story) changedBaseURL(ctx context.Context) error {
 	variables := baseURLVariables(s.cfg, p)
 	environ := s.in.environ
 	for _, variable := range variables {
-		environ = append([]string{variable + "=https://elsewhere.example/v1/"}, environ...) // the first counts
+		// Put it first: the first one wins.
+		environ = append([]string{variable + "=https://elsewhere.example/v1/"}, environ...)
 	}
 	cfg, err := aiseed.ParseEnviron(ctx, environ, slog.Logger{})
 	if err != nil {

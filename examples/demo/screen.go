@@ -18,7 +18,7 @@ const (
 	plain   = ""
 )
 
-// A screen is where the story is told.
+// A screen writes the story to out.
 type screen struct {
 	out    io.Writer
 	colour bool
@@ -57,8 +57,8 @@ func (s *screen) show(style, text string) {
 	s.line(plain, "")
 }
 
-// table writes rows under a header. Long cells lose their middle; those of the
-// last column are wrapped.
+// table writes rows under a header. It cuts the middle out of long cells, and wraps
+// those of the last column.
 func (s *screen) table(rows ...[]string) {
 	const longest, lastWidth = 32, 54
 	if len(rows) == 1 {
@@ -91,7 +91,7 @@ func elide(text string, n int) string {
 	return string(runes[:n-n/3-1]) + "…" + string(runes[len(runes)-n/3:])
 }
 
-// wrap splits text into lines of n runes, except where one word is longer.
+// wrap splits text into lines of at most n runes, unless one word is longer.
 func wrap(text string, n int) (lines []string) {
 	var line string
 	for word := range strings.FieldsSeq(text) {

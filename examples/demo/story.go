@@ -11,7 +11,7 @@ import (
 	"example.com/aiseed"
 )
 
-// input is what one run of the demo is about.
+// input is the input of one run of the demo.
 type input struct {
 	environ []string // in the form of os.Environ
 	from    string   // where environ is from, in words
@@ -29,7 +29,7 @@ type story struct {
 	store  *aiseed.Store
 	audits []aiseed.AuditEntry
 	warned map[string]bool // the warnings that were shown
-	logged bool            // since endLog
+	logged bool            // something was logged since endLog
 	first  cost            // of the first start
 	cast   cast
 }
@@ -70,7 +70,7 @@ func (s *story) tell(ctx context.Context) error {
 	return nil
 }
 
-// prepare is what a server does before it seeds.
+// prepare does what a server does before it seeds.
 func (s *story) prepare(ctx context.Context) (err error) {
 	if s.cfg, err = aiseed.ParseEnviron(ctx, s.in.environ, s.logger()); err != nil {
 		return err
@@ -86,7 +86,7 @@ func (s *story) prepare(ctx context.Context) (err error) {
 	return err
 }
 
-// start is what a server does then.
+// start seeds, as a server does next, and returns the cost.
 func (s *story) start(ctx context.Context, cfg aiseed.Config) (cost, error) {
 	s.db.wire.take()
 	err := aiseed.SeedAIProvidersFromEnv(ctx, s.store, cfg, aiseed.AuditorFunc(s.audit), s.logger())

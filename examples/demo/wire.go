@@ -7,12 +7,12 @@ import (
 	"sync/atomic"
 )
 
-// A wire counts what its connections do. It sees no locks where they use TLS.
+// A wire counts what its connections do. It sees no locks if they use TLS.
 type wire struct{ roundTrips, locks atomic.Int64 }
 
 type cost struct{ roundTrips, locks int64 }
 
-// take returns the counts since the last time.
+// take returns the counts since the last call.
 func (w *wire) take() cost { return cost{w.roundTrips.Swap(0), w.locks.Swap(0)} }
 
 func (w *wire) dial(ctx context.Context, network, address string) (net.Conn, error) {

@@ -26,15 +26,15 @@ const (
 	maxActorBytes = 255
 )
 
-// api lets operators change providers over HTTP. Whoever has the token may, and is
-// taken at their word about who they are.
+// api lets operators change providers over HTTP. Everybody with the token may do so. It
+// does not verify who they say they are.
 type api struct {
 	store   *aiseed.Store
 	auditor aiseed.Auditor
 	logger  *slog.Logger
 }
 
-// handler makes the routes of the API, for those who have the token.
+// handler makes the routes of the API. It refuses requests without the token.
 func (a *api) handler(token string) http.Handler {
 	mux := http.NewServeMux()
 	for pattern, answer := range map[string]func(context.Context, *http.Request) (reply, error){
@@ -52,7 +52,7 @@ func (a *api) handler(token string) http.Handler {
 	}
 	want := sha256.Sum256([]byte("Bearer " + token))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// Of hashes, so that the time does not tell the token's length either.
+		// Compare hashes, so that the time does not show the token's length either.
 		got := sha256.Sum256([]byte(r.Header.Get("Authorization")))
 		if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="hostserver"`)
@@ -63,7 +63,7 @@ func (a *api) handler(token string) http.Handler {
 	})
 }
 
-// A reply is what to answer where all went well.
+// A reply is the answer to a request that succeeded.
 type reply struct {
 	status int
 	body   any // nil for none
@@ -83,8 +83,8 @@ func (a *api) answering(answer func(context.Context, *http.Request) (reply, erro
 			return
 		}
 		if r.Method != http.MethodGet {
-			// What was changed stays so, whatever becomes of the entry: the next
-			// delivery takes it along.
+			// The change stays even if its entry is not delivered. The next delivery
+			// includes the entry.
 			if _, err := a.store.DeliverAudits(ctx, a.auditor); err != nil {
 				a.logger.WarnContext(ctx, "not all audit entries were delivered", "reason", err.Error())
 			}
@@ -113,8 +113,8 @@ type badRequest string
 
 func (b badRequest) Error() string { return string(b) }
 
-// problem is the answer to an error. What the client can do nothing about is for
-// the log.
+// problem returns the answer to an error. It logs errors that the client cannot do
+// anything about.
 func (a *api) problem(ctx context.Context, r *http.Request, err error) (int, problemView) {
 	var config *aiseed.ConfigError
 	var bad badRequest
@@ -139,8 +139,8 @@ func (a *api) problem(ctx context.Context, r *http.Request, err error) (int, pro
 	return http.StatusInternalServerError, problemView{Error: "it failed, or its outcome is not known; the server's log says why"}
 }
 
-// list shows what the runtime uses, or with ?all every provider there is, by which
-// an operator finds the id of one that is disabled, deleted or does not open.
+// list shows the providers that the runtime uses. With ?all it shows every provider, so
+// that an operator can find the id of one that is disabled, deleted or cannot be decrypted.
 func (a *api) list(ctx context.Context, r *http.Request) (reply, error) {
 	if r.URL.Query().Has("all") {
 		infos, err := a.store.ListProviders(ctx)
@@ -199,7 +199,7 @@ func (a *api) create(ctx context.Context, r *http.Request) (reply, error) {
 	return reply{http.StatusCreated, newOperatorView(p)}, err
 }
 
-// bedrockFields have the names by which the library reports problems with them.
+// bedrockFields have the names that the library uses to report problems with them.
 type bedrockFields struct {
 	Region          *string `json:"bedrock_region"`
 	Model           *string `json:"bedrock_model"`
@@ -309,7 +309,8 @@ func pathID(r *http.Request, name string) (uuid.UUID, error) {
 	return id, nil
 }
 
-// read takes from a request who asks, and what; a nil body is one that is not read.
+// read returns the actor of a request and decodes the request's body into body. If body is
+// nil, it does not read the request's body.
 func read(r *http.Request, body any) (actor string, err error) {
 	actor = cmp.Or(strings.TrimSpace(r.Header.Get("X-Actor")), "api")
 	if len(actor) > maxActorBytes || !utf8.ValidString(actor) || strings.ContainsFunc(actor, unicode.IsControl) || actor == aiseed.SystemActor {

@@ -8,7 +8,7 @@ import (
 	"example.com/aiseed"
 )
 
-// live holds the providers as they are, whichever process changes them.
+// live holds the current providers, whichever process changes them.
 type live struct {
 	providers atomic.Pointer[[]aiseed.Provider]
 }
@@ -17,7 +17,7 @@ func (l *live) set(providers []aiseed.Provider) { l.providers.Store(&providers) 
 
 func (l *live) get() []aiseed.Provider { return *l.providers.Load() }
 
-// follow keeps the providers up to date. stop ends it and waits until it is over.
+// follow keeps the providers up to date. stop ends this and waits until it has ended.
 func (l *live) follow(ctx context.Context, store *aiseed.Store, logger *slog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
@@ -25,7 +25,7 @@ func (l *live) follow(ctx context.Context, store *aiseed.Store, logger *slog.Log
 		defer close(ended)
 		err := store.Watch(ctx, func(providers []aiseed.Provider, err error) {
 			if err != nil {
-				// The last ones that could be read are better than none.
+				// Keep the last providers that could be read: they are better than none.
 				logger.ErrorContext(ctx, "the AI providers cannot be read anew; the last ones stay in use", "reason", err.Error())
 				return
 			}

@@ -1,26 +1,27 @@
-// Command hostserver is a small server that starts the way a host of aiseed
-// should: everything in a straight line, each thing closed by a defer where it is
-// opened, and one context from the signal down to the database, so that Ctrl-C
-// leaves nothing behind at any moment.
+// Command hostserver is a small server that starts as a host of aiseed should. It
+// starts everything in one sequence, closes each thing by a defer where it is opened,
+// and passes one context from the signal down to the database. So Ctrl-C leaves
+// nothing behind at any moment.
 //
 //	export DATABASE_URL=postgres://user:password@localhost:5432/database
-//	export CODER_EXTERNAL_TOKEN_ENCRYPTION_KEYS=$(openssl rand -base64 32) # keep it: it opens what it sealed
+//	# Keep this key: it decrypts what it sealed.
+//	export CODER_EXTERNAL_TOKEN_ENCRYPTION_KEYS=$(openssl rand -base64 32)
 //	export CODER_AIBRIDGE_OPENAI_KEY=sk-example-0123456789abcdef
 //	go run ./examples/hostserver &
 //	curl http://127.0.0.1:8080/providers
 //
-// HOSTSERVER_ADDRESS moves it elsewhere. It speaks plain HTTP and shows /providers
-// to everybody, so leave it on the loopback interface.
+// HOSTSERVER_ADDRESS sets another address. The server speaks plain HTTP and shows
+// /providers to everybody, so leave it on the loopback interface.
 //
-// With HOSTSERVER_TOKEN set operators can change providers, and every instance
+// If HOSTSERVER_TOKEN is set, operators can change providers, and every instance
 // follows without a restart:
 //
 //	curl -H "Authorization: Bearer $HOSTSERVER_TOKEN" -H "X-Actor: $USER" \
 //	  http://127.0.0.1:8080/api/providers -d '{"type": "openai", "name": "second", "keys": ["sk-..."]}'
 //
-// Exit codes: 0 after a signal while serving, once the requests under way are
+// Exit codes: 0 after a signal while serving, once the running requests are
 // answered; 130 after a signal during start-up; 1 after an error, which is
-// printed as it is. A second signal ends the process at once.
+// printed unchanged. A second signal ends the process at once.
 package main
 
 import (
@@ -64,7 +65,7 @@ func report(err error, stderr io.Writer) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.Is(err, context.Canceled): // what a signal does, and nothing else here
+	case errors.Is(err, context.Canceled): // only a signal causes it here
 		fmt.Fprintln(stderr, "hostserver: interrupted")
 		return 130
 	}
@@ -93,8 +94,8 @@ func run(ctx context.Context, environ []string, stderr io.Writer, tune ...func(*
 		return err
 	}
 
-	// The store seals from birth: there is no moment, and no order of calls, in
-	// which something could be written that is not sealed.
+	// The store seals from the start: at no moment, and with no order of calls, can
+	// anything unsealed be written.
 	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{
 		Keyring: keyring, Migrate: true, LockTimeout: lockTimeout, NotifyChannel: notifyChannel,
 	})
@@ -140,10 +141,10 @@ func openPool(ctx context.Context, url string, tune ...func(*pgxpool.Config)) (*
 	}
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		// pgx quotes what it cannot read, and a password can be in it.
+		// pgx quotes what it cannot read, which can contain a password.
 		return nil, xerrors.Errorf("%s cannot be read; want postgres://user:password@host:port/database, with special characters percent-encoded", databaseVariable)
 	}
-	// Who waits for the lock of a seed is told this name.
+	// Processes that wait for the lock of a seed see this name.
 	if params := config.ConnConfig.RuntimeParams; params["application_name"] == "" {
 		params["application_name"] = "hostserver"
 	}
@@ -162,7 +163,7 @@ func newAuditor(logger *slog.Logger) aiseed.Auditor {
 	})
 }
 
-// lookup is os.Getenv for an environment that is an argument.
+// lookup is os.Getenv for the given environment.
 func lookup(environ []string, name string) string {
 	for _, entry := range environ {
 		if value, ok := strings.CutPrefix(entry, name+"="); ok {

@@ -13,9 +13,9 @@ import (
 	"example.com/aiseed"
 )
 
-// Variables for the tests, which must not depend on how fast a machine is.
+// Variables for the tests, which must not depend on the speed of the machine.
 var (
-	// Each is shorter than the one below, so that who waits is told why.
+	// Each is shorter than the next one, so that a client that waits gets the reason.
 	lockTimeout      = 8 * time.Second
 	operationTimeout = 12 * time.Second
 	writeTimeout     = 15 * time.Second
@@ -26,7 +26,7 @@ var (
 	shutdownTimeout = 10 * time.Second
 )
 
-// serve answers requests until ctx ends, and then finishes those under way.
+// serve answers requests until ctx ends, and then finishes the running ones.
 func serve(ctx context.Context, listener net.Listener, handler http.Handler, logger *slog.Logger) error {
 	server := &http.Server{
 		Handler:           handler,
@@ -47,7 +47,7 @@ func serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 	case <-ctx.Done():
 	}
 	logger.InfoContext(ctx, "shutting down")
-	// The only thing that outlives ctx, because its end is what begins it.
+	// Only the shutdown outlives ctx, because the end of ctx starts it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()
 	err := server.Shutdown(ctx)

@@ -1,7 +1,7 @@
 // Package baseurl checks, normalises and masks the base URL of an upstream.
 //
-// No function quotes a part of a URL that can hold a credential: user info, the values of
-// a query, a fragment, or anything of a text that is not a base URL.
+// Check and Mask never show a part of a URL that can hold a credential: user info, the
+// values of a query, a fragment, or any part of an invalid base URL that may have one of these.
 package baseurl
 
 import (
@@ -13,8 +13,8 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// Check says what is wrong with a base URL, without quoting it, or "". A base URL that is
-// not set is fine.
+// Check returns what is wrong with a base URL, without quoting it, or "" if it is valid. An
+// empty base URL is valid.
 func Check(raw string) (problem string) {
 	if raw == "" || isNormal(raw) {
 		return ""
@@ -50,7 +50,7 @@ func checkParsed(raw string) (problem string) {
 
 // isNormal reports whether raw is a base URL in its normal form: a lower-case host without
 // a port, and a path of unreserved characters without dot segments. Nearly every base URL
-// is, and needs no closer look.
+// is normal and needs no further check.
 func isNormal(raw string) bool {
 	rest, ok := strings.CutPrefix(raw, "https://")
 	if !ok {
@@ -69,9 +69,9 @@ func isNormal(raw string) bool {
 	return true
 }
 
-// Mask shows a base URL without what could be a credential: the values of its query. A
-// text that [Check] refuses, and that can hold a credential elsewhere, shows as four
-// asterisks. Control characters are escaped.
+// Mask shows a base URL without the values of its query, which can be credentials. If
+// [Check] refuses raw and raw can hold a credential elsewhere, Mask returns four asterisks.
+// Control characters are escaped.
 func Mask(raw string) string {
 	if Check(raw) != "" {
 		if strings.ContainsAny(raw, "@?#") {
@@ -86,7 +86,7 @@ func Mask(raw string) string {
 	pairs := strings.Split(query[1:], "&")
 	for i, pair := range pairs {
 		pairs[i] = text.Masked
-		// A text that ends in "=" can be a value in base64; then what precedes it is not a key.
+		// A pair that ends in "=" can be a base64 value without a key: show nothing of it.
 		if key, value, _ := strings.Cut(pair, "="); strings.Trim(value, "=") != "" {
 			pairs[i] = key + "=" + text.Masked
 		}
@@ -94,7 +94,7 @@ func Mask(raw string) string {
 	return text.Printable(base + "?" + strings.Join(pairs, "&"))
 }
 
-// cutBefore splits s before the first of any.
+// cutBefore splits s before its first character that is in any.
 func cutBefore(s, any string) (before, from string) {
 	if i := strings.IndexAny(s, any); i >= 0 {
 		return s[:i], s[i:]

@@ -7,14 +7,14 @@ import (
 
 // Normalise applies the syntax-based normalisation of RFC 3986 §6.2.2 (case,
 // percent-encoding, dot segments) and the scheme-based one of §6.2.3 (default
-// port, empty path). It works on the text, since a round trip through net/url
-// loses which characters were encoded. A text that is not a base URL stays as it is.
+// port, empty path). It works on the text, because a round trip through net/url
+// loses which characters were encoded. It returns an invalid base URL unchanged.
 func Normalise(raw string) string {
 	if raw == "" || isNormal(raw) || checkParsed(raw) != "" {
 		return raw
 	}
 	scheme, rest, ok := strings.Cut(raw, "://")
-	if !ok { // "https:/host" and the like have no host, and do not get here
+	if !ok { // cannot happen: checkParsed refuses URLs without a host, like "https:/host"
 		return raw
 	}
 	scheme = strings.ToLower(scheme)
@@ -37,9 +37,9 @@ func Normalise(raw string) string {
 		removeDotSegments(normalisePercent(path)) + normalisePercent(query)
 }
 
-// normalisePercent decodes the triplets that stand for unreserved characters
-// (RFC 3986 §2.3) and writes the others with upper-case digits. Text with a
-// broken triplet stays as it is.
+// normalisePercent decodes the triplets of unreserved characters (RFC 3986 §2.3)
+// and writes the others with upper-case digits. It returns a text with a broken
+// triplet unchanged.
 func normalisePercent(s string) string {
 	if !strings.Contains(s, "%") {
 		return s
@@ -87,8 +87,8 @@ func lowerHost(host string) string {
 	return strings.Join(parts, "%")
 }
 
-// removeDotSegments is RFC 3986 §5.2.4 for an absolute path. A trailing slash
-// stays, since https://host/v1 and https://host/v1/ are different base URLs.
+// removeDotSegments implements RFC 3986 §5.2.4 for an absolute path. It keeps a trailing
+// slash, because https://host/v1 and https://host/v1/ are different base URLs.
 func removeDotSegments(path string) string {
 	if !strings.Contains(path, "/.") {
 		return path

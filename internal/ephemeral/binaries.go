@@ -13,8 +13,8 @@ import (
 	"golang.org/x/xerrors"
 )
 
-// installations are the directories that packages put the server in, outside
-// of PATH.
+// installations are the directories outside PATH in which packages install the
+// server.
 var installations = []string{
 	"/usr/lib/postgresql/*/bin", // Debian
 	"/usr/pgsql-*/bin",          // Red Hat
@@ -25,8 +25,8 @@ var installations = []string{
 	"/Applications/Postgres.app/Contents/Versions/*/bin",
 }
 
-// findBinaries returns the directory of initdb and postgres; patterns match
-// those that are looked at last.
+// findBinaries returns the directory of initdb and postgres. It looks last into
+// the directories that match patterns.
 func findBinaries(ctx context.Context, getenv func(string) string, patterns []string) (string, error) {
 	if dir := getenv("PGBIN"); dir != "" {
 		if !hasServer(dir) {
@@ -44,7 +44,7 @@ func findBinaries(ctx context.Context, getenv func(string) string, patterns []st
 	}
 	var packaged []string
 	for _, pattern := range patterns {
-		// Glob fails on a bad pattern only, and these are good.
+		// Glob fails only on a bad pattern, and these are valid.
 		found, _ := filepath.Glob(pattern)
 		packaged = append(packaged, found...)
 	}

@@ -25,15 +25,15 @@ var variables = []struct{ name, keyword string }{
 	{"PGOPTIONS", "options"},
 }
 
-// fromVariables writes the PG* variables as a connection string, so that a
-// process with another environment can use it too, and names those that say where
-// the server is. Without any of these the string is empty.
+// fromVariables returns the PG* variables as a connection string, so that a process
+// with another environment can use it too, and the names of the variables that say
+// where the server is. If none of these is set, the string is empty.
 //
-// PGUSER and PGDATABASE are not among them: they say who and what, not where,
-// and people set them in their shells for good.
+// PGUSER and PGDATABASE do not count: they do not say where the server is, and people
+// set them permanently in their shells.
 func fromVariables(getenv func(string) string) (base, source string) {
-	// A service file ranks below the connection string and above the environment.
-	// Written out, the variables would override it.
+	// A connection string overrides a service file, which overrides the environment.
+	// Do not write out the variables, because they would override the service file.
 	if service := getenv("PGSERVICE"); service != "" {
 		return "service=" + quote(service), "PGSERVICE"
 	}
@@ -56,14 +56,14 @@ func fromVariables(getenv func(string) string) (base, source string) {
 }
 
 // withDatabase returns the connection string, a URL or keywords and values, with
-// another database in it. Everything else stays as it was, byte for byte.
+// another database. It keeps everything else byte for byte.
 func withDatabase(base, database string) string {
 	if database == "" {
 		return base
 	}
 	scheme, rest, found := strings.Cut(base, "://")
 	if !found || (scheme != "postgres" && scheme != "postgresql") {
-		// The last of several counts.
+		// If a keyword appears several times, the last one wins.
 		return strings.TrimSpace(base + " dbname=" + quote(database))
 	}
 

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/xerrors"
 )
 
-// startTimeout is how long a server may take until it answers. It takes half
-// a second; a loaded machine can be many times slower.
+// startTimeout is how long a server may take until it answers. It usually takes
+// half a second; a loaded machine can be many times slower.
 const startTimeout = time.Minute
 
 //go:embed keeper.sh
@@ -35,16 +35,16 @@ type job struct {
 	secret  string   // replaced by a mask wherever the log is quoted
 }
 
-// keeper is a shell in a session of its own that runs a job and ends it when
-// close is called or when this process dies. See keeper.sh.
+// keeper is a shell in its own session. It runs a job and ends it when close is
+// called or when this process dies. See keeper.sh.
 //
-// It makes the directory itself: made here, the directory would stay behind when
-// this process is killed before the shell runs.
+// The shell makes the directory. If this process made it and was killed before the
+// shell runs, the directory would be left behind.
 type keeper struct {
 	job
 	cmd   *exec.Cmd
 	stdin *os.File // the job lives as long as this is open
-	life  *os.File // ends when the server does
+	life  *os.File // reaches end of file when the server ends
 	close func() error
 }
 
@@ -54,18 +54,18 @@ func newDir(prefix string) (string, error) {
 	return filepath.Join(parent, "aiseed-"+prefix+"-"+strings.ToLower(rand.Text()[:12])), err
 }
 
-// ParentDir returns a directory for directories with sockets: one that the user who
-// runs the servers can use, preferably in memory. It stays the same.
+// ParentDir returns a directory for directories with sockets. The user who runs the
+// servers can write to it, and it is preferably in memory. All calls return the same one.
 var ParentDir = sync.OnceValues(func() (string, error) {
 	return parentDir(slices.Compact([]string{"/dev/shm", os.TempDir(), "/tmp", "/var/tmp"})...)
 })
 
 // parentDir returns the first candidate with room for the databases of many tests,
-// or else the one with the most room. Only a trial shows whether a directory can be
-// made there: by the user who runs the server, when we are root.
+// or else the one with the most room. It tries to make a directory in each, as the user
+// who runs the server if we are root: only a trial shows whether that works.
 func parentDir(candidates ...string) (string, error) {
 	const (
-		longest = 60 // the path of a socket has 104 bytes on some systems
+		longest = 60 // the path of a socket is limited to 104 bytes on some systems
 		enough  = 1 << 30
 	)
 	var usable []string
@@ -92,7 +92,7 @@ func parentDir(candidates ...string) (string, error) {
 	}), nil
 }
 
-// keep starts the job. Whoever gets a keeper must call close.
+// keep starts the job. The caller must call close on the keeper.
 func keep(j job) (*keeper, error) {
 	stdin, stdinWrite, err := os.Pipe()
 	if err != nil {
@@ -103,7 +103,7 @@ func keep(j job) (*keeper, error) {
 		return nil, errors.Join(xerrors.Errorf("start %s: %w", j.name, err), stdin.Close(), stdinWrite.Close())
 	}
 
-	// Files rather than buffers: exec starts no goroutine for a file.
+	// Use files, not buffers: exec starts no goroutine for a file.
 	cmd := exec.Command("/bin/sh", append([]string{"-c", keeperScript, "aiseed-keeper", j.dir, j.signals, j.script}, j.args...)...)
 	cmd.Dir = "/"
 	cmd.Env = environment()
@@ -120,13 +120,13 @@ func keep(j job) (*keeper, error) {
 
 	k := &keeper{job: j, cmd: cmd, stdin: stdinWrite, life: life}
 	k.close = sync.OnceValue(k.stop)
-	// This fails only when the shell has exited, and then await has its last words.
+	// This fails only if the shell has exited, and then await reports its output.
 	_, _ = k.stdin.WriteString(j.config + ".\n")
 	return k, nil
 }
 
-// environment is a short list, because secrets in the environment of a test are
-// none of a server's business and PG* variables would change what it does.
+// environment returns the few variables that a server gets. It leaves out the secrets in
+// the environment of a test, and PG* variables, which would change what the server does.
 func environment() []string {
 	env := []string{"LC_ALL=C"}
 	for _, name := range []string{"PATH", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"} {
@@ -140,7 +140,7 @@ func environment() []string {
 // stop ends the job and returns when its processes and its directory are gone.
 func (k *keeper) stop() error {
 	_ = k.stdin.Close()
-	// Its exit status says nothing that the directory does not say.
+	// Ignore the exit status: RemoveAll below reports whether the directory is gone.
 	_ = k.cmd.Wait()
 	_ = k.life.Close()
 	if err := os.RemoveAll(k.dir); err != nil {
@@ -150,7 +150,7 @@ func (k *keeper) stop() error {
 }
 
 // await calls probe until it succeeds. It gives up when the server exits, when
-// ctx is done and after startTimeout.
+// ctx is done, or after startTimeout.
 func (k *keeper) await(ctx context.Context, probe func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -179,7 +179,7 @@ func (k *keeper) await(ctx context.Context, probe func(context.Context) error) e
 
 func (k *keeper) logFile() string { return filepath.Join(k.dir, "log") }
 
-// tail returns the end of the log, to stand at the end of an error message.
+// tail returns the end of the log, for the end of an error message.
 func (k *keeper) tail() string {
 	const most, mask = 4096, "********"
 
@@ -197,7 +197,7 @@ func (k *keeper) tail() string {
 	return indent(text)
 }
 
-// indent returns the text as lines of their own, or "" where there are none.
+// indent returns the text on separate, indented lines, or "" if it has no lines.
 func indent(text string) string {
 	text = strings.TrimSpace(text)
 	if text == "" {

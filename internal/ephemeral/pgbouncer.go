@@ -23,12 +23,12 @@ type PgBouncer struct {
 }
 
 // StartPgBouncer starts a PgBouncer that pools transactions of every database of
-// the server, and returns when a query gets through. Each setting is a name=value of the
-// section [pgbouncer], such as "default_pool_size=2", and overrides the ones that
-// StartPgBouncer makes. The binary is PGBOUNCER, or in PATH, or in /usr/sbin.
+// the server, and returns when a query succeeds. Each setting is a name=value of the
+// section [pgbouncer], such as "default_pool_size=2", and overrides the settings of
+// StartPgBouncer. The binary is PGBOUNCER, or in PATH, or in /usr/sbin.
 //
-// It ends like a private server: with Close or with this process. Close it before
-// the server.
+// Like a private server it ends with Close or with this process. Close it before the
+// server.
 func StartPgBouncer(ctx context.Context, server *Server, settings ...string) (*PgBouncer, error) {
 	binary, err := findPgBouncer(os.Getenv, "pgbouncer", "/usr/sbin/pgbouncer")
 	if err != nil {
@@ -53,8 +53,8 @@ func StartPgBouncer(ctx context.Context, server *Server, settings ...string) (*P
 		config: config,
 		script: `exec "$1" config`,
 		args:   []string{binary},
-		// No signal: what its signals mean depends on its version, and
-		// it has nothing to lose by being killed.
+		// No signals: their meaning depends on the version, and PgBouncer
+		// loses nothing if it is killed.
 		secret: upstream.Password,
 	})
 	if err != nil {
@@ -72,7 +72,7 @@ func StartPgBouncer(ctx context.Context, server *Server, settings ...string) (*P
 }
 
 // DSN returns a connection string for a database of the server, through
-// PgBouncer. An empty name stands for the database of the server's own DSN.
+// PgBouncer. An empty name means the database of the server's own DSN.
 // "pgbouncer" is the console.
 func (b *PgBouncer) DSN(database string) string {
 	return withDatabase(b.base, cmp.Or(database, b.database))
@@ -102,8 +102,8 @@ func findPgBouncer(getenv func(string) string, names ...string) (string, error) 
 	return "", xerrors.New("no pgbouncer in PGBOUNCER (not set), PATH or /usr/sbin; install it (apt-get install pgbouncer, brew install pgbouncer)")
 }
 
-// bouncerConfig logs in to the server as the user of its DSN, whoever asks: the
-// directory lets nobody else in.
+// bouncerConfig returns a configuration that logs every client in to the server as the
+// user of its DSN. Only the user who runs PgBouncer can enter its directory.
 func bouncerConfig(dir string, upstream *pgx.ConnConfig, settings []string) (string, error) {
 	login := fmt.Sprintf("host=%s port=%d user=%s", iniQuote(upstream.Host), upstream.Port, iniQuote(upstream.User))
 	if upstream.Password != "" {

@@ -31,7 +31,7 @@ func probe(ctx context.Context, dsn string) (version int, err error) {
 	return version, err
 }
 
-// parse also takes the pool_* parameters that a connection string for a pool has.
+// parse also accepts the pool_* parameters of a connection string for a pool.
 func parse(dsn string) (*pgx.ConnConfig, error) {
 	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
@@ -48,9 +48,9 @@ func checkVersion(version int) error {
 	return nil
 }
 
-// reason says why the server does not answer, in words of our own. The texts of
-// pgx quote what they could not understand, and in a connection string with a
-// misplaced character any part can be the password.
+// reason says why the server does not answer. It does not use the texts of pgx:
+// they quote what pgx cannot parse, and if a character of a connection string is
+// misplaced, any part can be the password.
 func reason(err error) string {
 	var (
 		parseErr *pgconn.ParseConfigError

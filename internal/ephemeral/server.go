@@ -1,10 +1,9 @@
 // Package ephemeral provides the PostgreSQL server that tests, examples and the
-// demo run on: one that is there already, or a private one that exists exactly
-// as long as the process that started it. It also puts a PgBouncer in front of it.
+// demo run on: an existing one, or a private one that exists exactly as long as
+// the process that started it. It can also start a PgBouncer in front of it.
 //
-// Nothing of a private server outlives its process, whatever that dies of: no
-// process, no file. Nothing in this package keeps a goroutine, and no error text has a
-// password in it.
+// A private server leaves no process and no file behind, however the process that started
+// it ends. The package keeps no goroutine, and its error texts contain no password.
 package ephemeral
 
 import (
@@ -28,12 +27,12 @@ type Server struct {
 	keeper   *keeper // nil for a server that was found
 }
 
-// Find returns the server that the environment names, or starts a private one
-// where it names none. In this order: the server of DATABASE_URL; that of the PG*
-// variables of libpq if PGSERVICE, PGHOST or PGPORT is set; otherwise [Start].
+// Find returns the server that the environment names, or starts a private one if it
+// names none. The order is: the server of DATABASE_URL; that of the PG* variables of
+// libpq if PGSERVICE, PGHOST or PGPORT is set; otherwise [Start].
 //
-// A server that is named and does not answer is an error, never a reason to use
-// another one. The error does not repeat any part of DATABASE_URL.
+// If a named server does not answer, Find returns an error and does not try another
+// one. The error contains no part of DATABASE_URL.
 func Find(ctx context.Context) (*Server, error) {
 	return find(ctx, os.Getenv)
 }
@@ -65,10 +64,10 @@ func found(ctx context.Context, base, source string) (*Server, error) {
 	return &Server{base: base, version: version}, nil
 }
 
-// DSN returns a connection string for a database of this server, as both pgx and
-// libpq take it; everything but the database is as the environment has it. An empty
-// name stands for the database that the environment names, which is "postgres" on a
-// private server. The string has a password in it if the environment has one.
+// DSN returns a connection string for a database of this server, for both pgx and
+// libpq. Everything but the database is as in the environment. An empty name means
+// the database that the environment names, or "postgres" on a private server. The
+// string contains a password if the environment has one.
 func (s *Server) DSN(database string) string {
 	return withDatabase(s.base, cmp.Or(database, s.database))
 }
@@ -79,8 +78,8 @@ func (s *Server) Ephemeral() bool { return s.keeper != nil }
 // Version returns the version as a number, such as 150012 for 15.12.
 func (s *Server) Version() int { return s.version }
 
-// LogFile returns the path of a private server's log, and ""
-// for a server that was found. Close removes the file.
+// LogFile returns the path of a private server's log, or "" for a server that was
+// found. Close removes the file.
 func (s *Server) LogFile() string {
 	if s.keeper == nil {
 		return ""
@@ -89,7 +88,7 @@ func (s *Server) LogFile() string {
 }
 
 // PID returns the process id of a private server's postmaster. It is 0 for a
-// server that was found and for one that was stopped; one that was killed keeps it.
+// server that was found or was stopped. A server that was killed keeps its id.
 func (s *Server) PID() int {
 	if s.keeper == nil {
 		return 0

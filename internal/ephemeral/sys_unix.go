@@ -12,9 +12,9 @@ import (
 	"golang.org/x/xerrors"
 )
 
-// detach gives cmd a session of its own, so that Ctrl-C in a terminal does not
-// reach it before it has cleaned up, and another user if we are root, because
-// neither PostgreSQL nor PgBouncer runs as root.
+// detach gives cmd its own session, so that Ctrl-C in a terminal does not reach it
+// before it has cleaned up. If we are root, it also gives cmd another user, because
+// PostgreSQL and PgBouncer do not run as root.
 func detach(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if os.Getuid() != 0 {
@@ -33,14 +33,14 @@ func detach(cmd *exec.Cmd) error {
 		if err != nil {
 			return xerrors.Errorf("group id of %s: %w", name, err)
 		}
-		// The conversion also takes the -2 that nobody has on macOS.
+		// The conversion also accepts -2, which is the id of nobody on macOS.
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 		return nil
 	}
 	return xerrors.New("the server refuses to run as root and there is no user postgres or nobody to run it as; run this as another user or set DATABASE_URL")
 }
 
-// freeBytes returns how much can be written below dir, 0 where there is no dir.
+// freeBytes returns how much can be written below dir, or 0 if there is no dir.
 func freeBytes(dir string) uint64 {
 	var stat syscall.Statfs_t
 	if err := syscall.Statfs(dir, &stat); err != nil {

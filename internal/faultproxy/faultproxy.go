@@ -1,10 +1,10 @@
-// Package faultproxy stands between a PostgreSQL client and its server, reads
-// every message of the protocol in both directions, and does one fault at the
-// message that it is told.
+// Package faultproxy is a proxy between a PostgreSQL client and its server. It reads
+// every message of the protocol in both directions, and causes one fault at a given
+// message.
 //
 // Messages are counted per direction, from 1, over all connections that were opened
-// since [Proxy.Arm]; their start-up messages are among them. A CancelRequest is passed
-// on and not counted: when a client sends it is a matter of chance.
+// since [Proxy.Arm], including their start-up messages. A CancelRequest is passed on
+// and not counted, because the time when a client sends it is random.
 package faultproxy
 
 import (
@@ -23,7 +23,7 @@ import (
 	"example.com/aiseed/internal/ephemeral"
 )
 
-// A Direction is one of the two in which messages go.
+// A Direction is the direction of a message.
 type Direction string
 
 // The directions.
@@ -32,7 +32,7 @@ const (
 	ToClient Direction = "to client"
 )
 
-// Directions are all of them.
+// Directions lists both directions.
 var Directions = []Direction{ToServer, ToClient}
 
 // A Kind is what is done to a message.
@@ -40,26 +40,26 @@ type Kind string
 
 // The kinds of fault. A cut closes both sides of the connection.
 const (
-	None      Kind = "nothing"    // it passes; for what [Proxy.Arm] calls
+	None      Kind = "nothing"    // it passes; only the function of [Proxy.Arm] is called
 	CutBefore Kind = "cut before" // it does not arrive
 	CutInside Kind = "cut inside" // half of it arrives
-	CutAfter  Kind = "cut after"  // it arrives, and nothing after it
-	Hold      Kind = "hold"       // it arrives after [Proxy.Release], like all that follows it
-	DropReply Kind = "drop reply" // it reaches the server, and nothing that the server says from then on reaches the client; then a cut
+	CutAfter  Kind = "cut after"  // it arrives, but nothing after it does
+	Hold      Kind = "hold"       // it and all that follows arrive after [Proxy.Release]
+	DropReply Kind = "drop reply" // it reaches the server; later replies do not arrive; then a cut
 )
 
-// Kinds are all kinds of fault.
+// Kinds lists all kinds of fault except None.
 var Kinds = []Kind{CutBefore, CutInside, CutAfter, Hold, DropReply}
 
-// A Fault is what a [Proxy] does, and where. The zero Fault does nothing.
+// A Fault says what a [Proxy] does, and at which message. The zero Fault does nothing.
 type Fault struct {
 	Direction Direction
 	Message   int // from 1
 	Kind      Kind
-	ForGood   bool // afterwards no new connection gets through either
+	ForGood   bool // new connections are refused afterwards
 }
 
-// String names the fault in a few words.
+// String describes the fault in short.
 func (f Fault) String() string {
 	often := "once"
 	if f.ForGood {
@@ -78,7 +78,7 @@ type Proxy struct {
 
 	mu       sync.Mutex
 	conns    map[*conn]bool
-	round    int // of Arm
+	round    int // number of calls of Arm
 	opened   int // connections since Arm
 	fault    Fault
 	then     func()
@@ -89,7 +89,7 @@ type Proxy struct {
 	record   []string
 }
 
-// Start starts a proxy to the server at an address, as net.Dial takes it.
+// Start starts a proxy to the server at network and address, as for net.Dial.
 func Start(network, address string) (*Proxy, error) {
 	parent, err := ephemeral.ParentDir()
 	if err != nil {
@@ -117,12 +117,12 @@ func Start(network, address string) (*Proxy, error) {
 	return p, nil
 }
 
-// Host is the host to connect to, a directory. The port is 5432.
+// Host returns the host to connect to, which is a directory. The port is 5432.
 func (p *Proxy) Host() string { return p.dir }
 
-// Arm starts the count and the record anew, and leaves the connections that are
-// there alone from now on. At the message of the fault then is
-// called, where it is not nil, and then the fault is done.
+// Arm clears the count and the record. From now on the proxy forwards the messages of
+// existing connections without counting them. At the message of the fault it calls then,
+// if then is not nil, and after that causes the fault.
 func (p *Proxy) Arm(f Fault, then func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -132,7 +132,7 @@ func (p *Proxy) Arm(f Fault, then func()) {
 	p.released = make(chan struct{})
 }
 
-// Release lets go what is held, and ends a fault for good.
+// Release forwards held messages, and accepts new connections again.
 func (p *Proxy) Release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -144,8 +144,8 @@ func (p *Proxy) Release() {
 	}
 }
 
-// Fired reports whether the message of the fault came, after what [Proxy.Arm] calls
-// there has returned.
+// Fired reports whether the message of the fault came. If it came, Fired first waits until
+// the function of [Proxy.Arm] has returned.
 func (p *Proxy) Fired() bool {
 	p.mu.Lock()
 	fired, called := p.fired, p.called
@@ -156,7 +156,7 @@ func (p *Proxy) Fired() bool {
 	return fired
 }
 
-// Record tells what happened since Arm, a line for each message.
+// Record returns what happened since Arm, one line for each message.
 func (p *Proxy) Record() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -243,7 +243,7 @@ func (p *Proxy) serve(client net.Conn) {
 	answers.Wait()
 }
 
-// startup returns the first message that is not about encryption, which it refuses.
+// startup refuses encryption, and returns the first message that is not about it.
 func startup(client net.Conn, backend *pgproto3.Backend) (pgproto3.FrontendMessage, error) {
 	for {
 		first, err := backend.ReceiveStartupMessage()
@@ -269,7 +269,7 @@ func (p *Proxy) pumpToServer(c *conn, backend *pgproto3.Backend, message pgproto
 		}
 		message, err = backend.Receive()
 	}
-	// The client closed. The server is told, after all that came before.
+	// The client closed. Tell the server, after it got all messages before that.
 	if half, ok := c.server.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite()
 	}
@@ -284,7 +284,7 @@ func (p *Proxy) pumpToClient(c *conn, backend *pgproto3.Backend) {
 			return
 		}
 		if _, ok := message.(pgproto3.AuthenticationResponseMessage); ok {
-			_ = backend.SetAuthType(frontend.GetAuthType()) // to know what the client's answer is
+			_ = backend.SetAuthType(frontend.GetAuthType()) // to decode the answer
 		}
 		if !p.pass(c, ToClient, message) {
 			return
@@ -296,8 +296,8 @@ type encoder interface {
 	Encode([]byte) ([]byte, error)
 }
 
-// pass hands a message on, or does the fault to it. It reports whether the
-// connection is still there.
+// pass forwards a message, or applies the fault to it. It reports whether the
+// connection still exists.
 func (p *Proxy) pass(c *conn, direction Direction, message encoder) bool {
 	raw, err := message.Encode(nil)
 	if err != nil {
@@ -319,7 +319,7 @@ func (p *Proxy) pass(c *conn, direction Direction, message encoder) bool {
 			}
 			return !last
 		}
-		_, _ = to.Write(raw) // that a side is gone shows where it is read
+		_, _ = to.Write(raw) // an error is noticed where the connection is read
 		return true
 	case Hold:
 		p.mu.Lock()
@@ -354,7 +354,7 @@ func (c *conn) isDropping() bool {
 	return c.dropping
 }
 
-// next counts a message and returns what is to be done to it.
+// next counts a message and returns what to do with it.
 func (p *Proxy) next(c *conn, direction Direction, name string) Kind {
 	p.mu.Lock()
 	if c.round != p.round {

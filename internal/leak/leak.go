@@ -1,5 +1,5 @@
-// Package leak finds goroutines that tests leave behind. It gives those that are
-// about to end as long as a busy machine may need, which goleak by itself does not.
+// Package leak finds goroutines that tests leave behind. Unlike goleak alone, it gives
+// goroutines that are about to end enough time on a busy machine.
 package leak
 
 import (
@@ -11,7 +11,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Find returns an error once a goroutine is still there after a minute.
+// Find returns an error if a goroutine still exists after a minute.
 func Find(ignored ...goleak.Option) error {
 	for begun := time.Now(); ; {
 		if err := goleak.Find(ignored...); err == nil || time.Since(begun) > time.Minute {
@@ -20,8 +20,8 @@ func Find(ignored ...goleak.Option) error {
 	}
 }
 
-// VerifyTestMain runs the tests, and what is given in the end, and exits. It fails where they
-// leave a goroutine.
+// VerifyTestMain runs the tests, calls each atEnd and exits. It fails if the tests leave a
+// goroutine.
 func VerifyTestMain(m *testing.M, atEnd ...func(code int)) {
 	code := m.Run()
 	if code == 0 {

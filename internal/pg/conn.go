@@ -10,8 +10,8 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// CleanupTimeout bounds what is done for tidiness after the caller's context ended, or
-// after a failure. It is a variable because tests can run on a very slow machine.
+// CleanupTimeout limits the cleanup after the caller's context ended or after a failure. It
+// is a variable because tests can run on a very slow machine.
 var CleanupTimeout = 5 * time.Second
 
 // Acquire takes a connection from the pool. Give it back with [Release].
@@ -36,9 +36,8 @@ func WaitForNotification(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// Release rolls back any open transaction and gives the connection back to its pool. When
-// it returns, no transaction and no lock is left on the connection, and no goroutine still
-// closes it.
+// Release rolls back any open transaction and returns the connection to its pool. When it
+// returns, the connection has no transaction and no lock, and no goroutine is still closing it.
 func Release(ctx context.Context, conn *pgxpool.Conn) {
 	defer conn.Release()
 	pg := conn.Conn().PgConn()
@@ -48,12 +47,12 @@ func Release(ctx context.Context, conn *pgxpool.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), CleanupTimeout)
 	defer cancel()
 	if !pg.IsClosed() {
-		_ = RoundTrip(ctx, conn.Conn(), Query{SQL: `rollback`}) // or the pool closes it
+		_ = RoundTrip(ctx, conn.Conn(), Query{SQL: `rollback`}) // else the pool closes it
 	}
 	if pg.IsClosed() {
 		select {
 		case <-pg.CleanupDone():
-		case <-ctx.Done(): // the network swallows everything; pgx gives up by itself
+		case <-ctx.Done(): // the network drops everything; pgx gives up by itself
 			_ = pg.Conn().Close()
 		}
 	}

@@ -15,17 +15,17 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// An Error is a failure of a server or a connection. The server's own message and detail
-// are not in it.
+// An Error is a failure of a server or a connection. It does not contain the server's own
+// message and detail.
 type Error struct {
-	SQLState   string // PostgreSQL Appendix A; "" if it is not the server that answered
-	Constraint string // that was violated, or ""
-	Table      string // that is concerned, or ""
+	SQLState   string // PostgreSQL Appendix A; "" if the error is not the server's answer
+	Constraint string // the violated constraint, or ""
+	Table      string // the table concerned, or ""
 	Reason     string // "" if SQLState says it, or if the answer was not understood
 
-	Context     error // the context's error, if that is what ended the operation
+	Context     error // the context's error, if the context ended the operation
 	Transient   bool  // nothing was committed, and a repetition can succeed
-	Unreachable bool  // there was no connection to begin with
+	Unreachable bool  // no connection could be acquired
 }
 
 func (e *Error) Error() string {
@@ -54,8 +54,8 @@ func lostIfClosed(conn *pgx.Conn, err error) error {
 	return err
 }
 
-// Classify turns an error of this package into an [Error], and leaves behind everything
-// that could quote a row, a parameter or a connection string. ctx is the context of the
+// Classify turns an error of this package into an [Error] and drops everything that
+// could quote a row, a parameter or a connection string. ctx is the context of the
 // operation that failed. err must not be nil.
 func Classify(ctx context.Context, err error) Error {
 	var (
@@ -83,7 +83,7 @@ func Classify(ctx context.Context, err error) Error {
 	case errors.Is(err, errRolledBack):
 		out.Reason = errRolledBack.Error()
 	}
-	// Anything else is an error of scanning, which quotes what it scans.
+	// Any other error is a scan error. Its text is dropped, because it quotes what it scans.
 	return out
 }
 
@@ -93,7 +93,7 @@ func connectReason(err error) string {
 		return "the pool gave no connection: it is closed, or a hook of it failed"
 	}
 	c := config.Config
-	// In a badly encoded connection string a part of the password can pass for
+	// If the connection string is badly encoded, a part of the password can be read as
 	// the host or the name of the database.
 	where := "the server"
 	if !strings.Contains(c.Host, "@") {

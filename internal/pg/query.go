@@ -46,7 +46,7 @@ func Int64(n int64) []byte { return strconv.AppendInt(nil, n, 10) }
 // timeout at all.
 func Milliseconds(d time.Duration) []byte { return Int64(max(1, d.Milliseconds())) }
 
-// One scans the only row of a result. Another number of rows is an error.
+// One scans the only row of a result. Any other number of rows is an error.
 func One(into ...any) func(pgx.Rows) error {
 	return func(rows pgx.Rows) error {
 		_, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (struct{}, error) {
@@ -56,8 +56,8 @@ func One(into ...any) func(pgx.Rows) error {
 	}
 }
 
-// WantRows fails if a statement wrote another number of rows: somebody changed them
-// meanwhile, or a row security policy, a rule or a trigger forbids it.
+// WantRows fails if a statement did not write n rows: somebody changed them meanwhile, or a
+// row security policy, a rule or a trigger forbids it.
 func WantRows(n int, table string) func(pgx.Rows) error {
 	return func(rows pgx.Rows) error {
 		rows.Close()
@@ -79,9 +79,9 @@ func (e *rowsError) Error() string {
 }
 
 // SelectLockHolder finds who holds the advisory lock of the key $1 in this database: the pid,
-// application name and address ("" where there is none), and the start of the transaction. pg_locks
-// shows a 64-bit key as two halves. A role without pg_read_all_stats sees nulls for the
-// sessions of other roles.
+// application name and address ("" if there is none), and the start of the transaction.
+// pg_locks shows a 64-bit key as two halves. A role without pg_read_all_stats sees nulls for
+// the sessions of other roles.
 const SelectLockHolder = `
 select a.pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), ''), a.xact_start
   from pg_locks l join pg_stat_activity a on a.pid = l.pid

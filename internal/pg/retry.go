@@ -14,8 +14,8 @@ const (
 	MaxPause = time.Second
 )
 
-// Retry calls do until it succeeds, fails for good, has failed 8 times, or ctx ends. again
-// tells whether a failure of this attempt, counted from 1, is worth another one.
+// Retry calls do until it succeeds, again returns false, do has failed 8 times, or ctx ends.
+// again reports whether to try again after a failed attempt. Attempts are counted from 1.
 func Retry(ctx context.Context, again func(err error, attempt int) bool, do func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := do()
@@ -25,8 +25,8 @@ func Retry(ctx context.Context, again func(err error, attempt int) bool, do func
 	}
 }
 
-// Pause waits longer after each attempt, up to [MaxPause], each time for a random while, so
-// that processes that collided do not collide again. Its error is the context's.
+// Pause waits longer after each attempt, up to [MaxPause]. Each pause is random, so that
+// processes that collided do not collide again. It returns the context's error.
 func Pause(ctx context.Context, attempt int) error {
 	limit := min(firstPause<<min(attempt, 10), MaxPause)
 	timer := time.NewTimer(limit/2 + rand.N(limit/2))

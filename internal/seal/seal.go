@@ -1,8 +1,8 @@
 // Package seal encrypts a text for one place in the database.
 //
 // A sealed text can only be decrypted with its key and in its place: the table, column, row
-// and provider are authenticated with it. Where keys come from and texts are stored is for
-// others to know.
+// and provider are authenticated with it. The package does not know where keys come from or
+// where texts are stored.
 package seal
 
 import (
@@ -25,9 +25,9 @@ import (
 // KeySize is the length of a key in bytes: AES-256.
 const KeySize = 32
 
-// A Key is a raw key, spread out over its purposes. What a raw key is used for is derived
-// from it with HKDF-SHA-256 (RFC 5869), under a label of its own for each purpose. Key
-// material is behind functions and interfaces, where fmt prints addresses only.
+// A Key holds what is derived from a raw key with HKDF-SHA-256 (RFC 5869), with a separate
+// label for each purpose. Key material is in functions and interfaces, so that fmt prints
+// only addresses.
 type Key struct {
 	ID string // 128 bits in hex; public
 
@@ -35,12 +35,12 @@ type Key struct {
 	fingerprint func(string) string
 }
 
-// NewKey makes a Key of [KeySize] bytes.
+// NewKey makes a Key from [KeySize] raw bytes.
 func NewKey(raw []byte) (Key, error) {
 	derive := func(purpose string, size int) []byte {
 		out, err := hkdf.Key(sha256.New, raw, nil, "aiseed v1 "+purpose, size)
 		if err != nil {
-			panic(err) // only for a size above 255 hashes
+			panic(err) // fails only for a size above 255 hashes
 		}
 		return out
 	}
@@ -66,8 +66,8 @@ type Cell struct {
 	Provider      uuid.UUID
 }
 
-// prefix starts every sealed text; what follows is standard base64 of nonce (12 bytes),
-// ciphertext and tag (16 bytes):
+// prefix starts every sealed text. The standard base64 of nonce (12 bytes), ciphertext and
+// tag (16 bytes) follows it:
 //
 //	aiseed:v1:9vQ6X1…
 //
@@ -88,14 +88,14 @@ func (k Key) Seal(c Cell, plaintext string) string {
 }
 
 // Open decrypts what Seal made for the same cell. It does not say why it fails: the reason
-// could tell an attacker something and tells an operator nothing.
+// could help an attacker and does not help an operator.
 func (k Key) Open(c Cell, stored string) (plaintext string, ok bool) {
 	encoded, ok := strings.CutPrefix(stored, prefix)
 	if !ok {
 		return "", false
 	}
-	// The decoder skips line breaks, and not only in its lenient mode: one value has
-	// one text.
+	// The decoder skips line breaks even in strict mode. Refuse them, so that one value has
+	// only one text.
 	if strings.ContainsAny(encoded, "\r\n") {
 		return "", false
 	}
@@ -107,17 +107,17 @@ func (k Key) Open(c Cell, stored string) (plaintext string, ok bool) {
 	return string(opened), err == nil
 }
 
-// A Ring holds keys: the first seals, and all open. Without a key nothing is sealed, and what
-// is stored is plaintext.
+// A Ring holds keys: the first one seals, and each one can decrypt what it sealed. If the
+// ring is empty, nothing is sealed and plaintext is stored.
 type Ring []Key
 
-// What [Ring.Open] can end with.
+// The errors of [Ring.Open].
 var (
-	ErrPlaintext = errors.New("not sealed")    // and the ring has keys
-	ErrUnopened  = errors.New("does not open") // with any key of the ring
+	ErrPlaintext = errors.New("not sealed")    // although the ring has keys
+	ErrUnopened  = errors.New("does not open") // no key of the ring can decrypt it
 )
 
-// Seal returns what to store in a cell, and the id of its key: nil for plaintext.
+// Seal returns the text to store in a cell and the id of its key, which is nil for plaintext.
 func (r Ring) Seal(c Cell, plaintext string) (stored string, keyID *string) {
 	if len(r) == 0 {
 		return plaintext, nil
@@ -125,7 +125,8 @@ func (r Ring) Seal(c Cell, plaintext string) (stored string, keyID *string) {
 	return r[0].Seal(c, plaintext), &r[0].ID
 }
 
-// Open returns what Seal stored in a cell. Its errors are [ErrPlaintext] and [ErrUnopened].
+// Open returns the plaintext of what Seal stored in a cell. Its errors are [ErrPlaintext] and
+// [ErrUnopened].
 func (r Ring) Open(c Cell, stored string, keyID *string) (plaintext string, err error) {
 	switch {
 	case keyID == nil && IsSealed(stored):
@@ -152,15 +153,15 @@ func (r Ring) ByID(id string) (Key, bool) {
 	return r[i], true
 }
 
-// canary is sealed into a key's row in ai_encryption_keys, to tell whether a keyring's key
-// of that id is that key.
+// canary is sealed into a key's row in ai_encryption_keys. It shows whether a keyring's key
+// with that id is the same key.
 const canary = "aiseed canary"
 
 func canaryCell(keyID string) Cell {
 	return Cell{Table: "ai_encryption_keys", Column: "canary", Row: keyID}
 }
 
-// SealCanary returns what is stored beside the key's id.
+// SealCanary returns the sealed canary, which is stored next to the key's id.
 func (k Key) SealCanary() string { return k.Seal(canaryCell(k.ID), canary) }
 
 // OpensCanary reports whether stored is a canary of this key.
@@ -169,11 +170,11 @@ func (k Key) OpensCanary(stored string) bool {
 	return ok && plaintext == canary
 }
 
-// Fingerprint tells two secrets apart without showing either. See [NewFingerprint].
+// Fingerprint distinguishes secrets without showing them. See [NewFingerprint].
 func (k Key) Fingerprint(secret string) string { return k.fingerprint(secret) }
 
-// NewFingerprint returns a function that tells two secrets apart without showing either: 8
-// hex digits of HMAC-SHA-256 (RFC 2104), and "none" for no secret.
+// NewFingerprint returns a function that distinguishes secrets without showing them. It
+// returns 8 hex digits of HMAC-SHA-256 (RFC 2104), or "none" for an empty secret.
 func NewFingerprint(key []byte) func(secret string) string {
 	return func(secret string) string {
 		if secret == "" {
@@ -185,8 +186,8 @@ func NewFingerprint(key []byte) func(secret string) string {
 	}
 }
 
-// AppendFields appends each field with its length before it, so that different lists never
-// encode alike.
+// AppendFields appends the length of each field and then the field, so that different lists
+// have different encodings.
 func AppendFields(b []byte, fields ...string) []byte {
 	size := 0
 	for _, field := range fields {

@@ -1,6 +1,6 @@
 // Package secretfile reads a secret from a file, as it is mounted into a container.
 //
-// What it says about a file quotes neither the path nor the contents.
+// Its texts about a file quote neither the path nor the contents.
 package secretfile
 
 import (
@@ -13,10 +13,10 @@ import (
 
 const maxBytes = 64 << 10
 
-// Read returns the contents of a file without one line break at their end. problem says
+// Read returns the contents of a file without one line break at the end. problem says
 // what is wrong with the file, as the rest of a sentence, or is "".
 func Read(path string) (contents, problem string) {
-	// Opening a pipe can block, so a path is opened only if it is a file.
+	// Opening a pipe can block, so open the path only if it is a regular file.
 	info, err := os.Stat(path)
 	if err != nil {
 		return "", problemOf(err)

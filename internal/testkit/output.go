@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// LogRecorder is a sink that keeps what is logged, a line each.
+// LogRecorder is a sink that keeps each log entry as one line.
 type LogRecorder struct {
 	mu    sync.Mutex
 	lines []string
@@ -34,7 +34,7 @@ func (r *LogRecorder) LogEntry(_ context.Context, e slog.SinkEntry) {
 
 func (r *LogRecorder) Sync() {}
 
-// Warnings are the lines of level WARN and above.
+// Warnings returns the lines of level WARN and above.
 func (r *LogRecorder) Warnings() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -67,7 +67,7 @@ func Environ(tb testing.TB, path string) []string {
 	return environ
 }
 
-// RequireNoSecret fails where out holds 8 characters in a row of any value of a
+// RequireNoSecret fails if out contains 8 consecutive characters of the value of a
 // key variable, or of a password in a URL.
 func RequireNoSecret(tb testing.TB, environ []string, out string) {
 	tb.Helper()
@@ -89,10 +89,10 @@ func RequireNoSecret(tb testing.TB, environ []string, out string) {
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// Updating reports whether the flag is set.
+// Updating reports whether -update is set.
 func Updating() bool { return *update }
 
-// Golden compares with a file in testdata, or rewrites it.
+// Golden compares got with a file in testdata, or rewrites the file.
 func Golden(tb testing.TB, name, got string) {
 	tb.Helper()
 	path := filepath.Join("testdata", "golden", name)

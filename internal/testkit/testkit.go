@@ -1,6 +1,6 @@
-// Package testkit has what tests of several packages need and what needs to know nothing of the
-// library: patience for what has to come, a wire that counts and cuts, a recorder of logs,
-// golden files, and a look for secrets.
+// Package testkit has helpers that tests of several packages need and that do not depend on the
+// library: a limit for waiting, a wire that counts and cuts, a recorder of logs, golden files,
+// and a search for secrets.
 package testkit
 
 import (
@@ -12,11 +12,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Patience is how long a test waits for what has to come. A right library never
-// needs it, however slow the machine is; it is there for one that hangs.
+// Patience is how long a test waits for something that must happen. A correct library
+// never reaches it, however slow the machine is; it ends tests that hang.
 const Patience = 2 * time.Minute
 
-// Awaited returns what comes from a channel.
+// Awaited returns the next value from a channel, and fails if none comes.
 func Awaited[T any](t *testing.T, from <-chan T) T {
 	t.Helper()
 	select {
@@ -28,7 +28,8 @@ func Awaited[T any](t *testing.T, from <-chan T) T {
 	}
 }
 
-// RequireRefused is for what a server refuses. Its words are in its own language.
+// RequireRefused requires that the server refused with this SQLSTATE and constraint. It
+// ignores the server's message, whose language can vary.
 func RequireRefused(t *testing.T, err error, sqlState, constraint string, args ...any) {
 	t.Helper()
 	var refused *pgconn.PgError
@@ -36,5 +37,5 @@ func RequireRefused(t *testing.T, err error, sqlState, constraint string, args .
 	require.Equal(t, []string{sqlState, constraint}, []string{refused.Code, refused.ConstraintName}, args...)
 }
 
-// With appends words to an environment.
+// With returns a copy of an environment with words appended.
 func With(environ []string, words ...string) []string { return append(slices.Clone(environ), words...) }

@@ -9,25 +9,24 @@ import (
 	"time"
 )
 
-// A Wire is what the store's connections go through: it counts round trips and
-// cuts connections.
+// A Wire carries the store's connections. It counts round trips and cuts connections.
 type Wire struct {
 	mu         sync.Mutex
 	roundTrips int
 	sent       bytes.Buffer
-	halfClosed int // connections on which the client closed its direction alone
+	halfClosed int // connections on which the client closed only its direction
 	decide     func(sent []byte) Action
-	written    func() // what is to be done once the message that is decided on is written
+	written    func() // called once the message that decide got is written
 }
 
-// An Action is what becomes of a message.
+// An Action is what happens to a message.
 type Action int
 
 const (
 	Pass       Action = iota
 	CutBefore         // nothing of it reaches the server
-	CutAfter          // it reaches the server, and the answer does not come back
-	CutUnheard        // it reaches the server, and nobody waits for the answer
+	CutAfter          // it reaches the server, but the answer does not come back
+	CutUnheard        // it reaches the server, but nobody waits for the answer
 )
 
 // Dial connects to the server.
@@ -40,8 +39,8 @@ func (w *Wire) Dial(ctx context.Context, network, address string) (net.Conn, err
 	return &wireConn{Conn: conn, wire: w}, nil
 }
 
-// Reset starts the count and the record anew, and decides what becomes of what is
-// sent from now on.
+// Reset clears the count and the record. From now on decide chooses what happens to
+// each message.
 func (w *Wire) Reset(decide func(sent []byte) Action) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -49,25 +48,25 @@ func (w *Wire) Reset(decide func(sent []byte) Action) {
 	w.sent.Reset()
 }
 
-// Count returns the round trips since reset, and everything that was sent.
+// Count returns the round trips since Reset, and everything that was sent.
 func (w *Wire) Count() (roundTrips int, sent string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.roundTrips, w.sent.String()
 }
 
-// HalfClosed returns on how many connections the client closed its direction alone.
+// HalfClosed returns the number of connections on which the client closed only its direction.
 func (w *Wire) HalfClosed() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.halfClosed
 }
 
-// WhenWritten is for who decides on a message: f is called when the message is written.
+// WhenWritten calls f when the message is written. Call it only while deciding on a message.
 func (w *Wire) WhenWritten(f func()) { w.written = f }
 
 // OnceWritten acts on the first message that contains text, and calls then when it
-// is written: a context that is cancelled before can keep pgx from sending it.
+// is written. If a context is cancelled before that, pgx may not send the message.
 func (w *Wire) OnceWritten(act Action, text string, then func()) func([]byte) Action {
 	return Once(act, text, func() { w.WhenWritten(then) })
 }
@@ -127,8 +126,8 @@ func (c *wireConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// awaitAnswer returns when the server has answered: or the cancellation that pgx
-// sends for a lost connection could overtake the commit.
+// awaitAnswer returns when the server has answered. Otherwise the cancellation that
+// pgx sends for a lost connection could overtake the commit.
 func (c *wireConn) awaitAnswer() {
 	_ = c.Conn.SetReadDeadline(time.Now().Add(Patience))
 	_, _ = c.Read(make([]byte, 1))
@@ -148,8 +147,8 @@ func (c *wireConn) Read(p []byte) (int, error) {
 	deaf := c.deaf
 	c.wire.mu.Unlock()
 	if deaf {
-		// pgx reads too where writing took long, and whoever reads the answer ends
-		// the wait of the other.
+		// pgx also reads if a write takes long. Whoever reads the answer ends the wait
+		// of the other.
 		_ = c.Conn.Close()
 		return 0, io.ErrUnexpectedEOF
 	}

@@ -1,5 +1,5 @@
 // Package text checks whether a text is fit to use, and shows texts safely.
 //
-// Nothing that it shows contains a control character, a line break or more of a secret than
-// its last 4 characters. It knows nothing of providers or of the environment.
+// Its output contains no control character, no line break and at most the last 4 characters
+// of a secret. The package does not know about providers or the environment.
 package text

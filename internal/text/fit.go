@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// MaxNameBytes is the length of the longest name.
+// MaxNameBytes is the maximum length of a name in bytes.
 const MaxNameBytes = 255
 
 // IsName reports whether s matches ^[a-z0-9]+(-[a-z0-9]+)*$ and has at most 255 bytes.
@@ -24,8 +24,8 @@ func IsName(s string) bool {
 	return before != '-' && len(s) <= MaxNameBytes
 }
 
-// IsPlain reports whether s consists of visible ASCII. Nearly every value does, and needs
-// no closer look.
+// IsPlain reports whether s consists of visible ASCII. Nearly every value does, and then
+// needs no further check.
 func IsPlain(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] >= 0x7f {
@@ -35,7 +35,7 @@ func IsPlain(s string) bool {
 	return true
 }
 
-// Check says what is wrong with a value that people read, or "".
+// Check returns what is wrong with a value that people read, or "" if it is valid.
 func Check(s string) (problem string) {
 	switch {
 	case !utf8.ValidString(s):
@@ -46,7 +46,8 @@ func Check(s string) (problem string) {
 	return ""
 }
 
-// CheckWord says what is wrong with a value that has no space in it, or "".
+// CheckWord returns what is wrong with a value that must not contain a space, or "" if it
+// is valid.
 func CheckWord(s string) (problem string) {
 	if IsPlain(s) {
 		return ""

@@ -7,20 +7,19 @@ import (
 	"unicode/utf8"
 )
 
-// Masked stands for what is not shown.
+// Masked replaces a text that is not shown.
 const Masked = "****"
 
 const (
-	// A tail of 4 characters tells an operator which secret it is, and leaves most of a
-	// secret unknown.
+	// A tail of 4 characters identifies a secret to an operator and hides most of it.
 	maskMinBytes  = 20
 	maskTailRunes = 4
 
 	maxShownBytes = 100
 )
 
-// Mask shows a secret: nothing of one that is shorter than 20 bytes, and the last 4
-// characters of a longer one.
+// Mask shows the last 4 characters of a secret, or nothing of it if it is shorter than 20
+// bytes.
 func Mask(secret string) string {
 	if len(secret) < maskMinBytes {
 		return Masked
@@ -33,8 +32,8 @@ func Mask(secret string) string {
 	return Masked + secret[tail:]
 }
 
-// Printable keeps a text that came from outside from writing lines or control sequences of
-// its own into a log or a terminal.
+// Printable quotes a text that contains unprintable characters, so that a text from outside
+// cannot write lines or control sequences into a log or a terminal.
 func Printable(s string) string {
 	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return s
@@ -50,8 +49,8 @@ func Shorten(s string) string {
 	return Printable(s)
 }
 
-// Label shows a name or a type that an operator gave. A text that is not a name, and long
-// enough to be a secret that was pasted into the wrong variable, is masked like one.
+// Label shows a name or a type that an operator gave. It masks a text that is not a name
+// and is long enough to be a secret that was pasted into the wrong variable.
 func Label(s string) string {
 	switch {
 	case IsName(s):
@@ -62,8 +61,8 @@ func Label(s string) string {
 	return Printable(s)
 }
 
-// ShortenMiddle shows both ends of a text in at most width characters. Both ends tell base
-// URLs apart.
+// ShortenMiddle shows both ends of a text in at most width characters. Base URLs can differ
+// at both ends.
 func ShortenMiddle(s string, width int) string {
 	runes := []rune(s)
 	if len(runes) <= width {
@@ -73,7 +72,7 @@ func ShortenMiddle(s string, width int) string {
 	return string(runes[:head]) + "…" + string(runes[len(runes)-(width-1-head):])
 }
 
-// Count is n and a noun, in the plural unless n is 1.
+// Count returns n and a noun, in the plural unless n is 1.
 func Count(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
@@ -81,7 +80,7 @@ func Count(n int, noun string) string {
 	return strconv.Itoa(n) + " " + noun + "s"
 }
 
-// OrNone is s, or "(none)" if s is empty.
+// OrNone returns s, or "(none)" if s is empty.
 func OrNone(s string) string {
 	if s == "" {
 		return "(none)"
