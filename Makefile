@@ -31,10 +31,11 @@ stress: deps ## Run all tests N times on a quiet machine, a busy one, and with G
 	@scripts/stress.sh $(or $(N),1) $(TESTFLAGS)
 
 # SEED repeats the random choices of an earlier run. The race detector is off, unlike in
-# make test, so that a run tries more in the same time.
+# make test, so that a run tries more in the same time. go test prints the table only for the
+# package of the working directory.
 .PHONY: torture
 torture: deps ## Run the tests of faults with their full numbers, and print the count
-	go test ./tests/robustness -count=1 -timeout=60m -parallel=8 -run '^Test(F|Q1)' -torture -seed=$(or $(SEED),0)
+	cd tests/robustness && go test -count=1 -timeout=60m -parallel=8 -run '^Test(F|Q1)' -torture -seed=$(or $(SEED),0)
 
 # A run takes some minutes and needs a machine that does nothing else.
 .PHONY: bench
