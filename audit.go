@@ -11,21 +11,20 @@ import (
 	"example.com/aiseed/internal/pg"
 )
 
-// An Auditor takes audit entries, at least once each and in order, after the
-// change they tell of was committed. An entry counts as delivered once Audit
-// returned nil; one that was not is offered again by the next start, under the
-// same ID.
+// An Auditor receives each audit entry at least once and in order, after the
+// change was committed. An entry is delivered once Audit returns nil. The next
+// start offers an undelivered entry again, under the same ID.
 //
-// Entries are offered one at a time, but on a goroutine that is not the
-// caller's. ctx ends after [StoreOptions.AuditTimeout], and not when the caller
-// of the seed is cancelled; an Audit that outlasts it is left behind. Delivery
-// keeps one connection of the Store's pool meanwhile, so an Auditor that writes
-// through the same pool needs a second one to be free.
+// Entries are offered one at a time, on a goroutine that is not the caller's.
+// ctx ends after [StoreOptions.AuditTimeout]; it does not end when the caller of
+// the seed is cancelled. Delivery does not wait for an Audit that takes longer.
+// Delivery holds one connection of the Store's pool meanwhile, so an Auditor that
+// writes through the same pool needs a second connection.
 type Auditor interface {
 	Audit(ctx context.Context, entry AuditEntry) error
 }
 
-// AuditorFunc is an [Auditor] of one function.
+// AuditorFunc adapts a function to an [Auditor].
 type AuditorFunc func(ctx context.Context, entry AuditEntry) error
 
 var _ Auditor = AuditorFunc(nil)
@@ -33,13 +32,13 @@ var _ Auditor = AuditorFunc(nil)
 // Audit calls f.
 func (f AuditorFunc) Audit(ctx context.Context, entry AuditEntry) error { return f(ctx, entry) }
 
-// DiscardAudits accepts every entry and does nothing with it: the explicit choice
-// not to audit. The entries stay in the table ai_provider_audits all the same.
+// DiscardAudits accepts every entry and does nothing with it. Use it to choose
+// explicitly not to audit. The entries still stay in the table ai_provider_audits.
 var DiscardAudits Auditor = AuditorFunc(func(context.Context, AuditEntry) error { return nil })
 
-// LeaveAudits leaves every entry where it is, for the next start or
-// [Store.DeliverAudits] to hand to the host's own Auditor: the choice of a tool that
-// writes beside the host.
+// LeaveAudits leaves every entry undelivered. The next start or [Store.DeliverAudits]
+// then hands it to the host's own Auditor. Use it in a tool that writes next to the
+// host.
 var LeaveAudits Auditor = leaveAudits{}
 
 type leaveAudits struct{}
@@ -48,14 +47,14 @@ var errLeft = errors.New("aiseed: the entry is left for the next start")
 
 func (leaveAudits) Audit(context.Context, AuditEntry) error { return errLeft }
 
-// An AuditAction is what was done.
+// An AuditAction says what was done.
 type AuditAction string
 
 // The actions of an [AuditEntry].
 const (
 	AuditCreate  AuditAction = "create"  // of a provider or a key
 	AuditUpdate  AuditAction = "update"  // of a provider
-	AuditDelete  AuditAction = "delete"  // of a provider, which becomes a tombstone, or of a key
+	AuditDelete  AuditAction = "delete"  // of a key, or of a provider, which stays as deleted
 	AuditRestore AuditAction = "restore" // of a deleted provider
 )
 
@@ -65,20 +64,20 @@ const (
 	ResourceProviderKey = "ai_provider_key"
 )
 
-// SystemActor is the actor of what a seed does.
+// SystemActor is the actor of the changes that a seed makes.
 const SystemActor = "system"
 
-// An AuditEntry tells of one change. Secrets in it were masked before it was made.
+// An AuditEntry describes one change. Its secrets were masked before it was made.
 type AuditEntry struct {
 	ID           uuid.UUID // stable over repeated deliveries
 	Time         time.Time // of the transaction that made the change
-	Actor        string    // [SystemActor] for a start, or whom the host named
+	Actor        string    // [SystemActor] for a start, or the actor that the host named
 	Action       AuditAction
 	Resource     string // [ResourceProvider] or [ResourceProviderKey]
 	ResourceID   uuid.UUID
 	ProviderID   uuid.UUID // of the provider that the resource is, or belongs to
 	ProviderName string
-	Old, New     json.RawMessage // nil where there is none
+	Old, New     json.RawMessage // nil if there is none
 }
 
 // auditRow is a row to insert into ai_provider_audits.
@@ -102,7 +101,7 @@ func auditOfKey(actor string, action AuditAction, p Provider, key uuid.UUID, old
 	return auditRow{uuid.New(), actor, action, ResourceProviderKey, key, p.ID, p.Name, old, new}
 }
 
-// auditedProvider are the values of a provider, masked.
+// auditedProvider returns the values of a provider, masked.
 func auditedProvider(p Provider) any {
 	type settings struct {
 		Region          string `json:"region"`
@@ -125,7 +124,7 @@ func auditedProvider(p Provider) any {
 	return values
 }
 
-// auditedKey are the values of a key, masked.
+// auditedKey returns the values of a key, masked.
 func auditedKey(position int, key Secret) any {
 	return struct {
 		Position int    `json:"position"`

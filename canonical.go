@@ -10,13 +10,13 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// The canonical shape of a provider is what decides where its requests go: type,
-// base URL and Bedrock region. Two providers of one name with different shapes
-// have drifted. Everything else about them may differ: credentials are rotated
-// and tunables are tuned in the database without stopping the next start.
+// The canonical shape of a provider decides where its requests go: type, base URL
+// and Bedrock region. Two providers with the same name and different shapes have
+// drifted. Everything else may differ: credentials are rotated and tunables are
+// tuned in the database, which does not stop the next start.
 type shapeField struct {
 	name     string
-	variable string // of which the environment's value comes, a field of E3
+	variable string // that the environment's value comes from, a field of E3
 	value    func(Provider) string
 	compared func(string) string // the form that is compared and hashed
 	printed  func(string) string // the form that is shown
@@ -30,8 +30,8 @@ var shapeFields = []shapeField{
 
 func verbatim(s string) string { return s }
 
-// canonicalEncoding is the shape as bytes: a version, then each field with its
-// length before it.
+// canonicalEncoding returns the shape as bytes: a version, then each field with
+// its length before it.
 func canonicalEncoding(p Provider) []byte {
 	b := []byte("aiseed shape v1\n")
 	for _, f := range shapeFields {
@@ -41,7 +41,7 @@ func canonicalEncoding(p Provider) []byte {
 }
 
 // canonicalHash identifies the shape. It is computed on demand from row and
-// environment and never stored, so that a new version of it migrates nothing.
+// environment and never stored, so a new version of it needs no migration.
 func canonicalHash(p Provider) [sha256.Size]byte { return sha256.Sum256(canonicalEncoding(p)) }
 
 // shapeDrift lists the fields of the shape in which stored and want differ.
@@ -75,8 +75,8 @@ func shapeDrift(stored Provider, want desired) []FieldDrift {
 	return drift
 }
 
-// credentialDifferences and tunableDifferences say in words in what two
-// providers of one shape differ, credentials as fingerprints only.
+// credentialDifferences and tunableDifferences describe how two providers with
+// the same shape differ. They show credentials as fingerprints only.
 func credentialDifferences(stored, want Provider, fingerprint func(Secret) string) []string {
 	var out []string
 	compare := func(what string, was, is Secret) {

@@ -8,57 +8,58 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// A Config is what the environment says about AI providers, as it says it. It
-// comes from [ParseEnviron], or is built by hand and then passes the same checks
-// when it is used. The zero Config names no provider.
+// A Config holds what the environment says about AI providers, unchanged. It comes
+// from [ParseEnviron], or is built by hand and then passes the same checks when it
+// is used. The zero Config names no provider.
 type Config struct {
 	LegacyOpenAI    OpenAIConfig     // <prefix>OPENAI_*
 	LegacyAnthropic AnthropicConfig  // <prefix>ANTHROPIC_*
 	LegacyBedrock   BedrockConfig    // <prefix>BEDROCK_*
 	Providers       []ProviderConfig // <prefix>PROVIDER_<N>_*, in order of N
 
-	// DriftAdopt and DriftKeep settle drifts by the name@digest that a
-	// [DriftError] prints: the environment wins, or the database does.
+	// DriftAdopt and DriftKeep settle drifts by the tokens (name@digest) that a
+	// [DriftError] prints. The environment wins with DriftAdopt, the database with
+	// DriftKeep.
 	DriftAdopt, DriftKeep []string // <prefix>DRIFT_ADOPT and <prefix>DRIFT_KEEP
 
-	// Warnings are those of [ParseEnviron], which logged them. A plan repeats them.
+	// Warnings are the warnings that [ParseEnviron] logged. A plan repeats them.
 	Warnings []Warning
 
 	variables variables
 }
 
-// OpenAIConfig makes a provider "openai" where Key is set.
+// OpenAIConfig makes a provider "openai" if Key is set.
 type OpenAIConfig struct {
 	BaseURL string // "" is https://api.openai.com/v1/
 	Key     Secret
 }
 
-// AnthropicConfig makes a provider "anthropic" where Key is set.
+// AnthropicConfig makes a provider "anthropic" if Key is set.
 type AnthropicConfig struct {
 	BaseURL string // "" is https://api.anthropic.com/
 	Key     Secret
 }
 
-// BedrockConfig makes the provider "anthropic" use Amazon Bedrock where any
-// field but the two models is set.
+// BedrockConfig makes the provider "anthropic" use Amazon Bedrock if any field
+// except the two models is set.
 type BedrockConfig struct {
 	BaseURL         string // "" lets the runtime derive the endpoint from the region
 	Region          string
-	AccessKey       Secret // with AccessKeySecret; both unset uses the AWS environment
+	AccessKey       Secret // set with AccessKeySecret; if both are unset, the AWS environment is used
 	AccessKeySecret Secret
-	Model           string // "" is the default of the documentation
-	SmallFastModel  string // "" is the default of the documentation
+	Model           string // "" is the documented default
+	SmallFastModel  string // "" is the documented default
 }
 
-// ProviderConfig is one provider. Its Bedrock fields are for type "anthropic"
-// and mean what they mean in [BedrockConfig].
+// ProviderConfig is one provider. Its Bedrock fields are for type "anthropic" and
+// have the same meaning as in [BedrockConfig].
 type ProviderConfig struct {
 	Type                                       string   // required
 	Name                                       string   // "" is the type
 	BaseURL                                    string   // "" leaves it to the runtime
 	Keys                                       []Secret // bearer keys, at most 5
 	BedrockBaseURL, BedrockRegion              string
-	BedrockAccessKeys, BedrockAccessKeySecrets []Secret // as many of each; the first pair is used
+	BedrockAccessKeys, BedrockAccessKeySecrets []Secret // equal in number; the first pair is used
 	BedrockModel, BedrockSmallFastModel        string
 }
 
@@ -67,8 +68,8 @@ const (
 	maxListLength  = 5
 )
 
-// checkValues checks what is set, whatever it is for. report gets what is wrong, and with which
-// fields; a field that was not readable is reported already.
+// checkValues checks the values that are set, even if they have no effect. It calls report with
+// each problem and its fields. An unreadable field is already reported.
 func (c *ProviderConfig) checkValues(unreadable func(field string) bool, report func(reason string, fields ...string)) {
 	for _, f := range []struct {
 		field, value string

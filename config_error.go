@@ -33,7 +33,7 @@ func (e *ConfigError) Unwrap() error { return ErrInvalidConfig }
 type Problem struct {
 	// Variables are the full names of the variables concerned.
 	Variables []string
-	// Provider is the provider's name, or "" where it has none (yet).
+	// Provider is the provider's name, or "" if it has none (yet).
 	Provider string
 	// Reason says what was wanted and what was found, without the value.
 	Reason string
@@ -59,8 +59,8 @@ type problem struct {
 
 const problemsLast = math.MaxInt
 
-// configError puts problems into the order of the variables. Those without an
-// order of their own are told apart by name.
+// configError sorts problems in the order of the variables. Problems without an
+// order of their own are sorted by name.
 func configError(problems []problem) error {
 	slices.SortStableFunc(problems, func(a, b problem) int {
 		if byPlace := cmp.Compare(a.place, b.place); byPlace != 0 || a.place != problemsLast {
@@ -80,30 +80,30 @@ type WarningCode string
 
 // The codes of a [Warning].
 const (
-	WarningUnknownVariable WarningCode = "unknown_variable" // a variable looks misspelt, and is ignored
+	WarningUnknownVariable WarningCode = "unknown_variable" // a likely misspelt variable is ignored
 	WarningUnsupportedType WarningCode = "unsupported_type" // the provider is skipped
-	WarningSameName        WarningCode = "same_name"        // of two providers the first counts
-	WarningIgnored         WarningCode = "ignored"          // what is set has no effect
-	WarningDeleted         WarningCode = "deleted"          // by an operator
-	WarningDiverged        WarningCode = "diverged"         // credentials or models differ, and stay
+	WarningSameName        WarningCode = "same_name"        // of two providers, the first wins
+	WarningIgnored         WarningCode = "ignored"          // a variable is set but has no effect
+	WarningDeleted         WarningCode = "deleted"          // an operator deleted the provider
+	WarningDiverged        WarningCode = "diverged"         // credentials or models differ; both stay
 	WarningAdopted         WarningCode = "adopted"          // a token settled the drift
 	WarningKept            WarningCode = "kept"             // a token settled the drift
 	WarningStaleToken      WarningCode = "stale_token"      // a token settles nothing
 )
 
-// A Warning is something that an operator should look at, and that stops no start. Its text
-// and its encodings are made of the fields; none holds a secret.
+// A Warning is something that an operator should look at. It does not stop a start. Its text
+// and its encodings are made from the fields. No field holds a secret.
 type Warning struct {
 	Code        WarningCode
 	Variables   []string // full names of the variables concerned
 	Type        string   // of a provider whose type is not supported
 	Differences []string // between environment and database, with fingerprints of credentials
-	BesideDrift bool     // the differences are beside those of a drift
-	Token       string   // that is stale
+	BesideDrift bool     // the differences are in addition to those of a drift
+	Token       string   // the stale token
 	Reason      string   // why the variables are ignored
 }
 
-// String is the warning in words.
+// String returns the text of the warning.
 func (w Warning) String() string {
 	switch w.Code {
 	case WarningUnknownVariable:
@@ -131,5 +131,5 @@ func (w Warning) String() string {
 	return string(w.Code)
 }
 
-// MarshalText is String, for JSON too.
+// MarshalText returns the text of String. JSON uses it too.
 func (w Warning) MarshalText() ([]byte, error) { return []byte(w.String()), nil }

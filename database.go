@@ -19,7 +19,7 @@ const (
 	maxTimeout          = 24 * time.Hour
 )
 
-// A database is where the tables are, and how statements get there.
+// A database says where the tables are, and runs statements there.
 type database struct {
 	pool          *pgxpool.Pool
 	schema        string
@@ -38,7 +38,7 @@ func (d *database) acquire(ctx context.Context, operation string) (*pgxpool.Conn
 	return conn, databaseError(ctx, operation, err)
 }
 
-// query runs queries outside of a transaction of ours.
+// query runs queries outside of our own transactions.
 func (d *database) query(ctx context.Context, operation string, queries ...pg.Query) error {
 	conn, err := d.acquire(ctx, operation)
 	if err != nil {
@@ -48,22 +48,23 @@ func (d *database) query(ctx context.Context, operation string, queries ...pg.Qu
 	return databaseError(ctx, operation, pg.RoundTrip(ctx, conn.Conn(), queries...))
 }
 
-// read is query for what can be done again: a connection that is lost does not
-// show.
+// read is query for queries that can be repeated. It hides a lost connection by
+// retrying.
 func (d *database) read(ctx context.Context, operation string, queries ...pg.Query) error {
 	return retry(ctx, func() error { return d.query(ctx, operation, queries...) })
 }
 
-// notification is the statement that tells the watchers of a write, in its
-// transaction: they hear of it when, and only if, it was committed.
+// notification returns the statement that notifies the watchers of a write. It runs
+// in the transaction of the write: watchers are notified when, and only if, the
+// transaction is committed.
 func (d *database) notification() pg.Query {
 	return pg.Query{SQL: `select pg_notify($1, '')`, Args: [][]byte{[]byte(d.notifyChannel)}}
 }
 
-// maxIdentifierBytes is what Postgres cuts names to.
+// maxIdentifierBytes is the length that Postgres truncates names to.
 const maxIdentifierBytes = 63
 
-// checkSchemaName refuses what Postgres would cut short, expand, or not create.
+// checkSchemaName rejects names that Postgres would truncate, expand, or not create.
 func checkSchemaName(schema string) error {
 	if len(schema) > maxIdentifierBytes || !utf8.ValidString(schema) || strings.ContainsRune(schema, 0) ||
 		schema == "$user" || strings.HasPrefix(schema, "pg_") {

@@ -8,14 +8,14 @@ import (
 	"example.com/aiseed/internal/pg"
 )
 
-// A DatabaseError is what a server or a connection answered. The server's own
-// message and detail are not in it, since they can quote a row. It matches
-// [ErrDatabase], and the context's error where that is what ended the operation.
+// A DatabaseError reports a failure of a server or a connection. It omits the
+// server's own message and detail, because they can quote a row. It matches
+// [ErrDatabase], and the context's error if that ended the operation.
 type DatabaseError struct {
-	Operation  string // what was being done, as in "reading the providers"
-	SQLState   string // PostgreSQL Appendix A; "" when it is not the server that answered
-	Constraint string // that was violated, or ""
-	Table      string // that is concerned, or ""
+	Operation  string // what was being done, such as "reading the providers"
+	SQLState   string // PostgreSQL Appendix A; "" if the error is not the server's
+	Constraint string // the violated constraint, or ""
+	Table      string // the table concerned, or ""
 
 	cause pg.Error
 }
@@ -49,7 +49,7 @@ func (e *DatabaseError) Unwrap() []error {
 	return []error{ErrDatabase}
 }
 
-// SQLSTATEs that decide something. PostgreSQL Appendix A.
+// SQLSTATEs that this package acts on. PostgreSQL Appendix A.
 const (
 	stateReadOnly         = "25006"
 	stateInvalidValue     = "22023"
@@ -62,7 +62,7 @@ const (
 	stateCannotConnectNow = "57P03"
 )
 
-// sqlStateHint says in words what the operator of a server can do about it.
+// sqlStateHint says what the operator of a server can do about a SQLSTATE.
 func sqlStateHint(state string) string {
 	switch state {
 	case stateReadOnly:
@@ -95,8 +95,8 @@ func sqlStateHint(state string) string {
 	return ""
 }
 
-// databaseError turns an error of internal/pg into a DatabaseError. An error that is
-// already one of this package stays as it is.
+// databaseError turns an error of internal/pg into a DatabaseError. It returns nil and
+// a DecryptError unchanged.
 func databaseError(ctx context.Context, operation string, err error) error {
 	var decrypt *DecryptError
 	if err == nil || errors.As(err, &decrypt) {
@@ -112,18 +112,18 @@ func databaseError(ctx context.Context, operation string, err error) error {
 // liveNameConstraint is the index that allows one live row per name.
 const liveNameConstraint = "ai_providers_live_name_key"
 
-// retry calls do until it succeeds, fails for good, or has failed often enough.
+// retry calls do until it succeeds, fails permanently, or has failed too often.
 func retry(ctx context.Context, do func() error) error {
 	return pg.Retry(ctx, func(err error, attempt int) bool {
-		// A server that restarts is not there at once. One that was never there
-		// is the operator's to look at, and promptly.
+		// A restarting server needs some time. If the server was unreachable from
+		// the first attempt, fail promptly, so that the operator can look at it.
 		return isTransient(err) || attempt > 1 && isUnreachable(err)
 	}, do)
 }
 
-// isTransient tells the failures after which the same call can succeed and
-// nothing was committed: serialization failures, deadlocks, another process's
-// row of the same name, and connections lost before the commit was sent.
+// isTransient reports whether nothing was committed and the same call can succeed
+// later. This covers serialization failures, deadlocks, another process's row of
+// the same name, and connections lost before the commit was sent.
 func isTransient(err error) bool {
 	var db *DatabaseError
 	if !errors.As(err, &db) || db.cause.Context != nil {

@@ -25,12 +25,12 @@ select id, created_at, actor, action, resource, resource_id, provider_id, provid
 update {schema}.ai_provider_audits set delivered_at = clock_timestamp()
  where id in (select id::uuid from json_array_elements_text($1::json) as delivered (id))`
 
-	// The order keeps the planner to the index, however many were delivered.
+	// The order makes the planner use the index, however many were delivered.
 	selectFirstUndelivered = `
 select seq from {schema}.ai_provider_audits where delivered_at is null order by seq limit 1`
 )
 
-// pending tells whether there are undelivered entries.
+// pending returns a query that stores in *into whether undelivered entries exist.
 func (s *Store) pending(into *bool) pg.Query {
 	return pg.Query{SQL: s.sql(selectFirstUndelivered), Rows: func(rows pgx.Rows) error {
 		*into = rows.Next()
@@ -39,13 +39,14 @@ func (s *Store) pending(into *bool) pg.Query {
 	}}
 }
 
-// DeliverAudits hands the entries that are not delivered yet to auditor, and
-// returns how many it accepted. A seed does this by itself; a host may do it from
-// time to time, for what an earlier delivery left.
+// DeliverAudits hands the undelivered entries to auditor, and returns how many it
+// accepted. A seed does this by itself. A host may call it from time to time to
+// deliver what an earlier delivery left.
 //
-// One process delivers at a time. Where another one does, DeliverAudits returns
-// 0 and nil at once: that process also takes what was written meanwhile. It ends
-// at the first entry that the auditor does not accept, with an error.
+// One process delivers at a time. If another process is delivering, DeliverAudits
+// returns 0 and nil at once: the other process also delivers what was written
+// meanwhile. DeliverAudits stops at the first entry that the auditor does not accept,
+// and returns an error.
 func (s *Store) DeliverAudits(ctx context.Context, auditor Auditor) (delivered int, err error) {
 	if err := checkAuditor(auditor); err != nil {
 		return 0, err
@@ -67,9 +68,10 @@ func checkAuditor(auditor Auditor) error {
 	return nil
 }
 
-// deliverOnce delivers what there is, in a transaction that is open meanwhile: its
-// lock is what keeps two processes from delivering the same, and ends with the
-// process. more reports that entries came in since.
+// deliverOnce delivers the undelivered entries in a transaction that stays open
+// meanwhile. The lock of the transaction prevents two processes from delivering the
+// same entries, and ends with the process. more reports whether entries were written
+// since.
 func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int, more bool, err error) {
 	const operation = "delivering audits"
 	conn, err := s.acquire(ctx, operation)
@@ -80,11 +82,11 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 
 	var locked bool
 	var entries []AuditEntry
-	// The server waits longer than the auditor may take, and not for ever.
+	// The server waits longer than the auditor may take, but not for ever.
 	if err := pg.RoundTrip(ctx, conn.Conn(), append(s.begin(s.lockTimeout, s.auditTimeout+2*pg.CleanupTimeout),
 		pg.Query{
-			// Where an entry cannot be marked it is not delivered, or each start
-			// would deliver it again.
+			// Deliver nothing if entries cannot be marked, or each start would
+			// deliver them again.
 			SQL:  `select current_setting('transaction_read_only') = 'off' and pg_try_advisory_xact_lock($1)`,
 			Args: [][]byte{pg.Int64(s.deliveryLockKey())},
 			Rows: pg.One(&locked),
@@ -110,8 +112,8 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 		accepted = append(accepted, entry.ID)
 	}
 
-	// What was accepted is marked also when the time is up. Whoever came meanwhile
-	// left his entries to us, so one more look, after the lock is free again.
+	// Mark the accepted entries even if the time is up. Processes that came meanwhile
+	// left their entries to us, so look once more after the lock is released.
 	deadline, _ := ctx.Deadline()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(pg.CleanupTimeout, time.Until(deadline)))
 	defer cancel()
@@ -127,7 +129,7 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 	committed, err := pg.Commit(ctx, conn.Conn(), finish, s.pending(&more))
 	err = databaseError(ctx, "marking audits as delivered", err)
 	if committed && marked < int64(len(accepted)) {
-		// A policy or a trigger forbids it. To go on would deliver them again.
+		// A policy or a trigger forbids it. Going on would deliver them again.
 		err = xerrors.Errorf("aiseed: %d of %d delivered audit entries could not be marked; allow the role to update ai_provider_audits.delivered_at", int64(len(accepted))-marked, len(accepted))
 	}
 	return len(accepted), more && auditErr == nil && err == nil, errors.Join(auditErr, err)
@@ -140,8 +142,8 @@ func scanAuditEntry(row pgx.CollectableRow) (e AuditEntry, err error) {
 	return e, err
 }
 
-// offer hands one entry to the auditor and waits until it answers or the time is
-// up, whatever the auditor does.
+// offer hands one entry to the auditor. It waits until the auditor answers or the
+// time is up, whatever the auditor does.
 func offer(ctx context.Context, auditor Auditor, entry AuditEntry) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -162,7 +164,7 @@ func offer(ctx context.Context, auditor Auditor, entry AuditEntry) error {
 		return err
 	case <-ctx.Done():
 	}
-	// One that heeds its context is given the time to do so.
+	// An auditor that heeds its context gets time to return.
 	timer := time.NewTimer(auditorGrace)
 	defer timer.Stop()
 	select {
@@ -175,7 +177,7 @@ func offer(ctx context.Context, auditor Auditor, entry AuditEntry) error {
 
 const auditorGrace = 100 * time.Millisecond
 
-// deliver never fails a start.
+// deliver calls DeliverAudits and logs its error, so that it never fails a start.
 func deliver(ctx context.Context, store *Store, auditor Auditor, logger slog.Logger) {
 	if n, err := store.DeliverAudits(ctx, auditor); err != nil {
 		logger.Warn(ctx, "not all audit entries of AI providers were delivered; the next start tries again",

@@ -4,13 +4,13 @@ package aiseed
 type desired struct {
 	Provider
 	variable       func(field string) string // see variableOf
-	defaultBaseURL bool                      // the base URL is the one of the documentation
+	defaultBaseURL bool                      // the base URL is the documented default
 	warnings       []Warning
 	unsupported    bool
 	legacy         bool
 }
 
-// variableOf is the full name of where a field comes from, or would.
+// variableOf returns the full name of the variable that sets a field, or would.
 func (d desired) variableOf(field string) string {
 	if field == fieldBaseURL && d.Bedrock != nil {
 		field = fieldBedrockBaseURL

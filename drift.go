@@ -13,7 +13,7 @@ import (
 
 var settlementPattern = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*@[0-9a-f]{16}$`)
 
-// A settlement is what an operator chose about drifts, by name@digest.
+// A settlement holds the operator's choices about drifts, as tokens (name@digest).
 type settlement struct {
 	variables   variables
 	adopt, keep []string
@@ -23,7 +23,7 @@ func (cfg Config) settlement() settlement {
 	return settlement{variables: cfg.variables, adopt: cfg.DriftAdopt, keep: cfg.DriftKeep}
 }
 
-// check finds entries that cannot mean anything.
+// check reports invalid entries.
 func (s settlement) check() (problems []problem) {
 	report := func(reason string, names ...string) {
 		for i := range names {
@@ -42,7 +42,7 @@ func (s settlement) check() (problems []problem) {
 		}
 	}
 	for _, entry := range s.adopt {
-		// Another text could be anything, a secret too.
+		// Other text is not shown: it could be anything, even a secret.
 		if settlementPattern.MatchString(entry) && slices.Contains(s.keep, entry) {
 			report(entry+" is in both; choose one", variableDriftAdopt, variableDriftKeep)
 		}
@@ -58,10 +58,10 @@ func (s settlement) keeps(entry string) bool {
 }
 
 // driftDigest identifies one difference between a row and the environment, in two
-// halves of 8 hex digits. The first is that of the shapes: to keep the database's
-// applies for as long as they stay. The second is that of all that adopting
-// overwrites, the row's revision included: once the row was changed, by adopting or
-// otherwise, it never comes back, not even when the row is again what it once was.
+// halves of 8 hex digits. The first half covers the shapes: DRIFT_KEEP applies as
+// long as they stay the same. The second half covers everything that adopting
+// overwrites, and the row's revision. Once the row changes, by adopting or otherwise,
+// the digest never appears again, even if the row gets its old values back.
 func driftDigest(stored *storedProvider, want Provider) string {
 	half := func(fields ...string) string {
 		sum := sha256.Sum256(seal.AppendFields([]byte("aiseed drift v1\n"), fields...))
@@ -75,14 +75,14 @@ func driftDigest(stored *storedProvider, want Provider) string {
 		strconv.FormatBool(settings.AccessKey.IsZero()), strconv.Itoa(len(keys)))
 }
 
-// digestHalf is in hex digits.
+// digestHalf is the length of half a digest in hex digits.
 const digestHalf = 8
 
-// keepable is what an entry of DRIFT_KEEP is compared by.
+// keepable returns the part of an entry that DRIFT_KEEP compares.
 func keepable(entry string) string { return entry[:len(entry)-digestHalf] }
 
-// adopted is the row as the environment wants it: shape and settings, and the keys
-// only where the row has none.
+// adopted returns the row as the environment wants it: shape and settings, and the
+// keys only if the row has none.
 func adopted(stored, want Provider) (p Provider, keys []ProviderKey) {
 	p = stored
 	p.Type, p.BaseURL, p.Bedrock = want.Type, want.BaseURL, want.Bedrock

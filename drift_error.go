@@ -21,8 +21,8 @@ type DriftError struct {
 type ProviderDrift struct {
 	Name   string
 	ID     uuid.UUID // of the stored row
-	Moved  Side      // who moved since the row was seeded
-	Digest string    // of this very difference; name@digest settles it
+	Moved  Side      // which side moved since the row was seeded
+	Digest string    // identifies this difference; the token name@digest settles it
 	Fields []FieldDrift
 }
 
@@ -32,12 +32,12 @@ type FieldDrift struct {
 	Field       string `json:"field"`       // "type", "base URL" or "Bedrock region"
 	Stored      string `json:"stored"`      // "" for none
 	Environment string `json:"environment"` // "" for none
-	Variable    string `json:"variable"`    // where the environment's value comes from, or would
+	Variable    string `json:"variable"`    // sets the environment's value, or would
 
-	note, variableNote string // for a reader
+	note, variableNote string // for human readers
 }
 
-// A Side is who moved since a row was seeded.
+// A Side says which side moved since a row was seeded.
 type Side string
 
 // The sides of a drift.
@@ -58,7 +58,7 @@ func (s Side) words() string {
 	return "both have"
 }
 
-// write shows the field, each line with an indent.
+// write writes the field to b, with indent before each line.
 func (f FieldDrift) write(b *strings.Builder, indent string) {
 	environment := text.OrNone(f.Environment)
 	if f.note != "" {
@@ -100,7 +100,7 @@ providers for which you choose otherwise.`, e.prefix, words(e.Providers), e.pref
 // Unwrap returns [ErrDrift].
 func (e *DriftError) Unwrap() error { return ErrDrift }
 
-// words is what to set to settle all drifts of a plan.
+// words returns the tokens that settle all drifts of a plan.
 func words(drifts []ProviderDrift) string {
 	var list []string
 	for _, d := range drifts {

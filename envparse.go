@@ -17,18 +17,18 @@ import (
 // A ParseOption changes how [ParseEnviron] reads the environment.
 type ParseOption func(*parser)
 
-// WithPrefix replaces [DefaultPrefix]. The empty prefix is the default one.
+// WithPrefix replaces [DefaultPrefix]. An empty prefix means the default.
 func WithPrefix(prefix string) ParseOption {
 	return func(p *parser) { p.prefix = prefix }
 }
 
 // ParseEnviron reads a [Config] from an environment in the form of [os.Environ],
 // and reads the files that `_FILE` variables name. It does not look at the
-// process's own environment. A variable with an empty value counts as not set; of
-// a variable that stands twice the first counts.
+// process's own environment. A variable with an empty value counts as not set. If a
+// variable appears twice, the first wins.
 //
-// All problems are reported at once, in one [*ConfigError]; the Config then has its warnings
-// only. Variables that look misspelt are logged as warnings.
+// ParseEnviron reports all problems at once, in one [*ConfigError]. The Config then has
+// only its warnings. Variables that look misspelt are logged as warnings.
 func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opts ...ParseOption) (Config, error) {
 	p := &parser{}
 	for _, opt := range opts {
@@ -50,23 +50,22 @@ func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opt
 		return Config{Warnings: warnings}, configError(problems)
 	}
 	cfg.Warnings = warnings
-	cfg.variables.indices = nil // without a problem they are the usual ones
+	cfg.variables.indices = nil // without problems they are the usual ones
 	return cfg, nil
 }
 
-// parser collects variables, then resolves them. The names in it are without the
-// prefix.
+// parser collects variables, then resolves them. Its names omit the prefix.
 type parser struct {
 	variables
-	settings values // the variables that are about no provider
+	settings values // the variables that are not about a provider
 	legacies values
 	indexed  []indexedValues
-	places   map[string]int // in indexed, by index
+	places   map[string]int // positions in indexed, by index
 	unknown  []string
 	problems []problem
 }
 
-// problem records one, about variables without their prefix.
+// problem records a problem. names are the variables without their prefix.
 func (p *parser) problem(place int, provider, reason string, names ...string) {
 	for i, name := range names {
 		names[i] = p.full(name)
@@ -74,13 +73,13 @@ func (p *parser) problem(place int, provider, reason string, names ...string) {
 	p.problems = append(p.problems, problem{place, Problem{Variables: names, Provider: text.Label(provider), Reason: reason}})
 }
 
-// values are variables that belong together: so few that to look at each is
-// quicker than a map. Of one that stands twice the first counts, an empty one too.
+// values are variables that belong together. They are few, so a linear search is
+// faster than a map. If a variable appears twice, the first wins, even if it is empty.
 type values []setting
 
 type setting struct{ name, value string }
 
-// indexedValues are those of one index.
+// indexedValues are the values of one index.
 type indexedValues struct {
 	index string
 	values
@@ -108,7 +107,7 @@ func (v values) anySet() bool {
 	return slices.ContainsFunc(v, func(known setting) bool { return known.value != "" })
 }
 
-// set lists those that are set and of which the name starts so.
+// set lists the variables that are set and whose name begins with start.
 func (v values) set(start string) []string {
 	var set []string
 	for _, known := range v {
@@ -122,7 +121,7 @@ func (v values) set(start string) []string {
 
 func (p *parser) collect(environ []string) {
 	prefix := p.full("")
-	providers := len(environ) / 4 // mostly, one has as many variables
+	providers := len(environ) / 4 // a provider mostly has four variables
 	p.indexed, p.places = make([]indexedValues, 0, providers), make(map[string]int, providers)
 	others := map[string]bool{}
 	for _, entry := range environ {
@@ -140,7 +139,7 @@ func (p *parser) collect(environ []string) {
 	}
 }
 
-// addIndexed reports whether it is an indexed variable that there is.
+// addIndexed adds a known indexed variable. It reports whether name is one.
 func (p *parser) addIndexed(name, value string) bool {
 	indexed, ok := strings.CutPrefix(name, indexedGroup)
 	index, fieldName, _ := strings.Cut(indexed, "_")
@@ -148,7 +147,7 @@ func (p *parser) addIndexed(name, value string) bool {
 		return false
 	}
 	last := len(p.indexed) - 1
-	if last < 0 || p.indexed[last].index != index { // mostly, those of one index stand together
+	if last < 0 || p.indexed[last].index != index { // the variables of one index are mostly adjacent
 		at, known := p.places[index]
 		if !known {
 			if !isIndex(index) {
@@ -181,11 +180,11 @@ func (p *parser) addOther(name, value string) {
 	case strings.HasPrefix(name, driftGroup), strings.HasPrefix(name, openAIGroup), strings.HasPrefix(name, anthropicGroup), strings.HasPrefix(name, bedrockGroup):
 		p.unknown = append(p.unknown, name)
 	}
-	// Anything else under the prefix is the host's own.
+	// Anything else under the prefix belongs to the host.
 }
 
-// isIndex is about text, not about a number: an index may be larger than any
-// integer type.
+// isIndex reports whether s is an index. It checks text, not a number: an index may
+// be larger than any integer type.
 func isIndex(s string) bool {
 	if s == "" || len(s) > 1 && s[0] == '0' {
 		return false
@@ -198,8 +197,8 @@ func isIndex(s string) bool {
 	return true
 }
 
-// compareIndices orders indices as numbers: without leading zeros the longer
-// one is the larger one.
+// compareIndices orders indices as numbers. Without leading zeros, the longer index
+// is larger.
 func compareIndices(a, b string) int {
 	return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
 }
@@ -222,8 +221,7 @@ func (p *parser) providers() []ProviderConfig {
 	return providers
 }
 
-// increment adds one to a decimal number of any length, in place where that is
-// possible.
+// increment adds one to a decimal number of any length, in place if possible.
 func increment(digits []byte) []byte {
 	for i := len(digits) - 1; i >= 0; i-- {
 		if digits[i] != '9' {
@@ -235,7 +233,7 @@ func increment(digits []byte) []byte {
 	return append([]byte("1"), digits...)
 }
 
-// list is the setting of a name as a list.
+// list returns the setting of a name as a list.
 func (p *parser) list(name string) []string {
 	words := p.settings.get(name)
 	if words == "" {
@@ -244,7 +242,7 @@ func (p *parser) list(name string) []string {
 	return splitList(words)
 }
 
-// splitList splits at commas, and leaves out the spaces around them.
+// splitList splits at commas, and removes the spaces around them.
 func splitList(words string) []string {
 	list := strings.Split(words, ",")
 	for i := range list {
@@ -279,7 +277,7 @@ func (p *parser) legacy(cfg *Config) {
 	}
 }
 
-// valueGroup are the variables of one provider, or the legacy ones.
+// valueGroup holds the variables of one provider, or the legacy ones.
 type valueGroup struct {
 	*parser
 	place int
@@ -287,7 +285,7 @@ type valueGroup struct {
 	values
 }
 
-// stem stands before each name.
+// stem returns the text before each name.
 func (v valueGroup) stem() string {
 	if v.index == "" {
 		return ""
@@ -297,7 +295,7 @@ func (v valueGroup) stem() string {
 
 func (v valueGroup) name() string { return cmp.Or(v.get(fieldName), v.get(fieldType)) }
 
-// nameOf is the provider that a field belongs to.
+// nameOf returns the name of the provider that a field belongs to.
 func (v valueGroup) nameOf(field string) string {
 	switch {
 	case v.index != "":
@@ -308,7 +306,7 @@ func (v valueGroup) nameOf(field string) string {
 	return string(TypeAnthropic)
 }
 
-// set lists the variables that are set and of which the field starts so.
+// set lists the variables that are set and whose field begins with start.
 func (v valueGroup) set(start string) []string {
 	set := v.values.set(start)
 	for i := range set {
@@ -325,7 +323,7 @@ func (v valueGroup) provider() ProviderConfig {
 	}
 	kind, supported := providerTypes[ProviderType(cfg.Type)]
 	if cfg.Type != "" && !supported {
-		return cfg // it will be skipped, so nothing else about it may stop a start
+		return cfg // it will be skipped, so its other values may not stop a start
 	}
 	cfg.Keys = v.secrets(fieldKey)
 	cfg.BedrockBaseURL = v.get(fieldBedrockBaseURL)
@@ -344,9 +342,9 @@ func (v valueGroup) provider() ProviderConfig {
 	return cfg
 }
 
-// secrets resolves a secret that can come from up to four variables. Where there
-// is a problem it still returns something, so that no second problem follows
-// from the first.
+// secrets resolves a secret that can come from up to four variables. If there is a
+// problem, it still returns a value, so that the first problem does not cause a
+// second.
 func (v valueGroup) secrets(name string) []Secret {
 	set := make([]setting, 0, len(secretSpellings)) // by spelling
 	for _, known := range v.values {
@@ -399,10 +397,10 @@ func (v valueGroup) secrets(name string) []Secret {
 	return secrets
 }
 
-// secretSpellings are what can stand behind the name of a secret.
+// secretSpellings are the suffixes that the name of a secret can have.
 var secretSpellings = [...]string{"", fileTwinSuffix, pluralSuffix, pluralSuffix + fileTwinSuffix}
 
-// withKey sets a key of a map that is made when it is needed.
+// withKey sets a key of m, and makes the map if it is nil.
 func withKey[V any](m map[string]V, key string, value V) map[string]V {
 	if m == nil {
 		m = map[string]V{}
@@ -411,8 +409,8 @@ func withKey[V any](m map[string]V, key string, value V) map[string]V {
 	return m
 }
 
-// shownPath names a file for an error, if it is one: a key that was put into the
-// variable in place of a path is not shown.
+// shownPath names a file for an error. It hides a value that is not a path in an
+// existing folder: it could be a key that was put into the variable by mistake.
 func shownPath(path string) string {
 	folder := filepath.Dir(path)
 	if _, err := os.Stat(folder); err != nil || !filepath.IsAbs(path) || folder == string(filepath.Separator) {

@@ -15,22 +15,24 @@ const KeySize = 32
 
 var _ [KeySize]byte = [seal.KeySize]byte{}
 
-// A Keyring holds the keys that seal secrets at rest. The first seals, all open.
+// A Keyring holds the keys that seal secrets at rest. The first key seals, all keys
+// decrypt.
 //
 // Sealing is AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce, so one
-// key may seal about 2^32 values before it should be rotated. What a key is used
-// for is derived from it with HKDF-SHA-256 (RFC 5869), under a label of its own
-// for each purpose: sealing, fingerprints, and the key's public id.
+// key may seal about 2^32 values before it should be rotated. HKDF-SHA-256 (RFC
+// 5869) derives from a key what each purpose needs, under its own label: sealing,
+// fingerprints, and the key's public id.
 //
-// There is no useful zero Keyring; make one with [NewKeyring] or [ParseKeyring].
-// It prints as its key ids only, is immutable, and is safe for concurrent use.
+// The zero Keyring is not useful; make one with [NewKeyring] or [ParseKeyring]. A
+// Keyring prints only its key ids. It is immutable and safe for concurrent use.
 type Keyring struct {
 	keys seal.Ring
 }
 
 // NewKeyring makes a keyring of raw keys of [KeySize] bytes each. primary seals;
-// primary and older open. A key of another length and a key given twice are
-// errors that match [ErrKeyring]; they name the key's place, never its value.
+// primary and older decrypt. It returns an error that matches [ErrKeyring] if a key
+// has another length or is given twice. The error names the key's place, never its
+// value.
 func NewKeyring(primary []byte, older ...[]byte) (*Keyring, error) {
 	ring := &Keyring{}
 	for i, raw := range append([][]byte{primary}, older...) {
@@ -50,7 +52,7 @@ func NewKeyring(primary []byte, older ...[]byte) (*Keyring, error) {
 }
 
 // ParseKeyring reads a comma-separated list of keys in standard base64, as
-// `openssl rand -base64 32` prints them. The first seals. Space around a key is
+// `openssl rand -base64 32` prints them. The first key seals. Space around a key is
 // ignored. Errors match [ErrKeyring].
 func ParseKeyring(list string) (*Keyring, error) {
 	if strings.TrimSpace(list) == "" {
@@ -58,8 +60,8 @@ func ParseKeyring(list string) (*Keyring, error) {
 	}
 	var raws [][]byte
 	for i, item := range strings.Split(list, ",") {
-		// The decoder's own error quotes its input's offset only, but says
-		// nothing that the reader of this one needs.
+		// The decoder's own error is left out: it quotes only an offset in its
+		// input, which the reader does not need.
 		raw, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(item))
 		if err != nil {
 			return nil, keyringErrorf("key %d is not standard base64; make one with: openssl rand -base64 32", i+1)
@@ -74,8 +76,9 @@ func (k Keyring) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, "keyring("+strings.Join(k.IDs(), ", ")+")")
 }
 
-// IDs returns the ids of the keys, as they stand in the tables and in errors. The
-// first seals. They are public and reveal nothing of the keys.
+// IDs returns the ids of the keys, as they appear in the tables and in errors. The
+// first is that of the key that seals. The ids are public and reveal nothing about
+// the keys.
 func (k *Keyring) IDs() []string {
 	if k == nil {
 		return nil

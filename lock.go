@@ -15,13 +15,13 @@ import (
 	"example.com/aiseed/internal/pg"
 )
 
-// LockKey is the key of the transaction-scoped advisory lock that every write to
-// providers and keys holds: the first 8 bytes of SHA-256 over "aiseed", a zero byte and the schema,
-// big-endian. For the schema "public", which "" stands for, it is
+// LockKey returns the key of the transaction-scoped advisory lock that every write to
+// providers and keys holds: the first 8 bytes of SHA-256 over "aiseed", a zero byte and
+// the schema, big-endian. The schema "" means "public", for which it is
 // -8830732264031859510.
 //
-// The lock saves work. What correctness rests on is the unique index on the name
-// of live providers.
+// The lock saves work. Correctness depends on the unique index on the name of live
+// providers.
 func LockKey(schema string) int64 { return lockKey(cmp.Or(schema, defaultSchema)) }
 
 func lockKey(schema string) int64 {
@@ -31,12 +31,12 @@ func lockKey(schema string) int64 {
 
 func (d *database) lockKey() int64 { return lockKey(d.schema) }
 
-// deliveryLockKey is the key of the lock of the one process that delivers audits.
+// deliveryLockKey returns the key of the lock of the one process that delivers audits.
 func (d *database) deliveryLockKey() int64 { return lockKey(d.schema + "\x00audits") }
 
 // locked runs one transaction that holds the lock, in two round trips, or three if a write
-// is checked before the commit. reads run under the lock; decide then says what to write. If
-// it says nothing, the transaction is rolled back.
+// is checked before the commit. reads run under the lock. decide then returns what to write.
+// If decide returns no writes, the transaction is rolled back.
 //
 // A nil error means that the server said "committed", or that there was nothing
 // to write.
@@ -55,8 +55,8 @@ func (d *database) locked(ctx context.Context, operation string, reads []pg.Quer
 	return err
 }
 
-// tryLocked is locked, but returns the id of the transaction where the connection
-// was lost after its commit was sent.
+// tryLocked is locked, but returns the id of the transaction if the connection was
+// lost after its commit was sent.
 func (d *database) tryLocked(ctx context.Context, operation string, reads []pg.Query, decide func() ([]pg.Query, error)) (lost string, err error) {
 	conn, err := d.acquire(ctx, operation)
 	if err != nil {
@@ -64,7 +64,7 @@ func (d *database) tryLocked(ctx context.Context, operation string, reads []pg.Q
 	}
 	defer pg.Release(ctx, conn)
 
-	// The server can tell by this id what became of the transaction.
+	// The server can report the outcome of the transaction by this id.
 	var transaction string
 	id := pg.Query{SQL: `select pg_current_xact_id()::text`, Rows: pg.One(&transaction)}
 	if err := d.beginLocked(ctx, operation, conn.Conn(), append([]pg.Query{id}, reads...)...); err != nil {
@@ -111,15 +111,15 @@ func (d *database) beginLocked(ctx context.Context, operation string, conn *pgx.
 	return nil
 }
 
-// begin starts a transaction whose isolation is the one that the lock needs: a
-// statement after it sees what the previous holder committed. Under REPEATABLE
-// READ, which a role or a database can make the default, it would not.
+// begin starts a transaction with the isolation that the lock needs: a statement
+// after the lock sees what the previous holder committed. Under REPEATABLE READ,
+// which a role or a database can make the default, it would not.
 func (d *database) begin(lockTimeout, silence time.Duration) []pg.Query {
 	return []pg.Query{
 		{SQL: `begin isolation level read committed`},
 		{
 			// A shorter statement_timeout of the role would end the wait for the
-			// lock before its time, and without a word about who holds it.
+			// lock too early, without naming the holder.
 			SQL: `
 select set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true),
        set_config('statement_timeout', '0', true)`,
@@ -128,14 +128,14 @@ select set_config('lock_timeout', $1, true), set_config('idle_in_transaction_ses
 	}
 }
 
-// silenceTimeout is how long a holder of the lock may say nothing: half of the
-// time that those who wait for it have, but enough for a busy machine.
+// silenceTimeout is how long a holder of the lock may be idle: half of the time that
+// its waiters have, but enough for a busy machine.
 func (d *database) silenceTimeout() time.Duration { return max(d.lockTimeout/2, time.Second) }
 
-// askCommitted finds out what became of a transaction whose connection was lost
-// after its commit was sent. It takes the time in which the server ends any
-// transaction that holds the lock. A caller who is cancelled is still told the
-// truth about what was written, if it is to be had soon.
+// askCommitted asks for the outcome of a transaction whose connection was lost after
+// its commit was sent. It takes up to the time in which the server ends any
+// transaction that holds the lock. If the caller is cancelled, it still returns the
+// outcome if the server reports it soon.
 func (d *database) askCommitted(ctx context.Context, transaction string) (bool, error) {
 	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.lockTimeout)
 	defer cancel()
@@ -163,14 +163,14 @@ func (d *database) askCommitted(ctx context.Context, transaction string) (bool, 
 	}
 }
 
-// isLostByCrash tells an id that is still to come from other failures: a server that
-// crashed does not know the transactions that it had not written down.
+// isLostByCrash reports whether the server says that the id is in the future. A server
+// that crashed does not know the transactions that it had not written to disk.
 func isLostByCrash(err error) bool {
 	var db *DatabaseError
 	return errors.As(err, &db) && db.SQLState == stateInvalidValue
 }
 
-// lockError is the error of beginLocked. held says whether the lock was ours by then.
+// lockError returns the error of beginLocked. held says whether we already held the lock.
 func (d *database) lockError(ctx context.Context, operation string, conn *pgx.Conn, held bool, err error) error {
 	wrapped := databaseError(ctx, operation, err)
 	var db *DatabaseError
@@ -179,7 +179,7 @@ func (d *database) lockError(ctx context.Context, operation string, conn *pgx.Co
 	}
 	timeout := &LockTimeoutError{Key: d.lockKey(), waited: d.lockTimeout}
 	var holder LockHolder
-	// Best effort: without it the error is still true.
+	// Best effort: without the holder the error is still correct.
 	_ = pg.RoundTrip(ctx, conn, pg.Query{SQL: `rollback`}, pg.Query{
 		SQL:  pg.SelectLockHolder,
 		Args: [][]byte{pg.Int64(timeout.Key)},

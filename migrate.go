@@ -19,10 +19,10 @@ import (
 //go:embed schema/*.sql
 var schemaFS embed.FS
 
-// Migrations returns the schema as plain SQL files, numbered in the order in which
-// they are to be applied, for a host with a migration tool of its own. Their names
-// are not qualified: apply each in a transaction with search_path set to the
-// schema. Each records its number in the table aiseed_schema.
+// Migrations returns the schema as plain SQL files, for a host with its own migration
+// tool. The files are numbered in the order to apply them. They do not qualify names:
+// apply each in a transaction with search_path set to the schema. Each file records
+// its number in the table aiseed_schema.
 func Migrations() fs.FS {
 	sub, err := fs.Sub(schemaFS, "schema")
 	if err != nil {
@@ -37,8 +37,7 @@ type migration struct {
 	sql     string
 }
 
-// migrations are the files in order. That their numbers are without a gap is
-// tested.
+// migrations are the files in order. A test checks that their numbers have no gap.
 var migrations = readMigrations()
 
 func readMigrations() []migration {
@@ -55,7 +54,7 @@ func readMigrations() []migration {
 		}
 	}
 	if err != nil || len(out) == 0 {
-		panic("aiseed: the embedded schema is broken") // never past the first test
+		panic("aiseed: the embedded schema is broken") // any test would find it
 	}
 	return out
 }
@@ -63,10 +62,10 @@ func readMigrations() []migration {
 // schemaVersion is the version that this library needs. A later one is fine.
 func schemaVersion() int { return migrations[len(migrations)-1].version }
 
-// Migrate applies what is missing of the schema, and creates the Postgres schema
-// that holds the tables where it does not exist. schema "" is "public". Everything
+// Migrate applies the missing parts of the schema. It creates the Postgres schema
+// that holds the tables if it does not exist. schema "" is "public". Everything
 // happens in one transaction, under the same lock as a seed, so any number of
-// processes may call it at once. On a current schema it changes nothing.
+// processes may call it at once. If the schema is current, it changes nothing.
 //
 // Errors match [ErrLockTimeout], [ErrSchema] or [ErrDatabase].
 func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {
@@ -83,7 +82,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {
 	return d.migrate(ctx)
 }
 
-// migrate can be repeated whatever became of an attempt before.
+// migrate can be repeated, whatever the outcome of an earlier attempt.
 func (d *database) migrate(ctx context.Context) error {
 	return retry(ctx, func() error {
 		err := d.tryMigrate(ctx)
@@ -95,11 +94,11 @@ func (d *database) migrate(ctx context.Context) error {
 	})
 }
 
-// migratedMeanwhile is what a statement of a migration fails with if another process
+// migratedMeanwhile lists the SQLSTATEs of a migration's statement if another process
 // migrates at the same time and the lock does not keep them apart.
 var migratedMeanwhile = []string{
-	// The name is taken: of a row in a catalog, a schema, a table or an index, a column, a
-	// function, or another object.
+	// The name of a row in a catalog, a schema, a table or an index, a column, a function,
+	// or another object is taken.
 	stateUniqueViolated, "42P06", "42P07", "42701", "42723", "42710",
 	// The other process has committed, and this session's cache of names does not know it
 	// yet: a commit becomes visible before its invalidations arrive.
@@ -116,7 +115,7 @@ func (d *database) tryMigrate(ctx context.Context) error {
 	}
 	defer pg.Release(ctx, conn)
 
-	// Not to_regclass and its kind: they look into a cache, which can be older than the lock.
+	// Do not use to_regclass or similar: they read a cache, which can be older than the lock.
 	look := pg.Query{
 		SQL: `
 select count(n.oid) > 0, count(c.oid) > 0
@@ -137,7 +136,7 @@ select count(n.oid) > 0, count(c.oid) > 0
 		return nil
 	}
 	var writes []pg.Query
-	if !exists { // "if not exists" would ask for a privilege that may not be needed
+	if !exists { // "if not exists" requires a privilege that may not be needed
 		writes = append(writes, pg.Query{SQL: d.sql(`create schema {schema}`)})
 	}
 	writes = append(writes, pg.Query{
@@ -203,7 +202,7 @@ func (d *database) checkStored(ctx context.Context, ring seal.Ring) error {
 	return nil
 }
 
-// storedKey is a row of ai_encryption_keys, and who needs it.
+// storedKey is a row of ai_encryption_keys, and which values need it.
 type storedKey struct {
 	ID, Canary              string
 	ForSettings, ForAPIKeys bool
@@ -216,7 +215,7 @@ select k.id, k.canary,
   from {schema}.ai_encryption_keys k
  order by k.created_at, k.id`
 
-// checkKeys holds the keyring against the keys that sealed what is in the tables.
+// checkKeys compares the keyring with the keys that sealed the values in the tables.
 func checkKeys(ring seal.Ring, stored []storedKey) error {
 	var missing []string
 	for _, k := range stored {
