@@ -103,11 +103,14 @@ type Warning struct {
 	Reason      string   // why the variables are ignored
 }
 
+// unknownVariable is logged with the variable as a field.
+const unknownVariable = "unknown environment variable is ignored; check its spelling"
+
 // String returns the text of the warning.
 func (w Warning) String() string {
 	switch w.Code {
 	case WarningUnknownVariable:
-		return strings.Join(w.Variables, ", ") + ": unknown environment variable is ignored; check its spelling"
+		return strings.Join(w.Variables, ", ") + ": " + unknownVariable
 	case WarningUnsupportedType:
 		return fmt.Sprintf("type %s is not supported, so the provider is skipped; supported are %s", strconv.QuoteToGraphic(w.Type), supportedTypes())
 	case WarningSameName:

@@ -39,7 +39,7 @@ func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opt
 	var warnings []Warning
 	for _, name := range p.unknown {
 		name = text.Shorten(p.full(name))
-		logger.Warn(ctx, "unknown environment variable is ignored; check its spelling", slog.F("variable", name))
+		logger.Warn(ctx, unknownVariable, slog.F("variable", name))
 		warnings = append(warnings, Warning{Code: WarningUnknownVariable, Variables: []string{name}})
 	}
 

@@ -346,7 +346,7 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 			findings = append(findings, warn(step.Name+": "+w.String(), "")...)
 		}
 	}
-	for _, w := range plan.Warnings[len(d.cfg.Warnings):] { // environment shows the others
+	for _, w := range notShown(plan, d.cfg) { // environment shows the others
 		findings = append(findings, warn(w.String(), "")...)
 	}
 	if findings != nil {

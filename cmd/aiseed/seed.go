@@ -29,7 +29,7 @@ func runPlan(ctx context.Context, a *app) (int, error) {
 		if a.json {
 			return code, a.printJSON(plan)
 		}
-		plan.Warnings = plan.Warnings[len(cfg.Warnings):] // the others are already shown
+		plan.Warnings = notShown(plan, cfg)
 		a.printf("%s", plan.Table(a.width(), a.colour()))
 		return code, nil
 	})
@@ -47,6 +47,11 @@ func (a *app) config(ctx context.Context) (aiseed.Config, error) {
 		fmt.Fprintln(a.stderr, "warning: "+w.String())
 	}
 	return cfg, err
+}
+
+// notShown returns the warnings of a plan without those of the parser, which config shows.
+func notShown(plan *aiseed.Plan, cfg aiseed.Config) []aiseed.Warning {
+	return plan.Warnings[len(cfg.Warnings):]
 }
 
 // applied is the result of apply, for -json.
@@ -79,16 +84,15 @@ func runApply(ctx context.Context, a *app) (int, error) {
 		if a.discardAudits {
 			_, discardErr = store.DeliverAudits(ctx, aiseed.DiscardAudits)
 		}
-		return exitDone, a.printApplied(plan, len(cfg.Warnings), discardErr)
+		if !a.json {
+			plan.Warnings = notShown(plan, cfg)
+		}
+		return exitDone, a.printApplied(plan, discardErr)
 	})
 }
 
-// printApplied prints what was done. The first shown warnings of the plan are already on
-// stderr; only JSON repeats them.
-func (a *app) printApplied(plan *aiseed.Plan, shown int, discardErr error) error {
-	if a.json {
-		shown = 0
-	}
+// printApplied tells what was done.
+func (a *app) printApplied(plan *aiseed.Plan, discardErr error) error {
 	did := applied{Created: []createdProvider{}, Counts: map[string]int{}, Warnings: []string{}, Audits: "left"}
 	for _, s := range plan.Steps {
 		did.Counts[string(s.Action)]++
@@ -99,7 +103,7 @@ func (a *app) printApplied(plan *aiseed.Plan, shown int, discardErr error) error
 			did.Warnings = append(did.Warnings, text.Label(s.Name)+": "+w.String())
 		}
 	}
-	for _, w := range plan.Warnings[shown:] {
+	for _, w := range plan.Warnings {
 		did.Warnings = append(did.Warnings, w.String())
 	}
 	switch {

@@ -122,7 +122,8 @@ func (r Ring) Seal(c Cell, plaintext string) (stored string, keyID *string) {
 	if len(r) == 0 {
 		return plaintext, nil
 	}
-	return r[0].Seal(c, plaintext), &r[0].ID
+	id := r[0].ID // a copy: the ring stays as it is
+	return r[0].Seal(c, plaintext), &id
 }
 
 // Open returns the plaintext of what Seal stored in a cell. Its errors are [ErrPlaintext] and

@@ -98,11 +98,16 @@ func (f *Fixture) Open(opts ...Option) (*aiseed.Store, *testkit.Wire) {
 // Parse reads lines behind the default prefix.
 func (f *Fixture) Parse(lines ...string) aiseed.Config {
 	f.T.Helper()
+	return f.ParseEnviron(Prefixed(lines))
+}
+
+// Prefixed puts each line behind the default prefix.
+func Prefixed(lines []string) []string {
 	environ := make([]string, len(lines))
 	for i, line := range lines {
 		environ[i] = aiseed.DefaultPrefix + line
 	}
-	return f.ParseEnviron(environ)
+	return environ
 }
 
 // ParseEnviron reads whole variables.

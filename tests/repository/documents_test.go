@@ -3,7 +3,7 @@ package repository
 import (
 	"go/ast"
 	"os"
-	"strings"
+	"regexp"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,6 +17,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// namedTest finds the names of tests and fuzz targets.
+var namedTest = regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w*`)
+
 // Every test that a document names is there.
 func TestDocumentsNameTestsThatThereAre(t *testing.T) {
 	t.Parallel()
@@ -25,10 +28,8 @@ func TestDocumentsNameTestsThatThereAre(t *testing.T) {
 	for _, name := range []string{"README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/decisions.md", "docs/format.md", "docs/guarantees.md", "docs/operators.md"} {
 		document, err := os.ReadFile(name)
 		require.NoError(t, err)
-		for _, word := range strings.FieldsFunc(string(document), func(r rune) bool { return strings.ContainsRune(" `,.:|()\n", r) }) {
-			if strings.HasPrefix(word, "Test") && strings.Contains(word, "_") {
-				require.True(t, tests[word], "%s names the test %s, which is not there", name, word)
-			}
+		for _, test := range namedTest.FindAllString(string(document), -1) {
+			require.True(t, tests[test], "%s names the test %s, which is not there", name, test)
 		}
 	}
 }

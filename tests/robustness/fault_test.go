@@ -181,11 +181,6 @@ union all
 select 'an entry was marked before an earlier one: ' || b.id from ai_provider_audits a join ai_provider_audits b on a.seq < b.seq
  where a.delivered_at is null and b.delivered_at is not null`
 
-// busy are the backends with a transaction or a lock, without the one that asks.
-const busy = `
-select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend' and state <> 'idle'
- union all select pid from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`
-
 // check compares the database with what the caller was told and with what the
 // auditor accepted. before is the content at the start and after that of an
 // undisturbed run.
@@ -195,7 +190,7 @@ func (r *rig) check(what told, before, after string, marked []string, audits []s
 
 	deadline := time.Now().Add(testkit.Patience)
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		left := r.Rows(busy)
+		left := r.Rows(storetest.LeftOver)
 		// One that was cut off may not have come to what it was sent before.
 		backends := r.Rows(`select pid from pg_stat_activity where datname = current_database() and application_name = $1`, sweptApplication)
 		if len(left) == 0 && len(backends) <= int(r.swept.Stat().TotalConns()) {

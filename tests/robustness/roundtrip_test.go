@@ -69,7 +69,7 @@ func TestQ1_RoundTrips(t *testing.T) {
 						require.NoError(t, err)
 						require.NoError(t, aiseed.Migrate(context.Background(), admin, "counted"))
 						ring, audits := aiseedtest.NewKeyring(t), &aiseedtest.AuditRecorder{}
-						cfg, err := aiseed.ParseEnviron(context.Background(), prefixed(manyProviders(n)), slog.Logger{})
+						cfg, err := aiseed.ParseEnviron(context.Background(), storetest.Prefixed(manyProviders(n)), slog.Logger{})
 						require.NoError(t, err)
 
 						handshake := 0
@@ -133,7 +133,7 @@ func TestQ3_WorkGrowsWithTheEnvironmentOnly(t *testing.T) {
 	ctx := context.Background()
 	count := func(n, foreign int) map[string]float64 {
 		f := setup(t)
-		environ := prefixed(manyProviders(n))
+		environ := storetest.Prefixed(manyProviders(n))
 		cfg := f.Seeded(manyProviders(n)...)
 		f.Exec(`insert into ai_providers (id, type, name, enabled) select gen_random_uuid(), 'openai', 'foreign-' || n, false from generate_series(1, $1) n`, foreign)
 		f.Exec(`insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 0, 'foreign' from ai_providers where name like 'foreign-%'`)
@@ -191,12 +191,4 @@ func TestL7_CancelledWhileABatchIsPartlyWritten(t *testing.T) {
 	require.Empty(t, f.Rows(storetest.LeftOver), "at the moment of return")
 	require.Empty(t, f.Rows(`select id from ai_providers`))
 	require.Equal(t, 1, f.Wire.HalfClosed(), "the server is told that the rest of the message does not come")
-}
-
-func prefixed(lines []string) []string {
-	environ := make([]string, len(lines))
-	for i, line := range lines {
-		environ[i] = aiseed.DefaultPrefix + line
-	}
-	return environ
 }

@@ -254,64 +254,59 @@ end $$`)
 // S5, S6, S11: what is said when something goes wrong.
 func TestF5_S11_NoFaultShowsASecret(t *testing.T) {
 	t.Parallel()
-	for _, sealed := range []bool{true, false} {
-		w := newSecretWorld(t, sealed)
-		t.Run(w.name, func(t *testing.T) {
-			t.Parallel()
-			w.t, w.f.T = t, t
-			random := chance(t.Name())
-			restore, operations := w.saveState()
-			faults := w.faults()
-			run := func(o secretOperation, reproduce string, quoted, hasty bool, arm func() (disarm func()), decide cutDecision, happened func() bool) error {
-				w.exec(restore + o.prepare)
-				w.hurry(hasty)
-				disarm := arm()
-				ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
-				defer cancel()
-				w.reset(func(sent []byte) testkit.Action { return decide(cancel, sent) })
-				values, err := o.run(ctx)
-				w.reset(func([]byte) testkit.Action { return testkit.Pass })
-				disarm()
-				var found error
-				for _, v := range append(values, err) {
-					for _, r := range renderings(v, *torture) {
-						found = errors.Join(found, w.printed.find(fmt.Sprintf("a %T as %s", v, r.how), r.text))
-					}
+	inEachWorld(t, func(t *testing.T, w *secretWorld) {
+		random := chance(t.Name())
+		restore, operations := w.saveState()
+		faults := w.faults()
+		run := func(o secretOperation, reproduce string, quoted, hasty bool, arm func() (disarm func()), decide cutDecision, happened func() bool) error {
+			w.exec(restore + o.prepare)
+			w.hurry(hasty)
+			disarm := arm()
+			ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
+			defer cancel()
+			w.reset(func(sent []byte) testkit.Action { return decide(cancel, sent) })
+			values, err := o.run(ctx)
+			w.reset(func([]byte) testkit.Action { return testkit.Pass })
+			disarm()
+			var found error
+			for _, v := range append(values, err) {
+				for _, r := range renderings(v, *torture) {
+					found = errors.Join(found, w.printed.find(fmt.Sprintf("a %T as %s", v, r.how), r.text))
 				}
-				if found = errors.Join(found, w.look(quoted)); found != nil || err != nil || happened() {
-					cases.check(t, kindFault, fmt.Sprintf("%s: %s, %s", w.name, o.name, reproduce), found)
-				}
-				return err
 			}
-			nothing := func() func() { return func() {} }
-			never := func() bool { return false }
-			passing := func(context.CancelFunc, []byte) testkit.Action { return testkit.Pass }
-			hit := map[string]bool{}
-			for _, o := range operations {
-				w.f.RequireIdle() // the server may still be ending connections that were cut
-				if err := run(o, "no fault", false, false, nothing, passing, never); o.fails {
-					require.Error(t, err, o.name)
-				} else {
-					require.NoError(t, err, o.name)
-				}
-				for _, fault := range faults {
-					if hit[fault.name] && random.IntN(full(100, 1)) > 0 {
-						continue
-					}
-					err := run(o, fault.name, fault.quotes, fault.holds, fault.arm, passing, never)
-					hit[fault.name] = hit[fault.name] || err != nil && !o.fails
-				}
-				w.cutEverywhere(random, func(reproduce string, decide cutDecision, reached func() bool) error {
-					return run(o, reproduce, false, true, nothing, decide, reached)
-				})
+			if found = errors.Join(found, w.look(quoted)); found != nil || err != nil || happened() {
+				cases.check(t, kindFault, fmt.Sprintf("%s: %s, %s", w.name, o.name, reproduce), found)
+			}
+			return err
+		}
+		nothing := func() func() { return func() {} }
+		never := func() bool { return false }
+		passing := func(context.CancelFunc, []byte) testkit.Action { return testkit.Pass }
+		hit := map[string]bool{}
+		for _, o := range operations {
+			w.f.RequireIdle() // the server may still be ending connections that were cut
+			if err := run(o, "no fault", false, false, nothing, passing, never); o.fails {
+				require.Error(t, err, o.name)
+			} else {
+				require.NoError(t, err, o.name)
 			}
 			for _, fault := range faults {
-				require.True(t, hit[fault.name], "%s fails no operation", fault.name)
+				if hit[fault.name] && random.IntN(full(100, 1)) > 0 {
+					continue
+				}
+				err := run(o, fault.name, fault.quotes, fault.holds, fault.arm, passing, never)
+				hit[fault.name] = hit[fault.name] || err != nil && !o.fails
 			}
-			w.requireDump()
-			require.True(t, w.traced, "nothing was traced")
-		})
-	}
+			w.cutEverywhere(random, func(reproduce string, decide cutDecision, reached func() bool) error {
+				return run(o, reproduce, false, true, nothing, decide, reached)
+			})
+		}
+		for _, fault := range faults {
+			require.True(t, hit[fault.name], "%s fails no operation", fault.name)
+		}
+		w.requireDump()
+		require.True(t, w.traced, "nothing was traced")
+	})
 }
 
 // A cutDecision is what becomes of a message, and of its caller.

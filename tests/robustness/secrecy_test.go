@@ -66,17 +66,12 @@ func exportedFunctions(t *testing.T) (names []string) {
 // function has to be called here.
 func TestF5_S11_NothingThatIsHandedOutShowsASecret(t *testing.T) {
 	t.Parallel()
-	for _, sealed := range []bool{true, false} {
-		w := newSecretWorld(t, sealed)
-		t.Run(w.name, func(t *testing.T) {
-			t.Parallel()
-			w.t, w.f.T = t, t
-			called := w.walk()
-			require.Equal(t, exportedFunctions(t), called)
-			w.requireDump()
-			require.True(t, w.traced, "nothing was traced")
-		})
-	}
+	inEachWorld(t, func(t *testing.T, w *secretWorld) {
+		called := w.walk()
+		require.Equal(t, exportedFunctions(t), called)
+		w.requireDump()
+		require.True(t, w.traced, "nothing was traced")
+	})
 }
 
 // walk calls everything that is exported, shows what comes back, and returns what it

@@ -77,6 +77,19 @@ func newSecretWorldOutside(t *testing.T, sealed bool) *secretWorld {
 	return w
 }
 
+// inEachWorld runs a test in a world that seals and in one that does not.
+func inEachWorld(t *testing.T, test func(t *testing.T, w *secretWorld)) {
+	t.Helper()
+	for _, sealed := range []bool{true, false} {
+		w := newSecretWorld(t, sealed)
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			w.t, w.f.T = t, t
+			test(t, w)
+		})
+	}
+}
+
 func newSecretWorld(t *testing.T, sealed bool) *secretWorld {
 	t.Helper()
 	w := newSecretWorldOutside(t, sealed)
