@@ -39,8 +39,8 @@ func run(ctx context.Context, databaseURL string, serve func([]aiseed.Provider))
 		return err
 	}
 	pool, err := pgxpool.New(ctx, databaseURL)
-	if err != nil {
-		return err
+	if err != nil { // it can quote a part of the password
+		return errors.New("DATABASE_URL cannot be read; want postgres://user:password@host:port/database, with special characters percent-encoded")
 	}
 	defer pool.Close()
 	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true, NotifyChannel: "providers"})

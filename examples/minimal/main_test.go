@@ -23,3 +23,9 @@ func TestTheEnvironmentIsServed(t *testing.T) {
 		require.Equal(t, "sk-readme", served[0].Keys[0].APIKey.Reveal())
 	}
 }
+
+func TestAConnectionStringIsNotQuoted(t *testing.T) {
+	t.Setenv("CODER_EXTERNAL_TOKEN_ENCRYPTION_KEYS", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
+	err := run(t.Context(), "postgres://user:head@tail@host:port/database", nil)
+	require.NotContains(t, err.Error(), "tail")
+}
