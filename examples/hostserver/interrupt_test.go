@@ -21,13 +21,13 @@ import (
 	"example.com/aiseed/internal/leak"
 )
 
-// TestL7_InterruptedAtAnyMomentOfAStart interrupts a start at one of the first five
-// things that happen on the wire, then at every fifth one after it, until a start gets
+// TestL7_InterruptedAtAnyMomentOfAStart interrupts a start at one of the first nine
+// things that happen on the wire, then at every ninth one after it, until a start gets
 // through. Each time nothing may be left behind, and the next start must do the rest.
 //
 // It runs alone, because what is left is looked for in the whole process.
 func TestL7_InterruptedAtAnyMomentOfAStart(t *testing.T) {
-	const every = 5
+	const every = 9
 	for name, tt := range map[string]struct {
 		prepare func(*fixture)
 		leaves  []string // what may be in the database afterwards

@@ -369,7 +369,7 @@ func TestF1_SweepOverEveryMessage(t *testing.T) {
 						if n++; *caseFlag != "" {
 							fired = n < 1000
 						} else if !*torture {
-							n += random.IntN(30)
+							n += random.IntN(50)
 						}
 					}
 				}

@@ -439,11 +439,11 @@ func TestF3_Interleavings(t *testing.T) {
 			case len(r.parts) > 2 || noLock && audits:
 				sample = full(1, 60)
 			case variant == 0 && i > 0 && !r.takesTheLock:
-				sample = full(5, 0)
+				sample = full(3, 0)
 			case audits:
 				sample = full(1, 0)
 			case noLock:
-				sample = full(3, 0)
+				sample = full(2, 0)
 			}
 			name := fmt.Sprintf("%s, nolock %t, audits %t", r.name, noLock, audits)
 			t.Run(name, func(t *testing.T) {
