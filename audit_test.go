@@ -192,7 +192,7 @@ func TestA4_DelivererWithNothingToDoLooksOnceMore(t *testing.T) {
 	other, w := f.Open()
 	late := &aiseedtest.AuditRecorder{}
 	// Entries that come in while the other one holds the lock for nothing.
-	w.Reset(testkit.Once(testkit.Pass, "order by seq limit 1", func() { f.Seeded("OPENAI_KEY=key") }))
+	w.Reset(testkit.Once(testkit.Pass, "order by seq limit 1\x00", func() { f.Seeded("OPENAI_KEY=key") }))
 	n, err := other.DeliverAudits(context.Background(), late)
 	require.NoError(t, err)
 	require.Equal(t, 2, n)

@@ -2,6 +2,7 @@ package aiseed
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -45,8 +46,34 @@ func (d *database) query(ctx context.Context, operation string, queries ...pg.Qu
 		return err
 	}
 	defer pg.Release(ctx, conn)
-	return databaseError(ctx, operation, pg.RoundTrip(ctx, conn.Conn(), queries...))
+	err = pg.RoundTrip(ctx, conn.Conn(), append([]pg.Query{pg.SeeAllRows}, queries...)...)
+	return d.failed(ctx, conn.Conn(), operation, err)
 }
+
+// failed turns an error of a round trip on conn into a DatabaseError, and finds out which tables
+// it is about if the server did not say. It ends the transaction of conn.
+func (d *database) failed(ctx context.Context, conn *pgx.Conn, operation string, err error) error {
+	wrapped := databaseError(ctx, operation, err)
+	var db *DatabaseError
+	if !errors.As(wrapped, &db) || !db.cause.Policy {
+		return wrapped
+	}
+	// Best effort: without the tables the error is still correct.
+	_ = pg.RoundTrip(ctx, conn, pg.Query{SQL: `rollback`}, pg.Query{
+		SQL:  selectPolicies,
+		Args: [][]byte{[]byte(d.schema)},
+		Rows: pg.One(&db.policies),
+	})
+	if len(db.policies) > 0 {
+		db.Table = db.policies[0]
+	}
+	return wrapped
+}
+
+// selectPolicies finds the tables of a schema with a row security policy that applies to the role.
+const selectPolicies = `
+select array(select c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+              where n.nspname = $1 and c.relkind in ('r', 'p') and row_security_active(c.oid) order by c.relname)`
 
 // read is query for queries that can be repeated. It hides a lost connection by
 // retrying.

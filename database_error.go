@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"strings"
 
 	"example.com/aiseed/internal/pg"
 )
@@ -17,7 +18,8 @@ type DatabaseError struct {
 	Constraint string // the violated constraint, or ""
 	Table      string // the table concerned, or ""
 
-	cause pg.Error
+	cause    pg.Error
+	policies []string // tables with a row security policy for our role, if one was in the way
 }
 
 func (e *DatabaseError) Error() string {
@@ -27,6 +29,9 @@ func (e *DatabaseError) Error() string {
 		return text + e.cause.Context.Error()
 	case e.SQLState == "":
 		return text + cmp.Or(e.cause.Reason, "the server's answer was not understood; are the tables those of aiseed's schema?")
+	}
+	if e.cause.Policy {
+		return text + policyText(e.policies)
 	}
 	text += "SQLSTATE " + e.SQLState
 	if e.Table != "" {
@@ -52,7 +57,6 @@ func (e *DatabaseError) Unwrap() []error {
 // SQLSTATEs that this package acts on. PostgreSQL Appendix A.
 const (
 	stateReadOnly         = "25006"
-	stateInvalidValue     = "22023"
 	stateUniqueViolated   = "23505"
 	stateUndefinedTable   = "42P01"
 	stateUndefinedSchema  = "3F000"
@@ -109,21 +113,38 @@ func databaseError(ctx context.Context, operation string, err error) error {
 	}
 }
 
-// liveNameConstraint is the index that allows one live row per name.
-const liveNameConstraint = "ai_providers_live_name_key"
+// policyText says what to do about row security policies on tables.
+func policyText(tables []string) string {
+	where := "a table"
+	if len(tables) > 0 {
+		where = strings.Join(tables, " and ")
+	}
+	return "SQLSTATE 42501: a row security policy on " + where + " applies to this role, so it could hide rows; connect as the owner of " +
+		"the tables (without force row level security), give the role BYPASSRLS, or run: alter table … disable row level security"
+}
+
+const (
+	// liveNameConstraint is the index that allows one live row per name.
+	liveNameConstraint = "ai_providers_live_name_key"
+	// keyPositionConstraint allows one key per position of a provider.
+	keyPositionConstraint = "ai_provider_keys_position_key"
+)
 
 // retry calls do until it succeeds, fails permanently, or has failed too often.
 func retry(ctx context.Context, do func() error) error {
-	return pg.Retry(ctx, func(err error, attempt int) bool {
-		// A restarting server needs some time. If the server was unreachable from
-		// the first attempt, fail promptly, so that the operator can look at it.
-		return isTransient(err) || attempt > 1 && isUnreachable(err)
-	}, do)
+	return pg.Retry(ctx, tryAgain, do)
 }
 
-// isTransient reports whether nothing was committed and the same call can succeed
-// later. This covers serialization failures, deadlocks, another process's row of
-// the same name, and connections lost before the commit was sent.
+// tryAgain reports whether to repeat a failed attempt; they are counted from 1. A restarting
+// server needs some time. If the server was unreachable from the first attempt, fail promptly,
+// so that the operator can look at it.
+func tryAgain(err error, attempt int) bool {
+	return isTransient(err) || attempt > 1 && isUnreachable(err)
+}
+
+// isTransient reports whether the same call can succeed later. This covers serialization
+// failures, deadlocks, another process's row of the same name or at the same position, and
+// connections that were lost.
 func isTransient(err error) bool {
 	var db *DatabaseError
 	if !errors.As(err, &db) || db.cause.Context != nil {
@@ -133,7 +154,7 @@ func isTransient(err error) bool {
 	case stateSerialization, stateDeadlock:
 		return true
 	case stateUniqueViolated:
-		return db.cause.Transient || db.Constraint == liveNameConstraint
+		return db.cause.Transient || db.Constraint == liveNameConstraint || db.Constraint == keyPositionConstraint
 	}
 	return db.cause.Transient
 }
@@ -141,4 +162,10 @@ func isTransient(err error) bool {
 func isUnreachable(err error) bool {
 	var db *DatabaseError
 	return errors.As(err, &db) && db.cause.Context == nil && (db.cause.Unreachable || db.SQLState == stateCannotConnectNow)
+}
+
+// isLost reports whether the connection was lost, and not because the operation was cancelled.
+func isLost(err error) bool {
+	var db *DatabaseError
+	return errors.As(err, &db) && db.cause.Context == nil && db.cause.Lost
 }

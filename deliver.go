@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"cdr.dev/slog/v3"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/xerrors"
@@ -19,7 +18,7 @@ const (
 select id, created_at, actor, action, resource, resource_id, provider_id, provider_name, old, new
   from {schema}.ai_provider_audits
  where delivered_at is null
- order by seq`
+ order by seq limit $1`
 
 	markDelivered = `
 update {schema}.ai_provider_audits set delivered_at = clock_timestamp()
@@ -68,10 +67,8 @@ func checkAuditor(auditor Auditor) error {
 	return nil
 }
 
-// deliverOnce delivers the undelivered entries in a transaction that stays open
-// meanwhile. The lock of the transaction prevents two processes from delivering the
-// same entries, and ends with the process. more reports whether entries were written
-// since.
+// deliverOnce delivers undelivered entries over a connection of its own. more reports whether there
+// are others.
 func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int, more bool, err error) {
 	const operation = "delivering audits"
 	conn, err := s.acquire(ctx, operation)
@@ -79,27 +76,48 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 		return 0, false, err
 	}
 	defer pg.Release(ctx, conn)
+	var d delivery
+	if err := pg.RoundTrip(ctx, conn.Conn(), s.beginDelivery(&d, 0)...); err != nil {
+		return 0, false, s.failed(ctx, conn.Conn(), operation, err)
+	}
+	return s.finishDelivery(ctx, conn.Conn(), d, auditor)
+}
 
-	var locked bool
-	var entries []AuditEntry
+// A delivery is a transaction that stays open while the auditor gets the entries. Its lock
+// prevents two processes from delivering the same entries, and ends with the process.
+type delivery struct {
+	locked  bool
+	entries []AuditEntry
+}
+
+// deliveryBatch bounds the entries of a delivery, and so its memory.
+const deliveryBatch = 1000
+
+// beginDelivery begins a delivery, and reads its entries: [deliveryBatch], or as many as were
+// just written, if that is more.
+func (s *Store) beginDelivery(d *delivery, written int) []pg.Query {
 	// The server waits longer than the auditor may take, but not for ever.
-	if err := pg.RoundTrip(ctx, conn.Conn(), append(s.begin(s.lockTimeout, s.auditTimeout+2*pg.CleanupTimeout),
+	return append(s.begin(s.lockTimeout, s.auditTimeout+2*pg.CleanupTimeout),
 		pg.Query{
 			// Deliver nothing if entries cannot be marked, or each start would
 			// deliver them again.
 			SQL:  `select current_setting('transaction_read_only') = 'off' and pg_try_advisory_xact_lock($1)`,
 			Args: [][]byte{pg.Int64(s.deliveryLockKey())},
-			Rows: pg.One(&locked),
+			Rows: pg.One(&d.locked),
 		},
-		pg.Query{SQL: s.sql(selectUndelivered), Rows: func(rows pgx.Rows) (err error) {
-			entries, err = pgx.CollectRows(rows, scanAuditEntry)
+		pg.Query{SQL: s.sql(selectUndelivered), Args: [][]byte{pg.Int64(int64(max(deliveryBatch, written)))}, Rows: func(rows pgx.Rows) (err error) {
+			d.entries, err = pgx.CollectRows(rows, scanAuditEntry)
 			return err
-		}})...); err != nil {
-		return 0, false, databaseError(ctx, operation, err)
-	}
-	if !locked {
+		}})
+}
+
+// finishDelivery hands the entries of a delivery to auditor, and marks and commits those that it
+// accepted. more reports whether there are others.
+func (s *Store) finishDelivery(ctx context.Context, conn *pgx.Conn, d delivery, auditor Auditor) (delivered int, more bool, err error) {
+	if !d.locked {
 		return 0, false, nil
 	}
+	entries := d.entries
 
 	var accepted []uuid.UUID
 	var auditErr error
@@ -126,8 +144,8 @@ func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int
 			return rows.Err()
 		}})
 	}
-	committed, err := pg.Commit(ctx, conn.Conn(), finish, s.pending(&more))
-	err = databaseError(ctx, "marking audits as delivered", err)
+	committed, err := pg.Commit(ctx, conn, finish, pg.SeeAllRows, s.pending(&more))
+	err = s.failed(ctx, conn, "marking audits as delivered", err)
 	if committed && marked < int64(len(accepted)) {
 		// A policy or a trigger forbids it. Going on would deliver them again.
 		err = xerrors.Errorf("aiseed: %d of %d delivered audit entries could not be marked; allow the role to update ai_provider_audits.delivered_at", int64(len(accepted))-marked, len(accepted))
@@ -176,11 +194,3 @@ func offer(ctx context.Context, auditor Auditor, entry AuditEntry) error {
 }
 
 const auditorGrace = 100 * time.Millisecond
-
-// deliver calls DeliverAudits and logs its error, so that it never fails a start.
-func deliver(ctx context.Context, store *Store, auditor Auditor, logger slog.Logger) {
-	if n, err := store.DeliverAudits(ctx, auditor); err != nil {
-		logger.Warn(ctx, "not all audit entries of AI providers were delivered; the next start tries again",
-			slog.F("delivered", n), slog.F("reason", err.Error()))
-	}
-}

@@ -3,6 +3,7 @@ package aiseed
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -32,9 +33,9 @@ var (
 	// ErrPlaintext: a keyring is in use and a stored value is not sealed. See
 	// [DecryptError].
 	ErrPlaintext = errors.New("aiseed: a stored value is not sealed")
-	// ErrCommitUnknown: the connection was lost after the commit was sent, and
-	// the server could not be asked what became of it. Either everything was
-	// written or nothing was.
+	// ErrCommitUnknown: the connection was lost after the commit was sent, and it could
+	// not be found out what became of it. Either everything was written or nothing was. It
+	// wraps the reason, which can match [ErrDatabase] or [ErrLockTimeout].
 	ErrCommitUnknown = errors.New("aiseed: it is not known whether the transaction was committed")
 	// ErrDatabase: the database could not be reached, or refused a statement.
 	// See [DatabaseError].
@@ -74,6 +75,35 @@ type LockTimeoutError struct {
 	waited time.Duration
 }
 
+// A commitUnknownError says why the outcome of a commit could not be found out.
+type commitUnknownError struct {
+	operation string
+	table     string
+	witnesses []string // quoted ids of audit entries, one for each attempt
+	reason    error
+	cancelled error // the error of the caller's context, or nil
+}
+
+func (e *commitUnknownError) Error() string {
+	reason := strings.TrimPrefix(e.reason.Error(), "aiseed: ")
+	var timeout *LockTimeoutError
+	if errors.As(e.reason, &timeout) {
+		reason = timeout.wait() + timeout.remedy()
+	}
+	return fmt.Sprintf("aiseed: %s: the connection was lost after the commit was sent, and it is not known what became of it: "+
+		"either everything was written or nothing was. It could not be looked up, because: %s. "+
+		"A start finds out by itself. By hand: select from %s where id in (%s) has a row if it was written",
+		e.operation, reason, e.table, strings.Join(e.witnesses, ", "))
+}
+
+// Unwrap returns [ErrCommitUnknown], the reason, and the error of the context if it ended.
+func (e *commitUnknownError) Unwrap() []error {
+	if e.cancelled != nil {
+		return []error{ErrCommitUnknown, e.reason, e.cancelled}
+	}
+	return []error{ErrCommitUnknown, e.reason}
+}
+
 // A LockHolder is the session that holds an advisory lock. What the server does
 // not show to our role, or cannot know, is zero.
 type LockHolder struct {
@@ -84,12 +114,19 @@ type LockHolder struct {
 }
 
 func (e *LockTimeoutError) Error() string {
-	text := fmt.Sprintf("aiseed: waited %s for advisory lock %d, which another process holds while it writes AI providers; nothing was changed", e.waited, e.Key)
+	return "aiseed: " + e.wait() + "; nothing was changed" + e.remedy()
+}
+
+func (e *LockTimeoutError) wait() string {
+	return fmt.Sprintf("waited %s for advisory lock %d, which another process holds while it writes AI providers", e.waited, e.Key)
+}
+
+func (e *LockTimeoutError) remedy() string {
 	if e.Holder == nil {
-		return text + ". The holder is gone by now: start again"
+		return ". The holder is gone by now: start again"
 	}
 	h := e.Holder
-	text += fmt.Sprintf(". Holder: pid %d", h.PID)
+	text := fmt.Sprintf(". Holder: pid %d", h.PID)
 	if h.ApplicationName != "" {
 		text += fmt.Sprintf(", application %q", h.ApplicationName)
 	}

@@ -28,18 +28,13 @@ func LoadSQL(s *Store) string { return s.load(nil, nil).SQL }
 // does, and reports whether the second one found it.
 func FoundAgain(ctx context.Context, s *Store, id uuid.UUID, between func()) (bool, error) {
 	var found *storedProvider
-	read := s.byID(id, opened)(&found)
+	read := s.byID(id)(&found)
 	if err := s.query(ctx, "reading", read); err != nil {
 		return false, err
 	}
 	between()
 	err := s.query(ctx, "reading", read)
 	return found != nil, err
-}
-
-// AskCommitted asks what became of a transaction.
-func AskCommitted(ctx context.Context, s *Store, transaction string) (bool, error) {
-	return s.askCommitted(ctx, transaction)
 }
 
 // SealFor seals a value for a cell of a table that only a test knows.

@@ -103,7 +103,7 @@ func TestS2_S3_S4_S9_FrozenValuesCanBeDecrypted(t *testing.T) {
 		require.NoError(t, err, name)
 		require.Equal(t, tt.plaintext, string(opened))
 	}
-	settings, err := newVault(ring).openSettings(provider, unfold(v["sealed settings"]), &key.ID)
+	settings, err := newVault(ring).openSettings(provider, storedText{unfold(v["sealed settings"]), &key.ID})
 	require.NoError(t, err)
 	want := BedrockSettings{Region: "eu", Model: "m", SmallFastModel: "s"}
 	want.AccessKey, want.AccessKeySecret = NewSecret("AKIA"), NewSecret("secret")
@@ -146,7 +146,7 @@ func TestS10_A1_FrozenMasksAndAuditValues(t *testing.T) {
 	require.JSONEq(t, v["audit of a key"], string(pg.JSON(auditedKey(0, NewSecret("12345678901234567890")))))
 	old, new, _ := strings.Cut(v["audit of a deletion"], "\n")
 	var rows []struct{ Old, New json.RawMessage }
-	require.NoError(t, json.Unmarshal((&Store{}).flip("", AuditDelete, p, "deleted", true)[1].Args[0], &rows))
+	require.NoError(t, json.Unmarshal((&Store{}).flip("", AuditDelete, p, "deleted", true).queries[1].Args[0], &rows))
 	require.JSONEq(t, old, string(rows[0].Old))
 	require.JSONEq(t, new, string(rows[0].New))
 }

@@ -89,7 +89,7 @@ func FuzzOpenSealed(f *testing.F) {
 			keyID = &key
 		}
 		for name, v := range map[string]*vault{"with a keyring": newVault(ring), "without": newVault(nil)} {
-			secret, err := v.open(testCell(), stored, keyID)
+			secret, err := v.open(testCell(), storedText{stored, keyID})
 			switch {
 			case v.ring != nil && hasKey && stored == frozen && key == first:
 				require.NoError(t, err)

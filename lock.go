@@ -6,11 +6,12 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/aiseed/internal/pg"
 )
@@ -34,63 +35,227 @@ func (d *database) lockKey() int64 { return lockKey(d.schema) }
 // deliveryLockKey returns the key of the lock of the one process that delivers audits.
 func (d *database) deliveryLockKey() int64 { return lockKey(d.schema + "\x00audits") }
 
-// locked runs one transaction that holds the lock, in two round trips, or three if a write
-// is checked before the commit. reads run under the lock. decide then returns what to write.
-// If decide returns no writes, the transaction is rolled back.
-//
-// A nil error means that the server said "committed", or that there was nothing
-// to write.
-func (d *database) locked(ctx context.Context, operation string, reads []pg.Query, decide func() ([]pg.Query, error)) error {
-	transaction, err := d.tryLocked(ctx, operation, reads, decide)
-	if transaction == "" {
-		return err
-	}
-	committed, askErr := d.askCommitted(ctx, transaction)
-	switch {
-	case committed:
-		return nil
-	case askErr != nil:
-		return askErr
-	}
-	return err
+// A write is what one attempt of a transaction writes, and what follows it.
+type write struct {
+	queries []pg.Query // none if there is nothing to write
+
+	// witness is the id of an audit entry among the queries. If the answer to the commit is lost,
+	// later attempts look for it. The zero value says that the write can be repeated instead.
+	witness uuid.UUID
+
+	behind []pg.Query               // sent behind the commit, in the same round trip
+	then   func(conn *pgxpool.Conn) // called at most once, when all of behind was answered, on the same connection
+	done   func()                   // called if this is the write that was committed
 }
 
-// tryLocked is locked, but returns the id of the transaction if the connection was
-// lost after its commit was sent.
-func (d *database) tryLocked(ctx context.Context, operation string, reads []pg.Query, decide func() ([]pg.Query, error)) (lost string, err error) {
-	conn, err := d.acquire(ctx, operation)
-	if err != nil {
-		return "", err
-	}
-	defer pg.Release(ctx, conn)
+// locked runs a transaction that holds the lock, in two round trips, or three if a write
+// is checked before the commit. reads run under the lock. decide then returns what to write. If
+// there is nothing to write, the transaction is rolled back.
+//
+// An attempt that cannot have been committed is repeated if it failed for a transient reason. If
+// the connection was lost after the commit was sent, the next attempt takes the lock, which
+// waits for the end of the earlier transaction, reads, and looks for its witness. The witness
+// being there means that it was committed, whatever others did to the rows since. Its absence on a
+// server that is no standby means that it was not, and the attempt decides again. Nothing depends
+// on ids of transactions: a server that crashed uses them again.
+//
+// The same look-up follows if the connection is lost after the server said "committed": a server
+// that took over can lack what that one had.
+//
+// A nil error means that the write was committed, or that there was nothing to write. If that
+// cannot be found out, the error matches [ErrCommitUnknown].
+func (d *database) locked(ctx context.Context, operation string, reads []pg.Query, decide func() (write, error)) error {
+	l := &lockedCall{database: d, operation: operation, reads: reads, decide: decide}
+	defer l.answered()
+	return l.run(ctx)
+}
 
-	// The server can report the outcome of the transaction by this id.
-	var transaction string
-	id := pg.Query{SQL: `select pg_current_xact_id()::text`, Rows: pg.One(&transaction)}
-	if err := d.beginLocked(ctx, operation, conn.Conn(), append([]pg.Query{id}, reads...)...); err != nil {
-		return "", err
+// A lockedCall is one call of locked.
+type lockedCall struct {
+	*database
+	operation    string
+	reads        []pg.Query
+	decide       func() (write, error)
+	acknowledged *write // the last write that a server said is committed, until a server lacks it
+
+	lost []*write // whose connection was lost after the commit was sent
+	// look is not nil while the outcome of the last of them has not been asked. It outlives the
+	// caller's context for a short time. A server has to be found by the deadline.
+	look     context.Context
+	stop     func()
+	deadline time.Time
+}
+
+func (l *lockedCall) run(ctx context.Context) error {
+	for attempt := 1; ; attempt++ {
+		asked := l.look
+		err := l.attempt(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case l.look != asked && l.look != nil:
+			// What this attempt wrote was lost: look it up, whatever the reason.
+			_ = pg.Pause(l.look, attempt)
+		case l.look == nil:
+			if !tryAgain(err, attempt) || attempt == pg.MaxAttempts || pg.Pause(ctx, attempt) != nil {
+				return err
+			}
+		case !isTransient(err) && !isUnreachable(err) || pg.Pause(l.look, attempt) != nil || time.Now().After(l.deadline):
+			if l.acknowledged != nil {
+				return l.acknowledged.finish()
+			}
+			return l.unknown(ctx, err)
+		}
 	}
-	writes, err := decide()
-	if err != nil || len(writes) == 0 {
-		return "", err
+}
+
+// attempt runs the transaction once. Before, it looks for the outcome of earlier attempts.
+func (l *lockedCall) attempt(ctx context.Context) error {
+	asking, reads := ctx, l.reads
+	var standby bool
+	var witnesses []string
+	if len(l.lost) > 0 {
+		if l.look != nil {
+			asking = l.look
+		}
+		// The server is asked first whether it is a standby, since it can be promoted
+		// meanwhile, and last for the witnesses, so that no read sees more than the look-up.
+		reads = slices.Concat([]pg.Query{{SQL: `select pg_is_in_recovery()`, Rows: pg.One(&standby)}}, reads, []pg.Query{l.selectWitnesses(&witnesses)})
 	}
-	if d.notifyChannel != "" {
-		writes = append(writes, d.notification())
+	conn, err := l.acquireBy(asking)
+	if err != nil {
+		return err
+	}
+	defer pg.Release(asking, conn)
+	if err := l.beginLocked(asking, l.operation, conn.Conn(), reads...); err != nil {
+		return err
+	}
+	for _, w := range l.lost {
+		if slices.Contains(witnesses, w.witness.String()) {
+			l.answered()
+			if w.then != nil && pg.RoundTrip(ctx, conn.Conn(), append([]pg.Query{{SQL: `rollback`}}, w.behind...)...) != nil {
+				w.then = nil
+			}
+			return l.follow(ctx, conn, w)
+		}
+	}
+	if l.look != nil {
+		if standby {
+			return &DatabaseError{Operation: l.operation, cause: pg.Error{Transient: true, Reason: "the server is a standby, which can lack what its primary committed"}}
+		}
+		l.answered()
+		l.acknowledged = nil
+		if err := ctx.Err(); err != nil {
+			return &DatabaseError{Operation: l.operation, cause: pg.Error{Context: err}}
+		}
+	}
+	w, err := l.decide()
+	if err != nil {
+		return err
+	}
+	return l.write(ctx, conn, &w)
+}
+
+// write writes and commits.
+func (l *lockedCall) write(ctx context.Context, conn *pgxpool.Conn, w *write) error {
+	if len(w.queries) == 0 {
+		return w.finish()
+	}
+	writes := w.queries
+	if l.notifyChannel != "" {
+		writes = append(writes, l.notification())
 	}
 	if pg.AnyChecked(writes) {
 		if err := pg.RoundTrip(ctx, conn.Conn(), writes...); err != nil {
-			return "", databaseError(ctx, operation, err)
+			return l.failed(ctx, conn.Conn(), l.operation, err)
 		}
 		writes = nil
 	}
-	committed, err := pg.Commit(ctx, conn.Conn(), writes)
-	switch {
-	case committed:
-		return "", nil
-	case conn.Conn().IsClosed():
-		return transaction, databaseError(ctx, operation, err)
+	committed, err := pg.Commit(ctx, conn.Conn(), writes, w.behind...)
+	if committed {
+		l.acknowledged = w
+		if err != nil && !conn.Conn().IsClosed() {
+			return w.finish() // only what is behind the commit failed
+		}
+		return l.follow(ctx, conn, w)
 	}
-	return "", databaseError(ctx, operation, err)
+	if conn.Conn().IsClosed() && w.witness != uuid.Nil {
+		l.lose(ctx, w)
+	}
+	return l.failed(ctx, conn.Conn(), l.operation, err)
+}
+
+// follow does what follows a write that is committed.
+func (l *lockedCall) follow(ctx context.Context, conn *pgxpool.Conn, w *write) error {
+	if then := w.then; then != nil && !conn.Conn().IsClosed() {
+		w.then = nil
+		then(conn)
+	}
+	if conn.Conn().IsClosed() && w.witness != uuid.Nil && ctx.Err() == nil {
+		l.lose(ctx, w)
+		return &DatabaseError{Operation: l.operation, cause: pg.Error{Transient: true, Lost: true, Reason: "the connection was lost after the commit"}}
+	}
+	return w.finish()
+}
+
+func (w *write) finish() error {
+	if w.done != nil {
+		w.done()
+	}
+	return nil
+}
+
+// lose notes a write whose outcome has to be looked for.
+func (l *lockedCall) lose(ctx context.Context, w *write) {
+	if !slices.Contains(l.lost, w) {
+		l.lost = append(l.lost, w)
+	}
+	l.deadline = time.Now().Add(l.lockTimeout)
+	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*l.lockTimeout+pg.CleanupTimeout)
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(pg.CleanupTimeout, cancel) })
+	l.answered() // an earlier look-up
+	l.look, l.stop = look, func() { stop(); cancel() }
+}
+
+// answered ends the look-up.
+func (l *lockedCall) answered() {
+	if l.look != nil {
+		l.stop()
+		l.look, l.stop = nil, nil
+	}
+}
+
+// acquireBy takes a connection, for a look-up by its deadline.
+func (l *lockedCall) acquireBy(ctx context.Context) (*pgxpool.Conn, error) {
+	if l.look != nil {
+		bounded, cancel := context.WithDeadline(ctx, l.deadline)
+		defer cancel()
+		ctx = bounded
+	}
+	return l.acquire(ctx, l.operation)
+}
+
+// unknown is the error of a look-up that failed.
+func (l *lockedCall) unknown(ctx context.Context, reason error) error {
+	e := &commitUnknownError{operation: l.operation, table: l.sql(`{schema}.ai_provider_audits`), reason: reason, cancelled: ctx.Err()}
+	for _, w := range l.lost {
+		e.witnesses = append(e.witnesses, "'"+w.witness.String()+"'")
+	}
+	return e
+}
+
+func (l *lockedCall) selectWitnesses(into *[]string) pg.Query {
+	ids := make([]uuid.UUID, len(l.lost))
+	for i, w := range l.lost {
+		ids[i] = w.witness
+	}
+	return pg.Query{
+		SQL: l.sql(`
+select array(select id::text from {schema}.ai_provider_audits
+              where id in (select id::uuid from json_array_elements_text($1::json) as lost (id)))`),
+		Args: [][]byte{pg.JSON(ids)},
+		Rows: pg.One(into),
+	}
 }
 
 // beginLocked starts a transaction, takes the lock and reads under it, in one round trip.
@@ -122,7 +287,7 @@ func (d *database) begin(lockTimeout, silence time.Duration) []pg.Query {
 			// lock too early, without naming the holder.
 			SQL: `
 select set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true),
-       set_config('statement_timeout', '0', true)`,
+       set_config('statement_timeout', '0', true), set_config('row_security', 'off', true)`,
 			Args: [][]byte{pg.Milliseconds(lockTimeout), pg.Milliseconds(silence)},
 		},
 	}
@@ -132,47 +297,9 @@ select set_config('lock_timeout', $1, true), set_config('idle_in_transaction_ses
 // its waiters have, but enough for a busy machine.
 func (d *database) silenceTimeout() time.Duration { return max(d.lockTimeout/2, time.Second) }
 
-// askCommitted asks for the outcome of a transaction whose connection was lost after
-// its commit was sent. It takes up to the time in which the server ends any
-// transaction that holds the lock. If the caller is cancelled, it still returns the
-// outcome if the server reports it soon.
-func (d *database) askCommitted(ctx context.Context, transaction string) (bool, error) {
-	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.lockTimeout)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(pg.CleanupTimeout, cancel) })
-	defer stop()
-	for attempt := 1; ; attempt++ {
-		var status string
-		err := d.query(ask, "asking for the outcome of a commit", pg.Query{
-			SQL:  `select coalesce(pg_xact_status($1::xid8), 'forgotten')`,
-			Args: [][]byte{[]byte(transaction)},
-			Rows: pg.One(&status),
-		})
-		switch {
-		case err == nil && status == "committed":
-			return true, nil
-		case err == nil && status == "aborted", isLostByCrash(err):
-			return false, nil
-		}
-		// Not reachable yet, or "in progress".
-		if pg.Pause(ask, attempt) != nil {
-			return false, &classError{class: ErrCommitUnknown, text: fmt.Sprintf(
-				"the connection was lost after commit was sent, and the server could not be asked what became of it: either everything was written or nothing was. Start again, which finds out and does what is left. By hand: select pg_xact_status('%s')",
-				transaction)}
-		}
-	}
-}
-
-// isLostByCrash reports whether the server says that the id is in the future. A server
-// that crashed does not know the transactions that it had not written to disk.
-func isLostByCrash(err error) bool {
-	var db *DatabaseError
-	return errors.As(err, &db) && db.SQLState == stateInvalidValue
-}
-
 // lockError returns the error of beginLocked. held says whether we already held the lock.
 func (d *database) lockError(ctx context.Context, operation string, conn *pgx.Conn, held bool, err error) error {
-	wrapped := databaseError(ctx, operation, err)
+	wrapped := d.failed(ctx, conn, operation, err)
 	var db *DatabaseError
 	if held || !errors.As(wrapped, &db) || db.SQLState != stateLockTimeout {
 		return wrapped

@@ -2,9 +2,9 @@ package aiseed
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/xerrors"
@@ -59,53 +59,59 @@ func (s *Store) CreateProvider(ctx context.Context, actor string, n ProviderSpec
 		settings := n.Bedrock.withDefaults()
 		p.Bedrock = &settings
 	}
-	var id uuid.UUID
-	err := s.operate(ctx, actor, "creating a provider", s.byName(p.Name), func(found *storedProvider) ([]pg.Query, error) {
+	var created Provider
+	err := s.operate(ctx, actor, "creating a provider", s.byName(p.Name), func(found *storedProvider, now time.Time) (write, error) {
 		if found != nil && !found.deleted {
-			return nil, nameTaken(p.Name)
+			return write{}, nameTaken(p.Name)
 		}
-		id = uuid.New()
-		p.ID = id
+		p := p
+		p.ID, p.CreatedAt, p.UpdatedAt = uuid.New(), now, now
+		p.Keys = slices.Clone(p.Keys)
+		for i := range p.Keys {
+			p.Keys[i].ID, p.Keys[i].CreatedAt, p.Keys[i].UpdatedAt = uuid.New(), now, now
+		}
 		c := &changes{store: s, actor: actor}
 		if err := c.create(p); err != nil {
-			return nil, err
+			return write{}, err
 		}
-		return c.queries(), nil
+		w := c.write()
+		w.done = func() { created = p }
+		return w, nil
 	})
-	if err != nil {
-		return Provider{}, err
-	}
-	return s.provider(ctx, id)
+	return created, err
 }
 
 // UpdateProvider changes a live provider, enabled or not.
 func (s *Store) UpdateProvider(ctx context.Context, actor string, id uuid.UUID, u ProviderUpdate) (Provider, error) {
-	err := s.operate(ctx, actor, "updating a provider", s.byID(id, opened), func(found *storedProvider) ([]pg.Query, error) {
-		if err := wantLive(found, id); err != nil {
-			return nil, err
+	var updated Provider
+	err := s.operate(ctx, actor, "updating a provider", s.byID(id), func(found *storedProvider, now time.Time) (write, error) {
+		if err := s.wantOpened(found, id); err != nil {
+			return write{}, err
 		}
 		p := u.apply(found.Provider)
 		if err := checkProvider(found.Provider, p); err != nil {
-			return nil, err
+			return write{}, err
 		}
 		c := &changes{store: s, actor: actor}
 		if err := c.update(found, p); err != nil {
-			return nil, err
+			return write{}, err
 		}
-		return c.queries(), nil
+		w := c.write()
+		if len(w.queries) > 0 {
+			p.UpdatedAt = now
+		}
+		w.done = func() { updated = p }
+		return w, nil
 	})
-	if err != nil {
-		return Provider{}, err
-	}
-	return s.provider(ctx, id)
+	return updated, err
 }
 
 // SetProviderEnabled enables or disables a live provider. [Store.Providers] leaves out
 // disabled ones. It works even if the provider's secrets cannot be decrypted.
 func (s *Store) SetProviderEnabled(ctx context.Context, actor string, id uuid.UUID, enabled bool) error {
-	return s.operate(ctx, actor, "enabling or disabling a provider", s.byID(id, sealed), func(found *storedProvider) ([]pg.Query, error) {
+	return s.operate(ctx, actor, "enabling or disabling a provider", s.byID(id), func(found *storedProvider, _ time.Time) (write, error) {
 		if err := wantLive(found, id); err != nil || found.Enabled == enabled {
-			return nil, err
+			return write{}, err
 		}
 		return s.flip(actor, AuditUpdate, found.Provider, "enabled", enabled), nil
 	})
@@ -114,82 +120,102 @@ func (s *Store) SetProviderEnabled(ctx context.Context, actor string, id uuid.UU
 // DeleteProvider marks a live provider as deleted: no start brings it back. It works even if
 // the provider's secrets cannot be decrypted.
 func (s *Store) DeleteProvider(ctx context.Context, actor string, id uuid.UUID) error {
-	return s.operate(ctx, actor, "deleting a provider", s.byID(id, sealed), func(found *storedProvider) ([]pg.Query, error) {
+	return s.operate(ctx, actor, "deleting a provider", s.byID(id), func(found *storedProvider, _ time.Time) (write, error) {
 		if err := wantLive(found, id); err != nil {
-			return nil, err
+			return write{}, err
 		}
 		return s.flip(actor, AuditDelete, found.Provider, "deleted", true), nil
 	})
 }
 
 // RestoreProvider makes a deleted provider live again, with the keys that it had. It fails
-// with [ErrNameTaken] if a live provider has its name now.
+// with [ErrNameTaken] if a live provider has its name now. If the provider's secrets cannot be
+// decrypted, it is restored, and the error says so.
 func (s *Store) RestoreProvider(ctx context.Context, actor string, id uuid.UUID) (Provider, error) {
-	err := s.operate(ctx, actor, "restoring a provider", s.byID(id, sealed), func(found *storedProvider) ([]pg.Query, error) {
-		if found == nil || !found.deleted {
-			return nil, notFound("there is no deleted provider with id %s", id)
+	var namesake *storedProvider
+	read := func(found **storedProvider) pg.Query {
+		return s.selectProviders(isOrNamesake, keysOfAll, func(stored []*storedProvider) {
+			*found, namesake = nil, nil
+			for _, p := range stored {
+				if p.ID == id {
+					*found = p
+				} else {
+					namesake = p
+				}
+			}
+		}, []byte(id.String()))
+	}
+	var restored storedProvider
+	err := s.operate(ctx, actor, "restoring a provider", read, func(found *storedProvider, now time.Time) (write, error) {
+		switch {
+		case found == nil || !found.deleted:
+			return write{}, notFound("there is no deleted provider with id %s", id)
+		case namesake != nil:
+			return write{}, nameTaken(found.Name)
 		}
-		return s.flip(actor, AuditRestore, found.Provider, "deleted", false), nil
+		w := s.flip(actor, AuditRestore, found.Provider, "deleted", false)
+		w.done = func() {
+			restored = *found
+			restored.deleted, restored.UpdatedAt = false, now
+		}
+		return w, nil
 	})
 	if err != nil {
 		return Provider{}, err
 	}
-	return s.provider(ctx, id)
+	if err := s.vault.openProvider(&restored); err != nil {
+		return Provider{}, xerrors.Errorf("aiseed: the provider was restored, but: %w", err)
+	}
+	return restored.Provider, nil
 }
+
+// isOrNamesake chooses the provider with the id $1 and the live provider that has its name.
+const isOrNamesake = `id = $1 or not deleted and name = (select name from {schema}.ai_providers where id = $1)`
 
 // AddProviderKey adds a bearer key to a live provider, after its other keys.
 func (s *Store) AddProviderKey(ctx context.Context, actor string, id uuid.UUID, key Secret) (ProviderKey, error) {
-	var added uuid.UUID
-	err := s.operate(ctx, actor, "adding a key", s.byID(id, opened), func(found *storedProvider) ([]pg.Query, error) {
-		if err := wantLive(found, id); err != nil {
-			return nil, err
+	var added ProviderKey
+	err := s.operate(ctx, actor, "adding a key", s.byID(id), func(found *storedProvider, now time.Time) (write, error) {
+		if err := s.wantOpened(found, id); err != nil {
+			return write{}, err
 		}
-		p := found.Provider
-		p.Keys = append(slices.Clone(p.Keys), ProviderKey{ID: uuid.New(), APIKey: key})
+		p, k := found.Provider, ProviderKey{ID: uuid.New(), APIKey: key, CreatedAt: now, UpdatedAt: now}
+		p.Keys = append(slices.Clone(p.Keys), k)
 		if err := checkProvider(found.Provider, p); err != nil {
-			return nil, err
+			return write{}, err
 		}
-		added = p.Keys[len(p.Keys)-1].ID
 		position := 0
 		if n := len(found.positions); n > 0 {
 			position = found.positions[n-1] + 1
 		}
 		c := &changes{store: s, actor: actor}
-		c.addKeys(p, p.Keys[len(p.Keys)-1:], position)
-		return c.queries(), nil
+		c.addKeys(p, []ProviderKey{k}, position)
+		w := c.write()
+		w.done = func() { added = k }
+		return w, nil
 	})
-	if err != nil {
-		return ProviderKey{}, err
-	}
-	p, err := s.provider(ctx, id)
-	if err != nil {
-		return ProviderKey{}, err
-	}
-	i := slices.IndexFunc(p.Keys, func(k ProviderKey) bool { return k.ID == added })
-	if i < 0 {
-		return ProviderKey{}, notFound("the key was added, and removed by someone else since")
-	}
-	return p.Keys[i], nil
+	return added, err
 }
 
 // RemoveProviderKey permanently removes a bearer key from a live provider. It works even if
 // the key cannot be decrypted.
 func (s *Store) RemoveProviderKey(ctx context.Context, actor string, id, key uuid.UUID) error {
-	return s.operate(ctx, actor, "removing a key", s.byID(id, sealed), func(found *storedProvider) ([]pg.Query, error) {
+	return s.operate(ctx, actor, "removing a key", s.byID(id), func(found *storedProvider, _ time.Time) (write, error) {
 		if err := wantLive(found, id); err != nil {
-			return nil, err
+			return write{}, err
 		}
 		i := slices.IndexFunc(found.Keys, func(k ProviderKey) bool { return k.ID == key })
 		if i < 0 {
-			return nil, notFound("provider %s has no key with id %s", found.Name, key)
+			return write{}, notFound("provider %s has no key with id %s", found.Name, key)
 		}
-		return []pg.Query{
+		audit := auditOfKey(actor, AuditDelete, found.Provider, key, map[string]int{"position": found.positions[i]}, nil)
+		return write{witness: audit.ID, queries: []pg.Query{
 			{
 				SQL: s.sql(`delete from {schema}.ai_provider_keys where id = $1`), Args: [][]byte{[]byte(key.String())},
 				Rows: pg.WantRows(1, "ai_provider_keys"), Checked: true,
 			},
-			s.insertAudits(auditOfKey(actor, AuditDelete, found.Provider, key, map[string]int{"position": found.positions[i]}, nil)),
-		}, nil
+			s.insertAudits(audit),
+		}}, nil
 	})
 }
 
@@ -197,24 +223,34 @@ func nameTaken(name string) error {
 	return &classError{class: ErrNameTaken, text: strings.TrimSpace("there is a live provider "+text.Printable(name)) + " already; choose another name, or update that one"}
 }
 
-// operate runs one operation. decide gets what was read under the lock.
-func (s *Store) operate(ctx context.Context, actor, what string, read reading, decide func(*storedProvider) ([]pg.Query, error)) error {
+// operate runs one operation. decide gets what was read under the lock, and the time of the
+// transaction, which is that of the rows that it writes.
+func (s *Store) operate(ctx context.Context, actor, what string, read reading, decide func(*storedProvider, time.Time) (write, error)) error {
 	if strings.TrimSpace(actor) == "" || actor == SystemActor || len(actor) > text.MaxNameBytes || text.Check(actor) != "" {
 		return xerrors.New("aiseed: " + what + " needs an actor, for the audit: the name or id of whoever asked, not \"system\", at most 255 bytes of UTF-8 without control characters")
 	}
-	return retry(ctx, func() error {
-		var found *storedProvider
-		err := s.locked(ctx, what, []pg.Query{read(&found)}, func() ([]pg.Query, error) { return decide(found) })
-		var db *DatabaseError
-		if errors.As(err, &db) && db.Constraint == liveNameConstraint {
-			name := ""
-			if found != nil {
-				name = found.Name
-			}
-			return nameTaken(name) // a retry would not help
-		}
+	var found *storedProvider
+	var now time.Time
+	reads := []pg.Query{{SQL: `select now()`, Rows: pg.One(&now)}, read(&found)}
+	return s.locked(ctx, what, reads, func() (write, error) { return decide(found, now) })
+}
+
+func wantLive(found *storedProvider, id uuid.UUID) error {
+	switch {
+	case found == nil:
+		return notFound("there is no provider with id %s", id)
+	case found.deleted:
+		return notFound("provider %s with id %s is deleted; restore it first", found.Name, id)
+	}
+	return nil
+}
+
+// wantOpened decrypts the secrets of a live provider.
+func (s *Store) wantOpened(found *storedProvider, id uuid.UUID) error {
+	if err := wantLive(found, id); err != nil {
 		return err
-	})
+	}
+	return s.vault.openProvider(found)
 }
 
 func (u ProviderUpdate) apply(p Provider) Provider {

@@ -94,18 +94,29 @@ type ProviderKey struct {
 	CreatedAt, UpdatedAt time.Time
 }
 
-// storedProvider is a row of ai_providers with its keys.
+// storedProvider is a row of ai_providers with its keys. Its secrets are zero until the vault
+// has decrypted them.
 type storedProvider struct {
 	Provider
-	deleted   bool
-	revision  int64 // counts the changes to what the provider does
-	positions []int // of its keys
+	deleted  bool
+	revision int64       // counts the changes to what the provider does
+	settings *storedText // nil if it has none
+
+	// of its keys
+	positions []int
+	texts     []storedText
+}
+
+// A storedText is a secret as a table holds it, with the id of the key that sealed it, or nil.
+type storedText struct {
+	text  string
+	keyID *string
 }
 
 // insertKey adds a key and keeps the keys in the order of their positions.
-func (p *storedProvider) insertKey(key ProviderKey, position int) {
+func (p *storedProvider) insertKey(key ProviderKey, position int, text storedText) {
 	i, _ := slices.BinarySearch(p.positions, position)
-	p.Keys, p.positions = slices.Insert(p.Keys, i, key), slices.Insert(p.positions, i, position)
+	p.Keys, p.positions, p.texts = slices.Insert(p.Keys, i, key), slices.Insert(p.positions, i, position), slices.Insert(p.texts, i, text)
 }
 
 // compare orders by name. For each name, the live provider comes first, then the tombstones,

@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
-	"golang.org/x/xerrors"
 
 	"example.com/aiseed/internal/pg"
 )
@@ -20,25 +19,23 @@ import (
 // Errors match [ErrUndecryptable], [ErrPlaintext] or [ErrDatabase].
 func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
 	var stored []*storedProvider
-	err := s.read(ctx, "reading the providers", s.selectProviders(`enabled and not deleted`, opened, func(p []*storedProvider) { stored = p }))
+	err := s.read(ctx, "reading the providers", s.selectProviders(`enabled and not deleted`, keysOfLive, func(p []*storedProvider) { stored = p }))
 	if err != nil {
 		return nil, err
 	}
 	providers := make([]Provider, len(stored))
 	for i, p := range stored {
+		if err := s.vault.openProvider(p); err != nil {
+			return nil, err
+		}
 		providers[i] = p.Provider
 	}
 	return providers, nil
 }
 
-// load reads one provider for each name: the live one, or else its latest tombstone.
-func (s *Store) load(names []string, into *map[string]*storedProvider) pg.Query {
-	return s.selectProviders(isNamed, opened, func(stored []*storedProvider) {
-		*into = make(map[string]*storedProvider, len(stored))
-		for _, p := range slices.Backward(stored) { // the first of each name wins
-			(*into)[p.Name] = p
-		}
-	}, pg.JSON(names))
+// load reads the providers with some names, and their tombstones.
+func (s *Store) load(names []string, into *[]*storedProvider) pg.Query {
+	return s.selectProviders(isNamed, keysOfLive, func(stored []*storedProvider) { *into = stored }, pg.JSON(names))
 }
 
 // providersAndKeys returns one row for each provider that a condition chooses, and then one
@@ -54,30 +51,27 @@ select false, id, id, type, name, coalesce(display_name, ''), base_url, enabled,
 select true, id, provider_id, '', '', '', '', false, false, position,
        api_key, api_key_key_id, created_at, updated_at
   from {schema}.ai_provider_keys
- where provider_id = any (array(select id from chosen{live}))`
+ where provider_id = any (array(select id from chosen {whose}))`
 
 // isNamed chooses the providers with the names in the JSON array $1, including tombstones.
 const isNamed = `name = any (array(select json_array_elements_text($1::json)))`
 
-// secrecy says what to do with the secrets of providers that are read.
-type secrecy bool
+// keysOf says of which providers the keys are read.
+type keysOf string
 
 const (
-	sealed secrecy = false // do not decrypt them
-	opened secrecy = true  // decrypt them, except those of a tombstone, which comes without keys
+	keysOfLive keysOf = `where not deleted`
+	keysOfAll  keysOf = ``
 )
 
-// selectProviders reads the providers that a condition chooses, and sorts them.
-func (s *Store) selectProviders(condition string, secrets secrecy, take func([]*storedProvider), args ...[]byte) pg.Query {
-	text, live := strings.Replace(providersAndKeys, "{condition}", condition, 1), ""
-	if secrets == opened {
-		live = " where not deleted"
-	}
+// selectProviders reads the providers that a condition chooses, and sorts them. It decrypts
+// nothing.
+func (s *Store) selectProviders(condition string, keys keysOf, take func([]*storedProvider), args ...[]byte) pg.Query {
 	return pg.Query{
-		SQL:  s.sql(strings.Replace(text, "{live}", live, 1)),
+		SQL:  s.sql(strings.NewReplacer("{condition}", condition, "{whose}", string(keys)).Replace(providersAndKeys)),
 		Args: args,
 		Rows: func(rows pgx.Rows) error {
-			stored, err := s.scanProviders(rows, secrets)
+			stored, err := scanProviders(rows)
 			if err == nil {
 				take(stored)
 			}
@@ -86,7 +80,7 @@ func (s *Store) selectProviders(condition string, secrets secrecy, take func([]*
 	}
 }
 
-func (s *Store) scanProviders(rows pgx.Rows, secrets secrecy) ([]*storedProvider, error) {
+func scanProviders(rows pgx.Rows) ([]*storedProvider, error) {
 	var (
 		isKey, enabled, deleted          bool
 		id, provider                     uuid.UUID // equal for a provider
@@ -110,22 +104,14 @@ func (s *Store) scanProviders(rows pgx.Rows, secrets secrecy) ([]*storedProvider
 			p = &storedProvider{}
 			stored, byID[provider] = append(stored, p), p
 		}
-		var err error
 		if isKey {
-			key := ProviderKey{ID: id, CreatedAt: created, UpdatedAt: updated}
-			if secrets == opened {
-				key.APIKey, err = s.vault.open(apiKeyCell(id, provider), value.String, pointerTo(sealedBy))
-			}
-			p.insertKey(key, int(number))
-		} else {
-			p.ID, p.Type, p.Name, p.DisplayName, p.BaseURL = id, ProviderType(kind), name, displayName, baseURL
-			p.Enabled, p.deleted, p.revision, p.CreatedAt, p.UpdatedAt = enabled, deleted, number, created, updated
-			if value.Valid && secrets == opened && !deleted {
-				p.Bedrock, err = s.vault.openSettings(id, value.String, pointerTo(sealedBy))
-			}
+			p.insertKey(ProviderKey{ID: id, CreatedAt: created, UpdatedAt: updated}, int(number), storedText{value.String, pointerTo(sealedBy)})
+			continue
 		}
-		if err != nil {
-			return nil, err
+		p.ID, p.Type, p.Name, p.DisplayName, p.BaseURL = id, ProviderType(kind), name, displayName, baseURL
+		p.Enabled, p.deleted, p.revision, p.CreatedAt, p.UpdatedAt = enabled, deleted, number, created, updated
+		if value.Valid {
+			p.settings = &storedText{value.String, pointerTo(sealedBy)}
 		}
 	}
 	slices.SortFunc(stored, (*storedProvider).compare)
@@ -139,41 +125,23 @@ func pointerTo(t pgtype.Text) *string {
 	return &t.String
 }
 
-// A reading reads one provider. *found is nil if there is none.
+// A reading reads one provider. It sets *found to nil if there is none.
 type reading func(found **storedProvider) pg.Query
 
-// byID reads the provider with an id, with or without decrypting its secrets.
-func (s *Store) byID(id uuid.UUID, secrets secrecy) reading {
-	return s.readFirst(`id = $1`, secrets, []byte(id.String()))
-}
+// byID reads the provider with an id.
+func (s *Store) byID(id uuid.UUID) reading { return s.readFirst(`id = $1`, []byte(id.String())) }
 
-// byName reads the live provider with a name, or else its latest tombstone, without
-// decrypting its secrets.
-func (s *Store) byName(name string) reading {
-	return s.readFirst(isNamed, sealed, pg.JSON([]string{name}))
-}
+// byName reads the live provider with a name, or else its latest tombstone.
+func (s *Store) byName(name string) reading { return s.readFirst(isNamed, pg.JSON([]string{name})) }
 
-func (s *Store) readFirst(condition string, secrets secrecy, arg []byte) reading {
+func (s *Store) readFirst(condition string, arg []byte) reading {
 	return func(found **storedProvider) pg.Query {
-		return s.selectProviders(condition, secrets, func(stored []*storedProvider) {
+		return s.selectProviders(condition, keysOfAll, func(stored []*storedProvider) {
 			if *found = nil; len(stored) > 0 { // discard an earlier attempt's result
 				*found = stored[0]
 			}
 		}, arg)
 	}
-}
-
-// provider reads a live provider, enabled or not.
-func (s *Store) provider(ctx context.Context, id uuid.UUID) (Provider, error) {
-	var found *storedProvider
-	err := s.read(ctx, "reading a provider", s.byID(id, opened)(&found))
-	if err != nil {
-		return Provider{}, xerrors.Errorf("aiseed: the change was committed, but reading the provider back failed: %w", err)
-	}
-	if err := wantLive(found, id); err != nil {
-		return Provider{}, err
-	}
-	return found.Provider, nil
 }
 
 // ProviderInfo is what [Store.ListProviders] reports about a provider: everything except its
@@ -194,7 +162,7 @@ type ProviderInfo struct {
 // deleted ones, the latest first.
 func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
 	var stored []*storedProvider
-	err := s.read(ctx, "listing the providers", s.selectProviders(`true`, sealed, func(p []*storedProvider) { stored = p }))
+	err := s.read(ctx, "listing the providers", s.selectProviders(`true`, keysOfAll, func(p []*storedProvider) { stored = p }))
 	if err != nil {
 		return nil, err
 	}
@@ -209,14 +177,4 @@ func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
 		}
 	}
 	return infos, nil
-}
-
-func wantLive(found *storedProvider, id uuid.UUID) error {
-	switch {
-	case found == nil:
-		return notFound("there is no provider with id %s", id)
-	case found.deleted:
-		return notFound("provider %s with id %s is deleted; restore it first", found.Name, id)
-	}
-	return nil
 }

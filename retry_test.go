@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -204,129 +203,6 @@ func TestL5_TerminatedBackend(t *testing.T) {
 	}))
 	f.Seeded("OPENAI_KEY=key")
 	require.Len(t, f.Rows(`select id from ai_providers`), 1)
-}
-
-func TestL6_CommitWithoutAnAnswerIsLookedUp(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	f.Wire.Reset(testkit.Once(testkit.CutAfter, "insert into"))
-	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-	_, sent := f.Wire.Count()
-	require.Contains(t, sent, "pg_xact_status")
-	require.Equal(t, 1, strings.Count(sent, "insert into \"public\".ai_providers"), "it was not done again")
-	require.Equal(t, []string{"2 2 4"}, f.Rows(`select count(*), (select count(*) from ai_provider_keys), (select count(*) from ai_provider_audits) from ai_providers`))
-	require.Len(t, f.Audits.Entries(), 4, "and went on as if it had been told")
-	require.Contains(t, f.Logs.String(), "INFO created AI provider provider=openai")
-}
-
-func TestL6_FailureThatTheServerToldOfIsNotLookedUp(t *testing.T) {
-	t.Parallel()
-	f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
-	f.failing(1, "53100")
-	f.Wire.Reset(nil)
-	err := f.Seed(f.Parse("OPENAI_KEY=key"))
-	require.ErrorContains(t, err, "SQLSTATE 53100")
-	_, sent := f.Wire.Count()
-	require.NotContains(t, sent, "pg_xact_status")
-}
-
-func TestL6_LooksItUpOverTheOneConnectionThatThePoolHas(t *testing.T) {
-	t.Parallel()
-	f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
-	f.Wire.Reset(testkit.Once(testkit.CutAfter, "insert into"))
-	f.Seeded("OPENAI_KEY=key")
-	_, sent := f.Wire.Count()
-	require.Contains(t, sent, "pg_xact_status")
-	require.Len(t, f.Audits.Entries(), 2)
-}
-
-func TestL6_UnknownOnlyWhereTheServerCannotBeAsked(t *testing.T) {
-	t.Parallel()
-	f := setup(t, storetest.LockTimeout(200*time.Millisecond))
-	cut := false
-	f.Wire.Reset(func(sent []byte) testkit.Action {
-		switch {
-		case cut:
-			return testkit.CutBefore
-		case strings.Contains(string(sent), "insert into"):
-			cut = true
-			return testkit.CutAfter
-		}
-		return testkit.Pass
-	})
-	err := f.Seed(f.Parse("OPENAI_KEY=key"))
-	require.ErrorIs(t, err, aiseed.ErrCommitUnknown)
-	require.ErrorContains(t, err, "either everything was written or nothing was")
-	require.Regexp(t, `select pg_xact_status\('\d+'\)`, err.Error())
-	require.Empty(t, f.Audits.Entries())
-
-	f.Wire.Reset(nil)
-	require.NoError(t, f.Seed(f.Parse("OPENAI_KEY=key")), "the next start finds out")
-	require.Len(t, f.Rows(`select id from ai_providers`), 1)
-	require.Len(t, f.Audits.Entries(), 2)
-}
-
-func TestL6_CommitAnsweredWithARollback(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	// A constraint that is checked at the commit fails there.
-	f.Exec(`create sequence failures`)
-	f.Exec(`create function fail() returns trigger language plpgsql as $$ begin
-		if nextval('failures') <= 1 then raise exception 'injected' using errcode = '40001'; end if; return null; end $$`)
-	f.Exec(`create constraint trigger fail after insert on ai_providers deferrable initially deferred for each row execute function fail()`)
-	f.Seeded("OPENAI_KEY=key")
-	require.Equal(t, []string{"1 2"}, f.Rows(`select count(*), (select count(*) from ai_provider_audits) from ai_providers`))
-}
-
-// A server that crashed does not know the last transactions that it had not written
-// down: their ids are still to come.
-func TestL6_TransactionThatACrashLostIsNotCommitted(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	next, err := strconv.Atoi(f.Rows(`select pg_snapshot_xmax(pg_current_snapshot())::text`)[0])
-	require.NoError(t, err)
-	committed, err := aiseed.AskCommitted(context.Background(), f.Store, fmt.Sprint(next+1_000_000))
-	require.NoError(t, err)
-	require.False(t, committed)
-}
-
-func TestL6_TransactionStillInProgressIsWaitedFor(t *testing.T) {
-	t.Parallel()
-	for _, cancelled := range []bool{false, true} {
-		t.Run(fmt.Sprintf("cancelled %t", cancelled), func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
-			// The commit waits for a trigger while the connection is lost, so that the
-			// first answer is "in progress".
-			gate := f.hold("gate")
-			f.Exec(fmt.Sprintf(`create function wait() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock_shared(%d); return null; end $$`, aiseed.LockKey("gate")))
-			f.Exec(`create constraint trigger wait after insert on ai_providers deferrable initially deferred for each row execute function wait()`)
-			ctx, cancel := context.WithCancel(context.Background())
-			defer cancel()
-			var asked atomic.Int64
-			f.Wire.Reset(func(sent []byte) testkit.Action {
-				switch {
-				case strings.Contains(string(sent), "insert into"):
-					if cancelled {
-						f.Wire.WhenWritten(cancel) // who gives up is still told the truth
-					}
-					return testkit.CutUnheard
-				case strings.HasPrefix(string(sent), "\x00\x00\x00\x10\x04\xd2\x16\x2e"):
-					return testkit.CutBefore // a CancelRequest, which pgx sends for a lost connection
-				case strings.Contains(string(sent), "pg_xact_status"):
-					if asked.Add(1) == 2 { // who was cancelled has no time for many
-						assert.NoError(t, gate.Close(context.Background()))
-						f.waitForProvider()
-					}
-				}
-				return testkit.Pass
-			})
-			require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{}))
-			require.GreaterOrEqual(t, asked.Load(), int64(2))
-			require.Len(t, f.Rows(`select id from ai_providers`), 1)
-			require.Len(t, f.Audits.Entries(), 2)
-		})
-	}
 }
 
 // A cancellation that comes after the commit was sent changes nothing about what

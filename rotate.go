@@ -29,8 +29,10 @@ type RotateResult struct {
 // again to do the rest. It reports each value that cannot be decrypted, and continues with
 // the others. It does not touch plaintext.
 //
-// Errors match [ErrKeyring], [ErrUndecryptable] if values are left, [ErrLockTimeout],
-// [ErrCommitUnknown] or [ErrDatabase]. [ErrKeyring] also means that a column refers to
+// A transaction whose outcome is not known is repeated. What it did is then not reported.
+//
+// Errors match [ErrKeyring], [ErrUndecryptable] if values are left, [ErrLockTimeout] or
+// [ErrDatabase]. [ErrKeyring] also means that a column refers to
 // ai_encryption_keys in a way that is not understood.
 func (s *Store) Rotate(ctx context.Context) (RotateResult, error) {
 	return s.reseal(ctx, "rotating keys", resealing{
@@ -148,10 +150,6 @@ update {schema}.ai_encryption_keys k set revoked_at = now()
 returning id`
 )
 
-// seeAll makes a query fail if a row security policy hides rows: a hidden value would be left
-// without its key.
-var seeAll = pg.Query{SQL: `select set_config('row_security', 'off', true)`}
-
 func (s *Store) reseal(ctx context.Context, operation string, how resealing) (report RotateResult, err error) {
 	if len(s.vault.ring) == 0 {
 		return report, keyringErrorf("%s needs one, and the store was opened without; open it with StoreOptions.Keyring", operation)
@@ -206,30 +204,28 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 	if strings.Contains(how.from, "$2") {
 		read.Args = append(read.Args, []byte(s.vault.ring[0].ID))
 	}
-	err = retry(ctx, func() error {
-		return s.locked(ctx, operation, []pg.Query{seeAll, read}, func() ([]pg.Query, error) {
-			var rewritten []storedValue
-			left = nil
-			for _, v := range values {
-				if !s.rewrite(c, how, &v, &left) {
-					continue
-				}
-				rewritten = append(rewritten, v)
+	err = s.locked(ctx, operation, []pg.Query{read}, func() (write, error) {
+		var rewritten []storedValue
+		left = nil
+		for _, v := range values {
+			if !s.rewrite(c, how, &v, &left) {
+				continue
 			}
-			if changed = len(rewritten); changed == 0 {
-				return nil, nil
-			}
-			update := pg.Query{
-				SQL:  s.sqlFor(updateValues, c, how),
-				Args: [][]byte{pg.JSON(rewritten)},
-				Rows: pg.WantRows(changed, c.table), Checked: true,
-			}
-			writes := []pg.Query{{SQL: `select set_config('aiseed.resealing', 'on', true)`}, update}
-			if how.seal {
-				writes = append(s.registerKey(), writes...)
-			}
-			return writes, nil
-		})
+			rewritten = append(rewritten, v)
+		}
+		if changed = len(rewritten); changed == 0 {
+			return write{}, nil
+		}
+		update := pg.Query{
+			SQL:  s.sqlFor(updateValues, c, how),
+			Args: [][]byte{pg.JSON(rewritten)},
+			Rows: pg.WantRows(changed, c.table), Checked: true,
+		}
+		writes := []pg.Query{{SQL: `select set_config('aiseed.resealing', 'on', true)`}, update}
+		if how.seal {
+			writes = append(s.registerKey(), writes...)
+		}
+		return write{queries: writes}, nil
 	})
 	if err != nil || len(values) == 0 {
 		return after, false, err
@@ -242,7 +238,7 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 // rewrite decrypts a value and seals it as how says.
 func (s *Store) rewrite(c sealedColumn, how resealing, v *storedValue, left *[]*DecryptError) bool {
 	at := seal.Cell{Table: c.table, Column: c.value, Row: v.ID.String(), Provider: v.provider}
-	secret, err := s.vault.open(at, v.Old, v.oldKey)
+	secret, err := s.vault.open(at, storedText{v.Old, v.oldKey})
 	var problem *DecryptError
 	switch {
 	case errors.As(err, &problem) && problem.plaintext:
@@ -269,21 +265,19 @@ func (s *Store) revoke(ctx context.Context, operation string, how resealing, col
 	for _, c := range columns {
 		unused.WriteString(s.sqlFor("\n   and not exists (select from {schema}.{table} t where t.{key} = k.id)", c, how))
 	}
-	return retry(ctx, func() error {
-		var revoked []string
-		err := s.locked(ctx, operation, []pg.Query{seeAll}, func() ([]pg.Query, error) {
-			return []pg.Query{{
-				SQL:  s.sql(strings.ReplaceAll(revokeKeys, "{unused}", unused.String())),
-				Args: [][]byte{[]byte(sealing)},
-				Rows: func(rows pgx.Rows) (err error) {
-					revoked, err = pgx.CollectRows(rows, pgx.RowTo[string])
-					return err
-				},
-			}}, nil
-		})
-		if err == nil && len(revoked) > 0 {
-			report.Revoked = revoked
-		}
-		return err
+	var revoked []string
+	err := s.locked(ctx, operation, nil, func() (write, error) {
+		return write{queries: []pg.Query{{
+			SQL:  s.sql(strings.ReplaceAll(revokeKeys, "{unused}", unused.String())),
+			Args: [][]byte{[]byte(sealing)},
+			Rows: func(rows pgx.Rows) (err error) {
+				revoked, err = pgx.CollectRows(rows, pgx.RowTo[string])
+				return err
+			},
+		}}}, nil
 	})
+	if err == nil && len(revoked) > 0 {
+		report.Revoked = revoked
+	}
+	return err
 }

@@ -29,6 +29,7 @@ import (
 	"slices"
 
 	"cdr.dev/slog/v3"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/text"
@@ -67,7 +68,9 @@ func (s *Store) Seed(ctx context.Context, cfg Config, auditor Auditor, logger sl
 	if err != nil {
 		return nil, err
 	}
-	plan, pending, err := s.reconcile(ctx, want, cfg.settlement())
+	r := &start{store: s, want: want, settle: cfg.settlement(), auditor: auditor}
+	err = r.run(ctx)
+	plan := r.plan
 	if plan != nil {
 		plan.warn(ctx, logger, err == nil)
 		plan.Warnings = slices.Concat(cfg.Warnings, plan.Warnings) // the parser has logged the former
@@ -76,8 +79,9 @@ func (s *Store) Seed(ctx context.Context, cfg Config, auditor Auditor, logger sl
 		return plan, err
 	}
 	plan.report(ctx, logger)
-	if _, leave := auditor.(leaveAudits); pending && !leave {
-		deliver(ctx, s, auditor, logger)
+	if r.undelivered != nil {
+		logger.Warn(ctx, "not all audit entries of AI providers were delivered; the next start tries again",
+			slog.F("delivered", r.delivered), slog.F("reason", r.undelivered.Error()))
 	}
 	return plan, nil
 }
@@ -92,51 +96,123 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 	if err != nil {
 		return nil, err
 	}
-	var stored map[string]*storedProvider
-	var pending bool // Unused; read so that a plan fails whenever a start would.
-	if err := store.read(ctx, "reading the providers", store.load(names(want), &stored), store.pending(&pending)); err != nil {
+	r := &start{store: store, want: want, settle: cfg.settlement()}
+	if err := r.read(ctx); err != nil {
 		return nil, err
 	}
-	plan := diff(want, stored, cfg.settlement(), store.vault.fingerprint)
+	plan := r.plan
 	_ = store.explain(ctx, plan) // if it fails, only the side that moved is unknown
 	plan.Warnings = slices.Concat(cfg.Warnings, plan.Warnings)
 	logger.Debug(ctx, "planned AI providers", plan.fields()...)
 	return plan, nil
 }
 
-// reconcile makes the database match what is wanted. It returns the plan that was carried out,
-// or that could not be, and whether there are audits to deliver.
-func (s *Store) reconcile(ctx context.Context, want []desired, settle settlement) (plan *Plan, pending bool, err error) {
-	err = retry(ctx, func() error {
-		var stored map[string]*storedProvider
-		if err := s.query(ctx, "reading the providers", s.load(names(want), &stored), s.pending(&pending)); err != nil {
-			return err
-		}
-		plan = diff(want, stored, settle, s.vault.fingerprint)
-		if plan.count(ActionDrifted) > 0 || !plan.writes() {
-			return nil
-		}
+// A start is one call of Seed.
+type start struct {
+	store   *Store
+	want    []desired
+	settle  settlement
+	auditor Auditor
 
-		// Decide again under the lock: only this read is authoritative.
-		return s.locked(ctx, "seeding AI providers", []pg.Query{s.load(names(want), &stored), s.pending(&pending)}, func() ([]pg.Query, error) {
-			plan = diff(want, stored, settle, s.vault.fingerprint)
-			if plan.count(ActionDrifted) > 0 || !plan.writes() {
-				return nil, nil
-			}
-			pending = true
-			return s.carryOut(plan)
-		})
-	})
-	if err == nil && plan.count(ActionDrifted) > 0 {
-		// Report the drift even if we cannot say which side moved.
-		_ = s.explain(ctx, plan)
-		err = plan.drift(settle.variables.full(""))
-	}
-	return plan, pending, err
+	stored  []*storedProvider // as last read
+	plan    *Plan             // that was carried out, or could not be
+	pending bool              // there are audit entries to deliver
+
+	delivered   int
+	undelivered error // why entries are left
 }
 
-// carryOut returns the statements that carry out a plan, with rows in its order.
-func (s *Store) carryOut(plan *Plan) ([]pg.Query, error) {
+func (r *start) run(ctx context.Context) error {
+	for attempt := 1; ; attempt++ {
+		if err := r.reconcile(ctx); err != nil {
+			return err
+		}
+		if _, leave := r.auditor.(leaveAudits); leave || !r.pending {
+			return nil
+		}
+		n, err := r.store.DeliverAudits(ctx, r.auditor)
+		r.delivered, r.undelivered = r.delivered+n, err
+		if !isLost(err) || r.plan.writes() || attempt == 2 {
+			return nil
+		}
+		// Another server may have taken over, and lack what was read.
+	}
+}
+
+// reconcile makes the database match what is wanted, in one round trip and without the lock if
+// it does already.
+func (r *start) reconcile(ctx context.Context) error {
+	if err := r.read(ctx); err != nil {
+		return err
+	}
+	if r.plan.writes() && r.plan.count(ActionDrifted) == 0 {
+		// Decide again under the lock: only this read is authoritative.
+		if err := r.store.locked(ctx, "seeding AI providers", r.reads(), func() (write, error) { return r.decide(ctx) }); err != nil {
+			return err
+		}
+	}
+	if r.plan.count(ActionDrifted) > 0 {
+		// Report the drift even if we cannot say which side moved.
+		_ = r.store.explain(ctx, r.plan)
+		return r.plan.drift(r.settle.variables.full(""))
+	}
+	return nil
+}
+
+// reads returns the queries for what a decision depends on.
+func (r *start) reads() []pg.Query {
+	return []pg.Query{r.store.load(names(r.want), &r.stored), r.store.pending(&r.pending)}
+}
+
+// read reads, and makes the plan.
+func (r *start) read(ctx context.Context) error {
+	if err := r.store.read(ctx, "reading the providers", r.reads()...); err != nil {
+		return err
+	}
+	return r.makePlan()
+}
+
+// makePlan makes the plan from what was read.
+func (r *start) makePlan() error {
+	stored, err := r.store.vault.openedByName(r.stored)
+	if err == nil {
+		r.plan = diff(r.want, stored, r.settle, r.store.vault.fingerprint)
+	}
+	return err
+}
+
+// decide makes the plan, and what to write for it. The delivery of its audit entries begins in
+// the round trip of the commit.
+func (r *start) decide(ctx context.Context) (write, error) {
+	if err := r.makePlan(); err != nil {
+		return write{}, err
+	}
+	plan := r.plan
+	if plan.count(ActionDrifted) > 0 || !plan.writes() {
+		return write{}, nil
+	}
+	c, err := r.store.carryOut(plan)
+	if err != nil {
+		return write{}, err
+	}
+	w, more := c.write(), true
+	w.done = func() { r.plan, r.pending = plan, more }
+	if _, leave := r.auditor.(leaveAudits); !leave {
+		var d delivery
+		w.behind = r.store.beginDelivery(&d, len(c.audits))
+		w.then = func(conn *pgxpool.Conn) {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.store.auditTimeout)
+			defer cancel()
+			var n int
+			n, more, r.undelivered = r.store.finishDelivery(ctx, conn.Conn(), d, r.auditor)
+			r.delivered += n
+		}
+	}
+	return w, nil
+}
+
+// carryOut returns the changes that carry out a plan, with rows in its order.
+func (s *Store) carryOut(plan *Plan) (*changes, error) {
 	c := &changes{store: s, actor: SystemActor}
 	for _, step := range plan.Steps {
 		var err error
@@ -153,7 +229,7 @@ func (s *Store) carryOut(plan *Plan) ([]pg.Query, error) {
 			return nil, err
 		}
 	}
-	return c.queries(), nil
+	return c, nil
 }
 
 // names lists the names to look up: those of supported types.

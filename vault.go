@@ -44,16 +44,50 @@ func (v *vault) seal(c seal.Cell, s Secret) (stored string, keyID *string) {
 }
 
 // open returns the secret that is stored in c. Its errors are *[DecryptError].
-func (v *vault) open(c seal.Cell, stored string, keyID *string) (Secret, error) {
-	plaintext, err := v.ring.Open(c, stored, keyID)
+func (v *vault) open(c seal.Cell, stored storedText) (Secret, error) {
+	plaintext, err := v.ring.Open(c, stored.text, stored.keyID)
 	if err != nil {
 		e := &DecryptError{Table: c.Table, Column: c.Column, RowID: rowID(c), plaintext: errors.Is(err, seal.ErrPlaintext)}
-		if keyID != nil {
-			e.KeyID = *keyID
+		if stored.keyID != nil {
+			e.KeyID = *stored.keyID
 		}
 		return Secret{}, e
 	}
 	return NewSecret(plaintext), nil
+}
+
+// openProvider decrypts the secrets of a provider that was read. It leaves those of a tombstone.
+func (v *vault) openProvider(p *storedProvider) (err error) {
+	if p.deleted {
+		return nil
+	}
+	if p.settings != nil {
+		if p.Bedrock, err = v.openSettings(p.ID, *p.settings); err != nil {
+			return err
+		}
+	}
+	for i, text := range p.texts {
+		if p.Keys[i].APIKey, err = v.open(apiKeyCell(p.Keys[i].ID, p.ID), text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openedByName decrypts providers that were read, and chooses one for each name: the live one,
+// or else its latest tombstone.
+func (v *vault) openedByName(stored []*storedProvider) (map[string]*storedProvider, error) {
+	chosen := make(map[string]*storedProvider, len(stored))
+	for _, p := range stored {
+		if chosen[p.Name] != nil {
+			continue // they are sorted
+		}
+		if err := v.openProvider(p); err != nil {
+			return nil, err
+		}
+		chosen[p.Name] = p
+	}
+	return chosen, nil
 }
 
 func rowID(c seal.Cell) uuid.UUID {
@@ -103,9 +137,9 @@ func (v *vault) sealSettings(provider uuid.UUID, b *BedrockSettings) (stored, ke
 	return &sealed, keyID, nil
 }
 
-func (v *vault) openSettings(provider uuid.UUID, stored string, keyID *string) (*BedrockSettings, error) {
+func (v *vault) openSettings(provider uuid.UUID, stored storedText) (*BedrockSettings, error) {
 	c := settingsCell(provider)
-	plaintext, err := v.open(c, stored, keyID)
+	plaintext, err := v.open(c, stored)
 	if err != nil {
 		return nil, err
 	}
@@ -114,8 +148,8 @@ func (v *vault) openSettings(provider uuid.UUID, stored string, keyID *string) (
 	if err != nil || b.Type != settingsType || b.Version != settingsVersion {
 		// Leave out the decoder's error: it can quote what it decodes.
 		e := &DecryptError{Table: c.Table, Column: c.Column, RowID: provider, malformed: true}
-		if keyID != nil {
-			e.KeyID = *keyID
+		if stored.keyID != nil {
+			e.KeyID = *stored.keyID
 		}
 		return nil, e
 	}

@@ -132,10 +132,10 @@ func (c *changes) update(old *storedProvider, p Provider) error {
 	return nil
 }
 
-// queries returns the statements: none if there is nothing to write.
-func (c *changes) queries() []pg.Query {
+// write returns what to write: nothing if nothing changes.
+func (c *changes) write() write {
 	if len(c.audits) == 0 {
-		return nil
+		return write{}
 	}
 	out := c.store.registerKey()
 	for _, rows := range []struct {
@@ -154,19 +154,20 @@ func (c *changes) queries() []pg.Query {
 			Rows: pg.WantRows(len(c.updates), "ai_providers"), Checked: true,
 		})
 	}
-	return append(out, c.store.insertAudits(c.audits...))
+	return write{queries: append(out, c.store.insertAudits(c.audits...)), witness: c.audits[0].ID}
 }
 
-// flip returns the statements that set a boolean column to a value and write the audit.
-func (s *Store) flip(actor string, action AuditAction, p Provider, column string, value bool) []pg.Query {
-	return []pg.Query{
+// flip sets a boolean column of a provider to a value.
+func (s *Store) flip(actor string, action AuditAction, p Provider, column string, value bool) write {
+	audit := auditOfProvider(actor, action, p, map[string]bool{column: !value}, map[string]bool{column: value})
+	return write{witness: audit.ID, queries: []pg.Query{
 		{
 			SQL:  s.sql(`update {schema}.ai_providers set ` + column + ` = $2, updated_at = now() where id = $1 and ` + column + ` <> $2`),
 			Args: [][]byte{[]byte(p.ID.String()), pg.JSON(value)},
 			Rows: pg.WantRows(1, "ai_providers"), Checked: true,
 		},
-		s.insertAudits(auditOfProvider(actor, action, p, map[string]bool{column: !value}, map[string]bool{column: value})),
-	}
+		s.insertAudits(audit),
+	}}
 }
 
 // registerKey records the sealing key in the database. A revoked key is in use again.

@@ -71,7 +71,7 @@ func TestDemoTellsEveryScene(t *testing.T) {
 			"unsupported  copilot-business",
 			"created AI provider", "ai_provider_key  anthropic-corp     {\"api_key\":\"****a1Sd\"",
 			"anthropic-corp     ai_provider_keys.api_key", "aiseed:v1:",
-			"first   5            1\n  second  1            0\n",
+			"first   4            1\n  second  1            0\n",
 			"gives anthropic-corp another key", "differ in API key 1 (database ",
 			"sets CODER_AIBRIDGE_PROVIDER_2_BASE_URL to", "environment:  https://elsewhere.example/v1/",
 			"deletes anthropic-bedrock", "an operator deleted it",

@@ -24,8 +24,10 @@ type Error struct {
 	Reason     string // "" if SQLState says it, or if the answer was not understood
 
 	Context     error // the context's error, if the context ended the operation
-	Transient   bool  // nothing was committed, and a repetition can succeed
+	Transient   bool  // a repetition can succeed
+	Lost        bool  // the connection was lost; what was sent before can have been executed
 	Unreachable bool  // no connection could be acquired
+	Policy      bool  // a row security policy applies to the role; see [SeeAllRows]
 }
 
 func (e *Error) Error() string {
@@ -69,11 +71,14 @@ func Classify(ctx context.Context, err error) Error {
 		return *known
 	}
 	out := Error{Context: ctx.Err()}
-	out.Transient = errors.As(err, &lost) || errors.As(err, &written) || errors.Is(err, errRolledBack)
+	out.Lost = errors.As(err, &lost)
+	out.Transient = out.Lost || errors.As(err, &written) || errors.Is(err, errRolledBack)
 	out.Unreachable = errors.As(err, &connect)
 	switch {
 	case errors.As(err, &pgErr):
 		out.SQLState, out.Constraint, out.Table = pgErr.Code, pgErr.ConstraintName, pgErr.TableName
+		// The routine of the server's source that refuses is in every version from 9.5 on.
+		out.Policy = pgErr.Code == "42501" && pgErr.Routine == "check_enable_rls"
 	case out.Unreachable:
 		out.Reason = connectReason(err)
 	case lost != nil:

@@ -7,8 +7,10 @@ import (
 )
 
 const (
-	maxAttempts = 8
-	firstPause  = 10 * time.Millisecond
+	// MaxAttempts is how often [Retry] tries.
+	MaxAttempts = 8
+
+	firstPause = 10 * time.Millisecond
 
 	// MaxPause is the longest pause.
 	MaxPause = time.Second
@@ -19,7 +21,7 @@ const (
 func Retry(ctx context.Context, again func(err error, attempt int) bool, do func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := do()
-		if err == nil || !again(err, attempt) || attempt == maxAttempts || Pause(ctx, attempt) != nil {
+		if err == nil || !again(err, attempt) || attempt == MaxAttempts || Pause(ctx, attempt) != nil {
 			return err
 		}
 	}

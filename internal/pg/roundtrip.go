@@ -21,14 +21,23 @@ import (
 // binaryResults asks for results that do not depend on settings like DateStyle.
 var binaryResults = []int16{pgx.BinaryFormatCode}
 
+// SeeAllRows makes the server refuse a statement of this transaction if a row security policy
+// applies to its role, instead of hiding rows from it. Outside of a transaction block it is for
+// the statements of the same round trip, which are one transaction.
+// See https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-ROW-SECURITY.
+var SeeAllRows = Query{SQL: `select set_config('row_security', 'off', true)`}
+
 // RoundTrip sends queries at once and waits once. It returns the first error: the server's,
 // or else the one of a Rows.
 func RoundTrip(ctx context.Context, conn *pgx.Conn, queries ...Query) error {
 	batch := &pgconn.Batch{}
-	for _, q := range queries {
+	texts := make([]string, len(queries))
+	for i, q := range queries {
+		texts[i] = q.SQL
 		batch.ExecParams(q.SQL, q.Args, nil, nil, binaryResults)
 	}
 	var rowsErr error
+	ctx, trace := startTrace(ctx, conn, texts...)
 	results := conn.PgConn().ExecBatch(ctx, batch)
 	endPartialWrite(conn)
 	for _, q := range queries {
@@ -40,8 +49,11 @@ func RoundTrip(ctx context.Context, conn *pgx.Conn, queries ...Query) error {
 			rowsErr = q.Rows(rows)
 		}
 		rows.Close()
+		trace.result(rows.CommandTag(), rows.Err())
 	}
-	if err := results.Close(); err != nil {
+	err := results.Close()
+	trace.end(err)
+	if err != nil {
 		return lostIfClosed(conn, err)
 	}
 	return rowsErr
@@ -49,25 +61,28 @@ func RoundTrip(ctx context.Context, conn *pgx.Conn, queries ...Query) error {
 
 // ExecScript runs a text of several statements without parameters.
 func ExecScript(ctx context.Context, conn *pgx.Conn, sql string) error {
+	ctx, trace := startTrace(ctx, conn, sql)
 	results := conn.PgConn().Exec(ctx, sql)
 	endPartialWrite(conn)
-	if _, err := results.ReadAll(); err != nil {
+	_, err := results.ReadAll()
+	trace.end(err)
+	if err != nil {
 		return lostIfClosed(conn, err)
 	}
 	return nil
 }
 
-// Commit sends writes, commit and the queries after it in one round trip. It reports true
-// only if the server said so. A false is final if the connection is still open; otherwise
-// nobody knows yet.
-func Commit(ctx context.Context, conn *pgx.Conn, writes []Query, after ...Query) (committed bool, err error) {
+// Commit sends writes, commit and the queries behind it in one round trip. committed is true
+// only if the server said so, whatever became of the queries behind. A false is final if the
+// connection is still open; otherwise nobody knows yet.
+func Commit(ctx context.Context, conn *pgx.Conn, writes []Query, behind ...Query) (committed bool, err error) {
 	err = RoundTrip(ctx, conn, slices.Concat(writes, []Query{{SQL: `commit`, Rows: func(rows pgx.Rows) error {
 		rows.Close()
 		// The server answers the commit of a failed transaction with ROLLBACK, and
 		// does not count that as an error.
 		committed = rows.CommandTag().String() == "COMMIT"
 		return rows.Err()
-	}}}, after)...)
+	}}}, behind)...)
 	if err == nil && !committed {
 		err = errRolledBack
 	}

@@ -29,8 +29,7 @@ const (
 	answerOfOpen
 	answerOfRead
 	answerOfLock
-	answerOfCommit
-	answerOfDelivery
+	answerOfCommit // and what is to be delivered
 	answerOfMark
 	answers
 )
@@ -42,7 +41,7 @@ func TestF3_StoppedProcess(t *testing.T) {
 	contents, messages := undisturbed(t)
 	require.Len(t, messages, answers)
 
-	rounds := map[int]int{answerOfLock: full(1, 6), answerOfDelivery: full(1, 3)}
+	rounds := map[int]int{answerOfLock: full(1, 6), answerOfCommit: full(1, 3)}
 	for answer := range answers {
 		kind := "F3 stopped process"
 		if answer == answerOfLock {
@@ -144,7 +143,7 @@ func (f *fixture) stopAt(answer, message int, contents string) error {
 				missed = nil
 			}
 		}
-	case answerOfDelivery:
+	case answerOfCommit:
 		if len(f.Rows(`select id from ai_provider_audits where delivered_at is null`)) == 0 {
 			missed = errors.New("another one delivered")
 		}
