@@ -25,6 +25,7 @@ type Server struct {
 	database string // for DSN(""), if it is not in base
 	version  int
 	keeper   *keeper // nil for a server that was found
+	bin      string  // the directory of the binaries of a private server
 }
 
 // Find returns the server that the environment names, or starts a private one if it

@@ -93,6 +93,13 @@ func start(ctx context.Context, getenv func(string) string, settings []string) (
 	if err != nil {
 		return nil, err
 	}
+	return launch(ctx, bin, postgresScript, func(dir string) string { return initials.first(bin, dir) }, settings, nil)
+}
+
+// launch starts a server with a script. The arguments of the script are the directory of the
+// binaries, the name of another server's directory, and the arguments of postgres. prepare, if it is not nil, is called
+// before the server has to answer.
+func launch(ctx context.Context, bin, script string, other func(dir string) string, settings []string, prepare func(*keeper) error) (*Server, error) {
 	dir, err := newDir("pg")
 	if err != nil {
 		return nil, xerrors.Errorf("start PostgreSQL: %w", err)
@@ -104,12 +111,12 @@ func start(ctx context.Context, getenv func(string) string, settings []string) (
 		}
 		args = append(args, "-c", setting)
 	}
-	args[1] = initials.first(bin, dir)
+	args[1] = other(dir)
 
 	k, err := keep(job{
 		name:   "PostgreSQL (" + bin + ")",
 		dir:    dir,
-		script: postgresScript,
+		script: script,
 		args:   args,
 		// Fast shutdown, then immediate. That one kills children that do not
 		// obey after five seconds, and each signal gets three.
@@ -118,7 +125,12 @@ func start(ctx context.Context, getenv func(string) string, settings []string) (
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{base: "host=" + quote(dir) + " port=5432 user=postgres", database: "postgres", keeper: k}
+	s := &Server{base: "host=" + quote(dir) + " port=5432 user=postgres", database: "postgres", keeper: k, bin: bin}
+	if prepare != nil {
+		if err := prepare(k); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
 	err = k.await(ctx, func(ctx context.Context) error {
 		var err error
 		s.version, err = probe(ctx, s.DSN(""))

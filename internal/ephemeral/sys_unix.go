@@ -40,6 +40,8 @@ func detach(cmd *exec.Cmd) error {
 	return xerrors.New("the server refuses to run as root and there is no user postgres or nobody to run it as; run this as another user or set DATABASE_URL")
 }
 
+func kill(pid int, signal syscall.Signal) error { return syscall.Kill(pid, signal) }
+
 // freeBytes returns how much can be written below dir, or 0 if there is no dir.
 func freeBytes(dir string) uint64 {
 	var stat syscall.Statfs_t

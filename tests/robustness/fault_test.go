@@ -87,6 +87,7 @@ type operation struct {
 	constant bool // it writes nothing
 	delivers bool // where it is done all is delivered
 	noStart  bool // it is something else
+	edits    bool // what a start would do afterwards is another matter
 }
 
 func seedOperation(ctx context.Context, _ *rig, store *aiseed.Store, cfg aiseed.Config, auditor aiseed.Auditor) error {
