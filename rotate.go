@@ -79,7 +79,7 @@ const selectSealedColumns = `
 select t.relname, left(k.attname, -length('_key_id')), k.attname,
        case when t.relname = 'ai_providers' then 'id' else coalesce(p.attname, '') end,
        case when cardinality(f.conkey) <> 1 then 'its foreign key has several columns'
-            when k.attname not like '%\_key\_id' then 'its name does not end in _key_id'
+            when right(k.attname, 7) <> '_key_id' then 'its name does not end in _key_id'
             when v.attname is null then 'there is no column ' || left(k.attname, -length('_key_id')) || ' beside it'
             when i.attname is null then 'its table has no column id of type uuid'
             when t.relname <> 'ai_providers' and p.attname is null then 'its table has no column provider_id of type uuid'

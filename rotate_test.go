@@ -356,11 +356,16 @@ func TestO6_PlaintextBehindTheCursorIsSealedToo(t *testing.T) {
 	require.Equal(t, []string{"0"}, f.Rows(`select count(*) from ai_provider_keys where api_key_key_id is null`))
 }
 
+// O5, F9: also where a string means something else.
 func TestO5_WhatOnlyLooksLikeASealedColumnIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
 	f.seedMany(1)
+	// Where a backslash in a string escapes.
+	escaping, _ := f.Open(func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+		c.ConnConfig.RuntimeParams["standard_conforming_strings"] = "off"
+	})
 	f.Exec(`alter table ai_encryption_keys add unique (id, canary)`)
 	const key = "secret_key_id text references ai_encryption_keys (id)"
 	for name, tt := range map[string]struct{ columns, index, problem string }{
@@ -378,10 +383,12 @@ func TestO5_WhatOnlyLooksLikeASealedColumnIsRefused(t *testing.T) {
 			f.Exec(tt.index)
 		}
 		before := f.State()
-		_, err := f.Store.Rotate(ctx)
-		require.ErrorIs(t, err, aiseed.ErrKeyring, name)
-		require.ErrorContains(t, err, tt.problem, name)
-		require.Equal(t, before, f.State(), name)
+		for _, store := range []*aiseed.Store{f.Store, escaping} {
+			_, err := store.Rotate(ctx)
+			require.ErrorIs(t, err, aiseed.ErrKeyring, name)
+			require.ErrorContains(t, err, tt.problem, name)
+			require.Equal(t, before, f.State(), name)
+		}
 		f.Exec(`drop table odd`)
 	}
 }

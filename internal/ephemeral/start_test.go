@@ -38,7 +38,11 @@ func TestPrivateServerAnswersPgxAndPsql(t *testing.T) {
 
 	bin, err := findBinaries(t.Context(), os.Getenv, installations)
 	require.NoError(t, err)
-	out, err := exec.CommandContext(t.Context(), filepath.Join(bin, "psql"), "-Atd", server.DSN(database), "-c", "select current_database()").CombinedOutput()
+	psql := filepath.Join(bin, "psql")
+	if _, err := os.Stat(psql); err != nil {
+		psql = "psql" // some packages have only the server
+	}
+	out, err := exec.CommandContext(t.Context(), psql, "-Atd", server.DSN(database), "-c", "select current_database()").CombinedOutput()
 	require.NoError(t, err, string(out))
 	require.Equal(t, database+"\n", string(out))
 }

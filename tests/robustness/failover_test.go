@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"cdr.dev/slog/v3"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
@@ -356,4 +360,82 @@ func (r *rig) convergeAfterFailover(op operation, cfg aiseed.Config, before, aft
 // idOf returns the id of a provider.
 func (r *rig) idOf(name string) uuid.UUID {
 	return uuid.MustParse(r.Rows(`select id::text from ai_providers where name = $1`, name)[0])
+}
+
+// L10: a connection string with two servers, of which not even one is as it should be. The call
+// ends with the truth, or with an error that says what is wrong.
+func TestL10_ConnectionStringsWithTwoServers(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	c := newCluster(t)
+	r := c.rig(t)
+	cfg := r.begin(operations[0])
+	standby, err := c.primary.Standby(ctx, clusterSettings...)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, standby.Close()) }()
+	older, err := ephemeral.Start(ctx, clusterSettings...)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, older.Close()) }()
+	there, err := pgxpool.New(ctx, older.DSN(""))
+	require.NoError(t, err)
+	defer there.Close()
+	files, err := fs.Glob(aiseed.Migrations(), "*.sql")
+	require.NoError(t, err)
+	first, err := fs.ReadFile(aiseed.Migrations(), files[0])
+	require.NoError(t, err)
+	_, err = there.Exec(ctx, string(first))
+	require.NoError(t, err)
+
+	host := func(s *ephemeral.Server) string {
+		config, err := pgx.ParseConfig(s.DSN(""))
+		require.NoError(t, err)
+		return config.Host
+	}
+	start := func(attributes string, hosts ...string) error {
+		dsn := fmt.Sprintf("host=%s port=5432%s user=postgres dbname=postgres target_session_attrs=%s",
+			strings.Join(hosts, ","), strings.Repeat(",5432", len(hosts)-1), attributes)
+		pool, err := pgxpool.New(ctx, dsn)
+		require.NoError(t, err)
+		defer pool.Close()
+		store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: c.keyring, LockTimeout: testkit.Patience})
+		if err == nil {
+			err = aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, aiseed.DiscardAudits, slog.Logger{})
+		}
+		return err
+	}
+	gone := t.TempDir()
+
+	var db *aiseed.DatabaseError
+	require.NoError(t, start("read-write", gone, host(c.primary)), "one is gone")
+	require.Len(t, r.Rows(`select id from ai_providers`), 3)
+	r.empty()
+	err = start("any", gone, host(standby))
+	require.ErrorAs(t, err, &db, "the other is a standby")
+	require.Equal(t, "25006", db.SQLState)
+	require.ErrorContains(t, err, "the database is read-only; connect to the primary")
+	err = start("read-write", host(standby), host(standby))
+	require.ErrorAs(t, err, &db, "both are standbys")
+	require.ErrorContains(t, err, "the server is not of the kind that target_session_attrs asks for")
+	err = start("read-write", gone, gone)
+	require.ErrorAs(t, err, &db, "both are gone")
+	require.ErrorContains(t, err, "no such file or directory")
+
+	// The second is another cluster, with older tables, and takes over in the middle of a commit.
+	require.ErrorIs(t, start("read-write", gone, host(older)), aiseed.ErrSchemaOutdated)
+	_, commit := c.messages(t, operations[0])
+	r = c.rig(t, func(_ *aiseed.StoreOptions, config *pgxpool.Config) {
+		config.ConnConfig.Fallbacks = []*pgconn.FallbackConfig{{Host: host(older), Port: 5432}}
+	})
+	r.begin(operations[0])
+	killed := make(chan error, 1)
+	r.arm(faultproxy.Fault{Direction: faultproxy.ToClient, Message: commit[0], Kind: faultproxy.CutBefore}, func() { killed <- c.primary.Kill() })
+	err = seedOperation(ctx, r, r.patient, cfg, aiseed.DiscardAudits)
+	require.NoError(t, testkit.Awaited(t, killed))
+	require.ErrorIs(t, err, aiseed.ErrCommitUnknown)
+	require.ErrorAs(t, err, &db)
+	require.Equal(t, "42703", db.SQLState)
+	require.ErrorContains(t, err, "the tables are not those of aiseed's schema")
+	var rows int
+	require.NoError(t, there.QueryRow(ctx, `select count(*) from ai_providers`).Scan(&rows))
+	require.Zero(t, rows)
 }

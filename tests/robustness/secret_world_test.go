@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -160,6 +159,9 @@ func (w *secretWorld) open(options aiseed.StoreOptions) (*aiseed.Store, *pgxpool
 	config := w.f.Pool.Config().Copy()
 	config.ConnConfig.DialFunc = wire.Dial
 	config.ConnConfig.Tracer = tracer{w.out}
+	if len(w.pools)%2 == 1 {
+		config.ConnConfig.Tracer = batchTracer{tracer{w.out}}
+	}
 	config.ConnConfig.RuntimeParams["application_name"] = "store"
 	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
 		if w.hasty.Load() { // nothing else bounds what waits outside of a transaction of ours
@@ -221,7 +223,7 @@ func (w *secretWorld) update() aiseed.ProviderUpdate {
 	return aiseed.ProviderUpdate{BaseURL: &baseURL, AccessKey: &key, AccessKeySecret: &secret}
 }
 
-// tracer writes what pgx tells of to a log.
+// tracer writes what a tracer is told to a log.
 type tracer struct{ out io.Writer }
 
 func (tr tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
@@ -229,8 +231,6 @@ func (tr tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.Trac
 	return ctx
 }
 
-// The statements of a store go below these; that it takes and makes connections
-// shows here.
 func (tr tracer) TraceConnectStart(ctx context.Context, data pgx.TraceConnectStartData) context.Context {
 	fmt.Fprintf(tr.out, "%+v\n", data)
 	return ctx
@@ -247,6 +247,24 @@ func (tr tracer) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, data pg
 
 func (tr tracer) TraceAcquireEnd(_ context.Context, _ *pgxpool.Pool, data pgxpool.TraceAcquireEndData) {
 	fmt.Fprintf(tr.out, "acquired %+v %#v\n", data, data)
+}
+
+// batchTracer is a tracer that knows batches.
+type batchTracer struct{ tracer }
+
+func (tr batchTracer) TraceBatchStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
+	for _, q := range data.Batch.QueuedQueries {
+		fmt.Fprintf(tr.out, "%+v\n", *q)
+	}
+	return ctx
+}
+
+func (tr batchTracer) TraceBatchQuery(_ context.Context, _ *pgx.Conn, data pgx.TraceBatchQueryData) {
+	fmt.Fprintf(tr.out, "%+v %#v\n", data, data)
+}
+
+func (tr batchTracer) TraceBatchEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceBatchEndData) {
+	fmt.Fprintf(tr.out, "%+v %#v\n", data, data)
 }
 
 func (tr tracer) TraceQueryEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceQueryEndData) {
@@ -306,7 +324,7 @@ func (w *secretWorld) look(quoted bool) error {
 		err = w.printed.find("the server's log", log)
 	}
 	out := w.out.take()
-	w.traced = w.traced || bytes.Contains(out, []byte("acquired"))
+	w.traced = w.traced || bytes.Contains(out, []byte("acquired")) && bytes.Contains(out, []byte("insert into"))
 	return errors.Join(err, w.printed.find("a log or a trace", out), w.printed.find("pg_stat_activity", w.activity.take()))
 }
 
@@ -324,17 +342,20 @@ func (w *secretWorld) readLog() ([]byte, error) {
 	return log, err
 }
 
-// requireDump looks at a dump of the database.
+// requireDump looks at what a dump of the database has: the rows of all tables, as COPY prints them.
 func (w *secretWorld) requireDump() {
 	w.t.Helper()
-	bin := w.f.Rows(`select setting from pg_config where name = 'BINDIR'`)
-	require.Len(w.t, bin, 1)
-	var stderr bytes.Buffer
-	cmd := exec.Command(filepath.Join(bin[0], "pg_dump"), "--inserts", "--dbname="+w.server.DSN("postgres"))
-	cmd.Stderr = &stderr
-	dump, err := cmd.Output()
-	require.NoError(w.t, err, stderr.String())
-	require.Contains(w.t, string(dump), "INSERT INTO public.ai_provider_keys")
+	conn, err := w.f.Pool.Acquire(context.Background())
+	require.NoError(w.t, err)
+	defer conn.Release()
+	var out bytes.Buffer
+	for _, table := range w.f.Rows(`select format('%I.%I', table_schema, table_name) from information_schema.tables where table_schema not in ('pg_catalog', 'information_schema')`) {
+		fmt.Fprintln(&out, table)
+		_, err := conn.Conn().PgConn().CopyTo(context.Background(), &out, "copy "+table+" to stdout")
+		require.NoError(w.t, err)
+	}
+	dump := out.Bytes()
+	require.Contains(w.t, string(dump), "public.ai_provider_keys")
 	if !w.sealed {
 		require.Error(w.t, w.served.find("the dump", dump), "that is what plaintext is")
 		return
