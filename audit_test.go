@@ -76,7 +76,7 @@ func TestA2_HandedOverOnlyAfterTheCommit(t *testing.T) {
 	calls := 0
 	f.seedWith(aiseed.AuditorFunc(func(_ context.Context, e aiseed.AuditEntry) error {
 		calls++
-		// Another connection sees the row that the entry tells of.
+		// Another connection sees the row that the entry is about.
 		require.Len(t, f.Rows(`select id from ai_providers where id = $1`, e.ProviderID), 1)
 		require.Len(t, f.Rows(`select id from ai_provider_audits where id = $1 and delivered_at is null`, e.ID), 1, "A3: not marked before it was accepted")
 		return nil
@@ -125,7 +125,7 @@ func TestA3_OrderIsThatOfTheSequence(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.seedWith(aiseed.AuditorFunc(refuse), f.Parse("OPENAI_KEY=key"))
-	// The place in the table is another one now, and there is no index to go by.
+	// The update moves the rows within the table, and no index gives the order.
 	f.Exec(`update ai_provider_audits set actor = actor where resource = 'ai_provider'`)
 	f.Exec(`drop index ai_provider_audits_undelivered_idx`)
 	require.NoError(t, f.Seed(aiseed.Config{}))
@@ -174,7 +174,7 @@ func TestA4_TwoProcessesDoNotDeliverTheSame(t *testing.T) {
 		assert.Equal(t, 4, n, "those that were written meanwhile too")
 	})
 	testkit.Awaited(t, entered)
-	// Another process delivers: this one leaves it to it, also what it writes itself.
+	// Another process delivers: this one leaves the delivery to it, also that of its own entries.
 	n, err := f.Store.DeliverAudits(context.Background(), f.Audits)
 	require.NoError(t, err)
 	require.Zero(t, n)
@@ -191,7 +191,7 @@ func TestA4_DelivererWithNothingToDoLooksOnceMore(t *testing.T) {
 	f := setup(t)
 	other, w := f.Open()
 	late := &aiseedtest.AuditRecorder{}
-	// Entries that come in while the other one holds the lock for nothing.
+	// Entries are written while the other process holds the lock and has nothing to deliver.
 	w.Reset(testkit.Once(testkit.Pass, "order by seq limit 1\x00", func() { f.Seeded("OPENAI_KEY=key") }))
 	n, err := other.DeliverAudits(context.Background(), late)
 	require.NoError(t, err)
@@ -236,9 +236,9 @@ func TestA5_DeliveryIsNotCancelledWithTheCaller(t *testing.T) {
 	require.Equal(t, []string{"0"}, f.Rows(undelivered))
 }
 
-// timeIsUp seeds with an audit timeout that is up while the auditor has an entry.
-// What comes before takes part of it, and how much is the machine's business: the
-// timeout is doubled until the auditor is reached, and what happens then counts.
+// timeIsUp seeds with an audit timeout that ends while the auditor has an entry.
+// The steps before take a part of it, and how much depends on the machine. So the
+// timeout is doubled until the auditor is reached, and that run counts.
 func (f *fixture) timeIsUp(cfg aiseed.Config, auditor func(reached func()) aiseed.AuditorFunc) {
 	f.T.Helper()
 	for timeout := 50 * time.Millisecond; timeout < testkit.Patience; timeout *= 2 {
@@ -261,7 +261,7 @@ func TestA5_BadAuditorsDoNotStopTheStart(t *testing.T) {
 	for name, tt := range map[string]struct {
 		auditor aiseed.AuditorFunc
 		reason  string
-		slow    bool // it takes all the time that there is
+		slow    bool // it takes all the time that is left
 	}{
 		"one that fails":  {refuse, "refused", false},
 		"one that panics": {func(context.Context, aiseed.AuditEntry) error { panic("boom") }, "the auditor panicked: boom", false},
@@ -317,7 +317,7 @@ func TestA5_AuditorHasTenSecondsByDefault(t *testing.T) {
 		asked.Store(true)
 		return nil
 	}), f.Parse("OPENAI_KEY=key"))
-	if !asked.Load() { // on a machine that needed them before the first entry
+	if !asked.Load() { // on a machine that used up the time before the first entry
 		require.Greater(t, time.Since(start), 10*time.Second)
 	}
 }
@@ -348,7 +348,7 @@ func TestA5_WhatWasAcceptedBeforeTheTimeWasUpIsMarked(t *testing.T) {
 	require.Equal(t, []string{entries[0].ID.String()}, f.Rows(`select id::text from ai_provider_audits where delivered_at is not null`))
 }
 
-// The clock is the bubble's: it goes on when nothing else does.
+// The clock is that of the bubble: it advances when every goroutine waits.
 func TestA5_AnAnswerAtTheEndOfTheTimeCounts(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -382,7 +382,7 @@ func TestA5_AnAnswerAtTheEndOfTheTimeCounts(t *testing.T) {
 	}
 }
 
-// It runs alone, because the limit of the library that it shortens is everybody's.
+// It runs alone, because it shortens a limit of the library that all tests share.
 func TestA5_MarkingHasTheTimeThatIsLeft(t *testing.T) {
 	before := pg.CleanupTimeout
 	pg.CleanupTimeout = time.Millisecond

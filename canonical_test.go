@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The vectors are frozen: a change here makes void each token that an operator has set.
+// The vectors are frozen: a change here makes each token that an operator has set invalid.
 func TestC2_FrozenVectors(t *testing.T) {
 	t.Parallel()
 	var vectors []struct {
@@ -38,7 +38,7 @@ func TestC2_DifferentShapesEncodeDifferently(t *testing.T) {
 	require.NotEqual(t, canonicalEncoding(a), canonicalEncoding(b))
 }
 
-// C4: a new field has to be classified here, and its class is then proved below.
+// C4: a new field has to be classified here. The tests below then check its class.
 var fieldClasses = map[string]string{
 	"Provider.ID": "ignored", "Provider.Type": "shape", "Provider.Name": "ignored",
 	"Provider.DisplayName": "ignored", "Provider.Enabled": "ignored", "Provider.BaseURL": "shape",
@@ -111,8 +111,8 @@ func alter(t *testing.T, p *Provider, typ reflect.Type, field int) {
 	}
 }
 
-// fmt does not call the methods of what is in an unexported field, and under a verb
-// that a type does not take, it prints the fields.
+// fmt does not call the methods of a value in an unexported field. Under a verb that a type
+// does not support, it prints the fields.
 func TestS11_PlanPrintsNoQueryWhereverItIs(t *testing.T) {
 	t.Parallel()
 	p := Provider{Name: "a", BaseURL: "https://h/?token=hunter2"}

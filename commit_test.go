@@ -57,12 +57,12 @@ func TestL6_LooksItUpOverTheOneConnectionThatThePoolHas(t *testing.T) {
 	require.Len(t, f.Audits.Entries(), 2)
 }
 
-// Whatever keeps a look-up from its answer, the caller is told that nothing is known, and why.
+// Whatever makes a look-up fail, the caller is told that the outcome is unknown, and why.
 func TestL6_UnknownWhereItCannotBeLookedUp(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		before func(f *fixture) // before the look-up is sent
-		act    testkit.Action   // what becomes of it
+		act    testkit.Action   // what happens to it
 		reason func(t *testing.T, err error)
 	}{
 		"no server": {func(*fixture) {}, testkit.CutBefore, func(t *testing.T, err error) {
@@ -88,7 +88,7 @@ func TestL6_UnknownWhereItCannotBeLookedUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			f.Exec(`create schema nolock`) // its functions go before the server's own
+			f.Exec(`create schema nolock`) // its functions hide the server's own
 			store, w := f.Open(storetest.LockTimeout(300*time.Millisecond), storetest.WithoutLock)
 			cut, once := false, sync.OnceFunc(func() { tt.before(f) })
 			w.Reset(func(sent []byte) testkit.Action {
@@ -113,7 +113,7 @@ func TestL6_UnknownWhereItCannotBeLookedUp(t *testing.T) {
 	}
 }
 
-// Who is cancelled is told what is known, and that it was cancelled.
+// A cancelled caller is told what is known, and that it was cancelled.
 func TestL6_UnknownToWhoWasCancelled(t *testing.T) {
 	t.Parallel()
 	f := setup(t, storetest.LockTimeout(300*time.Millisecond))
@@ -143,7 +143,7 @@ func TestL6_UnknownToWhoWasCancelled(t *testing.T) {
 func TestL6_CommitAnsweredWithARollback(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	// A constraint that is checked at the commit fails there.
+	// A constraint that is checked at the commit fails at the commit.
 	f.Exec(`create sequence failures`)
 	f.Exec(`create function fail() returns trigger language plpgsql as $$ begin
 		if nextval('failures') <= 1 then raise exception 'injected' using errcode = '40001'; end if; return null; end $$`)
@@ -152,7 +152,7 @@ func TestL6_CommitAnsweredWithARollback(t *testing.T) {
 	require.Equal(t, []string{"1 2"}, f.Rows(`select count(*), (select count(*) from ai_provider_audits) from ai_providers`))
 }
 
-// The look-up waits for the end of the transaction that it is about, since that holds the lock.
+// The look-up waits for the end of the lost transaction, because that one holds the lock.
 func TestL6_TransactionStillInProgressIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	for _, cancelled := range []bool{false, true} {
@@ -167,7 +167,7 @@ func TestL6_TransactionStillInProgressIsWaitedFor(t *testing.T) {
 				switch {
 				case strings.Contains(string(sent), "insert into"):
 					if cancelled {
-						f.Wire.WhenWritten(cancel) // who gives up is still told the truth
+						f.Wire.WhenWritten(cancel) // a caller that gives up is still told the truth
 					}
 					return testkit.CutUnheard
 				case isCancelRequest(sent):
@@ -175,7 +175,7 @@ func TestL6_TransactionStillInProgressIsWaitedFor(t *testing.T) {
 				case strings.Contains(string(sent), lookUp):
 					if asked.Add(1) == 1 {
 						go func() {
-							f.waitForWaiters(2) // the commit for the gate, and the look-up for the commit
+							f.waitForWaiters(2) // the commit waits for the gate, and the look-up for the commit
 							assert.NoError(t, gate.Close(context.Background()))
 						}()
 					}
@@ -195,7 +195,7 @@ type lostWrite struct {
 	deleted bool // p is a deleted provider
 	do      func(ctx context.Context, f *fixture, store *aiseed.Store, p aiseed.Provider) (made string, err error)
 	made    string // what the caller is told that it made
-	audits  int    // that it leaves
+	audits  int    // the number of audits that it leaves
 }
 
 var lostWrites = map[string]lostWrite{
@@ -251,7 +251,7 @@ func provided(p aiseed.Provider, err error) (string, error) {
 	return fmt.Sprintf("%s with %d keys", p.DisplayName, len(p.Keys)), err
 }
 
-// prepare makes the provider that a lost write is about, and forgets its audits.
+// prepare makes the provider that a lost write is about, and deletes its audits.
 func (f *fixture) prepare(tt lostWrite) aiseed.Provider {
 	f.T.Helper()
 	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("the-first-key")}})
@@ -315,7 +315,7 @@ func TestL6_WriteThatIsUnderWayIsLookedForAgain(t *testing.T) {
 				case !lost && strings.Contains(string(sent), "\x00commit\x00"):
 					lost = true
 					go func() {
-						f.waitForWaiters(2) // the commit for the gate, and the next write for the first one
+						f.waitForWaiters(2) // the commit waits for the gate, and the next write for the first one
 						assert.NoError(t, gate.Close(context.Background()))
 					}()
 					return testkit.CutUnheard
@@ -334,7 +334,7 @@ func TestL6_WriteThatIsUnderWayIsLookedForAgain(t *testing.T) {
 	}
 }
 
-// What the server said is committed can be missing on the server that takes over.
+// A commit that one server acknowledged can be missing on the server that takes over.
 func TestL10_ConnectionLostAfterTheCommitWasAnswered(t *testing.T) {
 	t.Parallel()
 	for name, missing := range map[string]bool{"and it is there": false, "and it is missing": true} {
@@ -371,7 +371,7 @@ func TestL10_ConnectionLostAfterTheCommitWasAnswered(t *testing.T) {
 	}
 }
 
-// A start that changes nothing says so about the server that it spoke to last.
+// A start that changes nothing reports the state of the server that it read last.
 func TestL10_ConnectionLostInTheDeliveryOfAStartThatWritesNothing(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -33,7 +33,7 @@ func (e *ConfigError) Unwrap() error { return ErrInvalidConfig }
 type Problem struct {
 	// Variables are the full names of the variables concerned.
 	Variables []string
-	// Provider is the provider's name, or "" if it has none (yet).
+	// Provider is the provider's name, or "" if it has no name (yet).
 	Provider string
 	// Reason says what was wanted and what was found, without the value.
 	Reason string
@@ -51,7 +51,7 @@ func (p Problem) String() string {
 	return text + ": " + p.Reason
 }
 
-// problem is a [Problem] with the place of its entry in the order of the variables.
+// problem is a [Problem] with the position of its entry in the order of the variables.
 type problem struct {
 	place int
 	Problem
@@ -59,8 +59,8 @@ type problem struct {
 
 const problemsLast = math.MaxInt
 
-// configError sorts problems in the order of the variables. Problems without an
-// order of their own are sorted by name.
+// configError sorts problems in the order of the variables. Problems without a place
+// in that order come last, sorted by the names of their variables.
 func configError(problems []problem) error {
 	slices.SortStableFunc(problems, func(a, b problem) int {
 		if byPlace := cmp.Compare(a.place, b.place); byPlace != 0 || a.place != problemsLast {
@@ -86,8 +86,8 @@ const (
 	WarningIgnored         WarningCode = "ignored"          // a variable is set but has no effect
 	WarningDeleted         WarningCode = "deleted"          // an operator deleted the provider
 	WarningDiverged        WarningCode = "diverged"         // credentials or models differ; both stay
-	WarningAdopted         WarningCode = "adopted"          // a token settled the drift
-	WarningKept            WarningCode = "kept"             // a token settled the drift
+	WarningAdopted         WarningCode = "adopted"          // a token settled the drift: the environment wins
+	WarningKept            WarningCode = "kept"             // a token settled the drift: the database wins
 	WarningStaleToken      WarningCode = "stale_token"      // a token settles nothing
 )
 
@@ -96,14 +96,14 @@ const (
 type Warning struct {
 	Code        WarningCode
 	Variables   []string // full names of the variables concerned
-	Type        string   // of a provider whose type is not supported
+	Type        string   // the type that is not supported
 	Differences []string // between environment and database, with fingerprints of credentials
 	BesideDrift bool     // the differences are in addition to those of a drift
 	Token       string   // the stale token
 	Reason      string   // why the variables are ignored
 }
 
-// unknownVariable is logged with the variable as a field.
+// unknownVariable is also a log message, with the variable as a field.
 const unknownVariable = "unknown environment variable is ignored; check its spelling"
 
 // String returns the text of the warning.

@@ -14,12 +14,12 @@ import (
 // [ErrDatabase], and the context's error if that ended the operation.
 type DatabaseError struct {
 	Operation  string // what was being done, such as "reading the providers"
-	SQLState   string // PostgreSQL Appendix A; "" if the error is not the server's
+	SQLState   string // PostgreSQL Appendix A; "" if the error is not the server's answer
 	Constraint string // the violated constraint, or ""
 	Table      string // the table concerned, or ""
 
 	cause    pg.Error
-	policies []string // tables with a row security policy for our role, if one was in the way
+	policies []string // if a row security policy caused the failure: the tables with one for our role
 }
 
 func (e *DatabaseError) Error() string {
@@ -66,7 +66,7 @@ const (
 	stateCannotConnectNow = "57P03"
 )
 
-// sqlStateHint says what the operator of a server can do about a SQLSTATE.
+// sqlStateHint says what an operator can do about a SQLSTATE.
 func sqlStateHint(state string) string {
 	switch state {
 	case stateReadOnly:
@@ -135,9 +135,9 @@ func retry(ctx context.Context, do func() error) error {
 	return pg.Retry(ctx, tryAgain, do)
 }
 
-// tryAgain reports whether to repeat a failed attempt; they are counted from 1. A restarting
-// server needs some time. If the server was unreachable from the first attempt, fail promptly,
-// so that the operator can look at it.
+// tryAgain reports whether to repeat a failed attempt. Attempts are counted from 1. A server
+// that restarts needs some time. If the first attempt already cannot reach the server, fail
+// promptly, so that the operator can look at it.
 func tryAgain(err error, attempt int) bool {
 	return isTransient(err) || attempt > 1 && isUnreachable(err)
 }
@@ -164,7 +164,7 @@ func isUnreachable(err error) bool {
 	return errors.As(err, &db) && db.cause.Context == nil && (db.cause.Unreachable || db.SQLState == stateCannotConnectNow)
 }
 
-// isLost reports whether the connection was lost, and not because the operation was cancelled.
+// isLost reports whether the connection was lost for another reason than a cancelled operation.
 func isLost(err error) bool {
 	var db *DatabaseError
 	return errors.As(err, &db) && db.cause.Context == nil && db.cause.Lost

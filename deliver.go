@@ -44,8 +44,9 @@ func (s *Store) pending(into *bool) pg.Query {
 //
 // One process delivers at a time. If another process is delivering, DeliverAudits
 // returns 0 and nil at once: the other process also delivers what was written
-// meanwhile. DeliverAudits stops at the first entry that the auditor does not accept,
-// and returns an error.
+// meanwhile. It also returns 0 and nil if its transaction is read-only, because the
+// entries could not be marked as delivered. DeliverAudits stops at the first entry that
+// the auditor does not accept, and returns an error.
 func (s *Store) DeliverAudits(ctx context.Context, auditor Auditor) (delivered int, err error) {
 	if err := checkAuditor(auditor); err != nil {
 		return 0, err

@@ -14,7 +14,7 @@ import (
 type DriftError struct {
 	Providers []ProviderDrift // in order of name
 
-	prefix string // of the variables that settle it
+	prefix string // of the variables that settle the drift
 }
 
 // A ProviderDrift is one provider that drifted.
@@ -32,7 +32,7 @@ type FieldDrift struct {
 	Field       string `json:"field"`       // "type", "base URL" or "Bedrock region"
 	Stored      string `json:"stored"`      // "" for none
 	Environment string `json:"environment"` // "" for none
-	Variable    string `json:"variable"`    // sets the environment's value, or would
+	Variable    string `json:"variable"`    // the variable that sets the environment's value, or would set it
 
 	note, variableNote string // for human readers
 }

@@ -63,7 +63,7 @@ func TestO3_TheWordsOfTheErrorSettleIt(t *testing.T) {
 		require.Contains(t, string(entries[0].Old), `"base_url": "https://old/"`)
 		require.Contains(t, string(entries[0].New), `"base_url": "https://new/"`)
 
-		// The same words again do nothing but warn.
+		// The same tokens again only cause a warning.
 		before := f.State()
 		require.NoError(t, f.Seed(adopting))
 		require.Equal(t, before, f.State())
@@ -268,7 +268,7 @@ func TestO1_APlanIsWhatTheStartDoes(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	ctx := context.Background()
-	// Chance may bring no adoption, so the first one is sure.
+	// The random states may contain no adoption, so the first one is fixed.
 	f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://x/")
 	moved := []string{"PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://y/"}
 	cfg := f.Parse(append(moved, storetest.WordsFor(t, f.Seed(f.Parse(moved...)), "DRIFT_ADOPT"))...)
@@ -279,7 +279,7 @@ func TestO1_APlanIsWhatTheStartDoes(t *testing.T) {
 	require.Equal(t, []string{"https://y/"}, f.Rows(`select base_url from ai_providers`))
 
 	rapid.Check(t, func(rt *rapid.T) {
-		// Or after a while every name has a tombstone, and nothing happens any more.
+		// Otherwise every name has a tombstone after a while, and nothing happens any more.
 		f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits`)
 		w := &world{fixture: f, values: []string{"x", "y"}}
 		var environ, settings []string
@@ -364,10 +364,10 @@ func TestO3_StaleSettingsNeverChangeARow(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	rapid.Check(t, func(rt *rapid.T) {
-		// Or after a while every name has a tombstone, and nothing happens any more.
+		// Otherwise every name has a tombstone after a while, and nothing happens any more.
 		f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits`)
 		w := &world{fixture: f, values: []string{"x", "y"}}
-		var stale []string // words that were printed, and whose difference is over
+		var stale []string // tokens that were printed and whose difference no longer exists
 		for range rapid.IntRange(1, 5).Draw(rt, "steps") {
 			environ := w.environ(rt, nil)
 			var drift *aiseed.DriftError

@@ -26,7 +26,7 @@ func vars(lines ...string) []string {
 	return lines
 }
 
-// E10: every mistake of the file, in a text that a person reads; golden.
+// E10: all mistakes of the file, in a text for people. It is a golden file.
 func TestE10_AllMistakesAtOnce(t *testing.T) {
 	t.Parallel()
 	environ := testkit.Environ(t, "testdata/mistakes.env")
@@ -37,7 +37,7 @@ func TestE10_AllMistakesAtOnce(t *testing.T) {
 	require.Equal(t, []string{"WARN unknown environment variable is ignored; check its spelling variable=CODER_AIBRIDGE_PROVIDER_2_TPYE"}, logs.Warnings())
 	testkit.RequireNoSecret(t, environ, err.Error()+logs.String())
 
-	for range 20 { // in a stable order, whatever the environment's
+	for range 20 { // in a stable order, whatever the order of the environment
 		rand.Shuffle(len(environ), func(i, j int) { environ[i], environ[j] = environ[j], environ[i] })
 		_, again := ParseEnviron(context.Background(), environ, slog.Logger{})
 		require.EqualError(t, again, err.Error())
@@ -173,7 +173,7 @@ func TestE8_SecretsFromFiles(t *testing.T) {
 	})
 }
 
-// F6, N11: no environment makes the parser fail in another way than by its typed error.
+// F6, N11: whatever the environment, the parser fails only with its typed error.
 func FuzzParseEnviron(f *testing.F) {
 	for _, name := range []string{"legacy.env", "gateway.env", "mistakes.env"} {
 		raw, err := os.ReadFile(filepath.Join("testdata", name))
@@ -184,7 +184,7 @@ func FuzzParseEnviron(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		var environ []string
 		for _, line := range strings.Split(text, "\n") {
-			if !strings.Contains(line, "_FILE=") { // not the machine's files
+			if !strings.Contains(line, "_FILE=") { // do not read files of the machine
 				environ = append(environ, line)
 			}
 		}

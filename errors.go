@@ -9,8 +9,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// The classes of errors, for [errors.Is]. Behind those that carry data stands a
-// type of its own, for [errors.As]. No error quotes a secret.
+// The classes of errors, for [errors.Is]. A class whose errors carry data has its own
+// type, for [errors.As]. No error quotes a secret.
 var (
 	// ErrInvalidConfig: the environment or a Config asks for something
 	// impossible. See [ConfigError].
@@ -28,25 +28,25 @@ var (
 	ErrSchemaOutdated = fmt.Errorf("%w: it has to be migrated", ErrSchema)
 	// ErrKeyring: a keyring cannot be built, or does not fit the database.
 	ErrKeyring = errors.New("aiseed: the keyring is not the one needed")
-	// ErrUndecryptable: a stored value does not open. See [DecryptError].
+	// ErrUndecryptable: a stored value cannot be decrypted. See [DecryptError].
 	ErrUndecryptable = errors.New("aiseed: a stored value cannot be decrypted")
 	// ErrPlaintext: a keyring is in use and a stored value is not sealed. See
 	// [DecryptError].
 	ErrPlaintext = errors.New("aiseed: a stored value is not sealed")
-	// ErrCommitUnknown: the connection was lost after the commit was sent, and it could
-	// not be found out what became of it. Either everything was written or nothing was. It
-	// wraps the reason, which can match [ErrDatabase] or [ErrLockTimeout].
+	// ErrCommitUnknown: the connection was lost after the commit was sent, and the library
+	// could not find out whether the server committed. Either everything was written or
+	// nothing was. It wraps the reason, which can match [ErrDatabase] or [ErrLockTimeout].
 	ErrCommitUnknown = errors.New("aiseed: it is not known whether the transaction was committed")
 	// ErrDatabase: the database could not be reached, or refused a statement.
 	// See [DatabaseError].
 	ErrDatabase = errors.New("aiseed: the database cannot be used")
-	// ErrNotFound: there is no such provider or key, or it is a tombstone.
+	// ErrNotFound: the provider or key does not exist, or the provider is deleted.
 	ErrNotFound = errors.New("aiseed: not found")
-	// ErrNameTaken: there is a live provider of the name.
+	// ErrNameTaken: a live provider already has the name.
 	ErrNameTaken = errors.New("aiseed: the name is taken")
 )
 
-// classError is an error whose text needs no more than its class.
+// classError adds a text to a class.
 type classError struct {
 	class error
 	text  string
@@ -67,15 +67,15 @@ func notFound(format string, args ...any) error {
 	return &classError{class: ErrNotFound, text: fmt.Sprintf(format, args...)}
 }
 
-// A LockTimeoutError says which lock was waited for in vain, and who holds it.
+// A LockTimeoutError says which lock could not be acquired in time, and who holds it.
 // It matches [ErrLockTimeout].
 type LockTimeoutError struct {
 	Key    int64       // of pg_advisory_xact_lock
-	Holder *LockHolder // nil when it was gone by the time of asking
+	Holder *LockHolder // nil if it was gone when we looked, or if the look-up failed
 	waited time.Duration
 }
 
-// A commitUnknownError says why the outcome of a commit could not be found out.
+// A commitUnknownError says why the library could not find out the outcome of a commit.
 type commitUnknownError struct {
 	operation string
 	table     string
@@ -104,8 +104,8 @@ func (e *commitUnknownError) Unwrap() []error {
 	return []error{ErrCommitUnknown, e.reason}
 }
 
-// A LockHolder is the session that holds an advisory lock. What the server does
-// not show to our role, or cannot know, is zero.
+// A LockHolder is the session that holds an advisory lock. A field is zero if the server
+// does not know it, or does not show it to our role.
 type LockHolder struct {
 	PID             int
 	ApplicationName string
@@ -143,12 +143,12 @@ func (e *LockTimeoutError) remedy() string {
 func (e *LockTimeoutError) Unwrap() error { return ErrLockTimeout }
 
 // A DecryptError names a stored value that cannot be handed out as a secret. It
-// matches [ErrUndecryptable], or [ErrPlaintext] where the value is not sealed at
-// all although a keyring is in use.
+// matches [ErrUndecryptable], or [ErrPlaintext] if the value is not sealed
+// although a keyring is in use.
 type DecryptError struct {
 	Table, Column string
 	RowID         uuid.UUID
-	KeyID         string // the key that should open it; "" where the row names none
+	KeyID         string // the key that should decrypt it; "" if the row names none
 
 	plaintext, malformed bool
 }

@@ -21,7 +21,7 @@ func TestL3_TextOfALockTimeout(t *testing.T) {
 	require.ErrorContains(t, hidden, "Holder: pid 42. Start again;")
 }
 
-// Each remedy is another one.
+// Each of these errors has another remedy.
 func TestS5_TextsOfValuesThatCannotBeHandedOut(t *testing.T) {
 	t.Parallel()
 	id := uuid.MustParse("11111111-1111-4111-8111-111111111111")

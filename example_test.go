@@ -13,7 +13,7 @@ import (
 	"example.com/aiseed"
 )
 
-// The README shows the files of examples/minimal, whose test runs them, and the page for
+// The README shows the files of examples/minimal, which a test there runs. The page for
 // operators has every variable.
 func TestREADME(t *testing.T) {
 	t.Parallel()

@@ -24,8 +24,8 @@ var (
 // LoadSQL is how a start reads the providers of the names in its one parameter.
 func LoadSQL(s *Store) string { return s.load(nil, nil).SQL }
 
-// FoundAgain reads a provider by its id twice, as a reading that is tried again
-// does, and reports whether the second one found it.
+// FoundAgain reads a provider by its id twice, like a read that is tried again, and
+// reports whether the second read found it.
 func FoundAgain(ctx context.Context, s *Store, id uuid.UUID, between func()) (bool, error) {
 	var found *storedProvider
 	read := s.byID(id)(&found)
@@ -37,7 +37,7 @@ func FoundAgain(ctx context.Context, s *Store, id uuid.UUID, between func()) (bo
 	return found != nil, err
 }
 
-// SealFor seals a value for a cell of a table that only a test knows.
+// SealFor seals a value for a cell of a table that only a test has.
 func SealFor(tb testing.TB, ring *Keyring, table, column, row, provider, plaintext string) string {
 	tb.Helper()
 	id, err := uuid.Parse(provider)

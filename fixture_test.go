@@ -18,7 +18,7 @@ func setup(t *testing.T, opts ...storetest.Option) *fixture {
 
 // F7, L7: nothing that a call started outlives it.
 func TestMain(m *testing.M) {
-	// The properties are tried more often with -rapid.checks.
+	// -rapid.checks makes the property tests try more cases.
 	if err := flag.Set("rapid.checks", "30"); err != nil {
 		panic(err)
 	}

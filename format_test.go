@@ -74,7 +74,7 @@ func TestS2_S3_S4_S9_FrozenValuesCanBeDecrypted(t *testing.T) {
 	key := ring.keys[0]
 	require.True(t, key.OpensCanary(v["sealed canary"]))
 
-	// What the page says is enough to decrypt a value without the library.
+	// The page is enough to decrypt a value without the library.
 	derived, err := hkdf.Key(sha256.New, testKey(1), nil, "aiseed v1 seal", 32)
 	require.NoError(t, err)
 	block, err := aes.NewCipher(derived)

@@ -17,11 +17,11 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// F6: the targets of the fuzzer that are not beside what they test. Inputs that it
-// found stay in testdata/fuzz, and are part of every run of the tests.
+// F6: the fuzz targets that are not in a file with the tests of the same code. Inputs
+// that the fuzzer found stay in testdata/fuzz, and every run of the tests tries them.
 
-// encodedShape reads back what canonicalEncoding wrote. That there is a way back is
-// what proves that two different shapes never encode alike.
+// encodedShape reads back what canonicalEncoding wrote. An encoding that can be read back
+// proves that two different shapes never have the same encoding.
 func encodedShape(encoding []byte) (fields []string, err error) {
 	rest, ok := strings.CutPrefix(string(encoding), "aiseed shape v1\n")
 	for ok && rest != "" {
@@ -39,7 +39,7 @@ func encodedShape(encoding []byte) (fields []string, err error) {
 	return fields, nil
 }
 
-// F6, C2: different shapes never encode alike.
+// F6, C2: different shapes never have the same encoding.
 func FuzzCanonicalEncoding(f *testing.F) {
 	f.Add("openai", "https://h", "", "openai", "HTTPS://H:443/", "")
 	f.Add("openai", "ab", "c", "openai", "a", "bc")
@@ -67,7 +67,7 @@ func FuzzCanonicalEncoding(f *testing.F) {
 	})
 }
 
-// F6, S2: what was not sealed with the keyring does not open, whatever it is.
+// F6, S2: a value that was not sealed with the keyring can never be decrypted.
 func FuzzOpenSealed(f *testing.F) {
 	const frozen = "aiseed:v1:jJ8HlZvAAfCP7zdzEKJGRCdFHLqUuBp+uZstSlRZHMp9lw==" // TestS2_FrozenSealedValueStillOpens
 	older, err := NewKeyring(testKey(2))
@@ -105,8 +105,8 @@ func FuzzOpenSealed(f *testing.F) {
 	})
 }
 
-// configSource makes a Config of a fuzzer's bytes: mostly of words that mean
-// something, so that it gets past the first check, and now and then of anything.
+// configSource makes a Config from a fuzzer's bytes: mostly from valid words, so that it
+// passes the first check, and sometimes from arbitrary text.
 type configSource []byte
 
 func (s *configSource) number(n int) int {
@@ -160,8 +160,8 @@ func (s *configSource) config() Config {
 	return cfg
 }
 
-// environOf writes a Config as the environment that parses to it. Not every one has
-// such: a comma in a list, for example, would divide it.
+// environOf writes a Config as the environment that parses to it. Some have no such
+// environment: a comma in an element of a list, for example, would split it.
 func environOf(cfg Config) (environ []string, ok bool) {
 	ok = true
 	set := func(name, value string) {
@@ -220,9 +220,9 @@ func environOf(cfg Config) (environ []string, ok bool) {
 	return environ, ok
 }
 
-// F6, N10: a Config built by hand and the environment that says the same are one.
+// F6, N10: a Config built by hand and the environment that says the same have one result.
 func FuzzNormalise(f *testing.F) {
-	// What seldom comes together by chance: providers that are fine.
+	// The fuzzer seldom makes valid providers by chance, so start from some.
 	empty := make([]byte, 2*12) // the legacy values and no drifts
 	f.Add([]byte{})
 	f.Add(slices.Concat([]byte{0, 7, 0, 13}, empty[4:22], []byte{2, 0, 1, 0, 4, 0, 7, 1, 0, 13}))
@@ -268,8 +268,8 @@ func FuzzNormalise(f *testing.F) {
 	})
 }
 
-// withoutFunctions has what the functions say in their place: no function equals
-// another one.
+// withoutFunctions replaces functions by what they return, because functions cannot be
+// compared.
 func withoutFunctions(want []desired) (plain []any) {
 	for _, d := range want {
 		names := []string{d.variableOf(fieldType), d.variableOf(fieldBaseURL), d.variableOf(fieldBedrockRegion)}

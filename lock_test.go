@@ -75,7 +75,7 @@ func TestL2_ReadCommittedWhateverTheDefault(t *testing.T) {
 			store, w := f.Open()
 			holder := f.hold("public")
 
-			// The waiter is sure to have read without the lock, and to wait.
+			// By now the waiter has read without the lock, and waits for it.
 			done := make(chan error, 1)
 			w.Reset(nil)
 			cfg := f.Parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
@@ -118,7 +118,7 @@ func TestL3_LockTimeoutNamesKeyAndHolder(t *testing.T) {
 	require.EqualValues(t, holder.PgConn().PID(), timeout.Holder.PID)
 	require.Equal(t, "the holder", timeout.Holder.ApplicationName)
 	var since time.Time
-	var address string // none over a socket
+	var address string // empty over a Unix socket
 	f.Scan(fmt.Sprintf(`select xact_start, coalesce(host(client_addr), '') from pg_stat_activity where pid = %d`, timeout.Holder.PID), &since, &address)
 	require.True(t, since.Equal(timeout.Holder.Since))
 	require.Equal(t, address, timeout.Holder.ClientAddr)
@@ -141,7 +141,7 @@ func TestL3_WaiterIsNotTakenForTheHolder(t *testing.T) {
 	holder := f.hold("public")
 	ctx, cancel := context.WithCancel(context.Background())
 	var waiters sync.WaitGroup
-	for range 8 { // so many that one of them would be named by chance
+	for range 8 { // so many that one of them would probably be named by mistake
 		conn, err := pgx.ConnectConfig(ctx, f.Pool.Config().ConnConfig)
 		require.NoError(t, err)
 		waiters.Go(func() {
@@ -161,8 +161,8 @@ func TestL3_WaiterIsNotTakenForTheHolder(t *testing.T) {
 	require.EqualValues(t, holder.PgConn().PID(), timeout.Holder.PID)
 }
 
-// The advisory lock was ours by then: it is a lock on the table that was not to
-// be had, and nobody else has to be ended for the sake of the advisory one.
+// We held the advisory lock by then. We could not get a lock on the table, so the error
+// must not ask to end a holder of the advisory lock.
 func TestL3_AnotherLockIsNotTakenForTheAdvisoryOne(t *testing.T) {
 	t.Parallel()
 	f := setup(t, storetest.LockTimeout(50*time.Millisecond))
@@ -178,7 +178,7 @@ func TestL3_AnotherLockIsNotTakenForTheAdvisoryOne(t *testing.T) {
 	require.ErrorContains(t, err, "SQLSTATE 55P03: another transaction holds a lock on these rows")
 }
 
-// To the server a timeout of 0 is none at all.
+// For the server, a timeout of 0 means no timeout.
 func TestL3_TinyLockTimeoutIsNotForEver(t *testing.T) {
 	t.Parallel()
 	f := setup(t, storetest.LockTimeout(time.Microsecond))
@@ -202,12 +202,12 @@ func TestL3_TimeoutsAsTheServerIsToldThem(t *testing.T) {
 			t.Parallel()
 			f := setup(t, storetest.LockTimeout(tt.lockTimeout), storetest.AuditTimeout(0))
 			f.Wire.Reset(nil)
-			// What is told is all that counts: on a busy machine a second can be too
+			// Only what the server is told matters: on a busy machine a second can be too
 			// short for the rest of a seed.
 			_ = f.Seed(f.Parse("OPENAI_KEY=key"))
 			_, _ = f.Store.DeliverAudits(context.Background(), f.Audits)
 			_, sent := f.Wire.Count()
-			parameters := func(lock, idle string) string { // of a Bind message: each with its length before it
+			parameters := func(lock, idle string) string { // as in a Bind message: each after its length
 				return fmt.Sprintf("\x00\x02\x00\x00\x00%c%s\x00\x00\x00%c%s", len(lock), lock, len(idle), idle)
 			}
 			require.Contains(t, sent, parameters(tt.lock, tt.idle), "of the seed")
@@ -234,8 +234,8 @@ func TestL3_HolderOfAnotherRoleShowsWhatTheServerShows(t *testing.T) {
 func TestL3_SilentHolderIsEndedByTheServer(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	// One that took the lock as a seed does, and then says nothing: the wire
-	// stops there, as a stopped process would.
+	// This store takes the lock as a seed does, and then sends nothing: the wire stops
+	// there, like a stopped process.
 	silent, w := f.Open(storetest.LockTimeout(time.Second))
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	w.Reset(testkit.Once(testkit.Pass, "insert into", func() { close(stopped); <-stop }))
@@ -250,7 +250,7 @@ func TestL3_SilentHolderIsEndedByTheServer(t *testing.T) {
 	require.NoError(t, f.Seed(cfg), "gets through once the server ended the silent one")
 	wakeUp()
 	if err := testkit.Awaited(t, done); err != nil {
-		// Its second is over before it could ask. The next test gives it the time.
+		// Its time of one second ends before it can ask. The next test gives it enough time.
 		require.ErrorIs(t, err, aiseed.ErrCommitUnknown)
 	}
 	require.Len(t, f.Rows(`select id from ai_providers`), 1)
@@ -362,8 +362,8 @@ func TestL7_CancelledWaiterReturnsAndLeavesTheQueue(t *testing.T) {
 	require.Empty(t, f.Rows(`select id from ai_providers`))
 }
 
-// That it is off is seen where the wait would be: a timeout that is short enough to
-// end a wait soon could end a statement before it, on a busy machine.
+// The test reads the setting in place of waiting: a timeout that is short enough to end
+// the wait soon could end an earlier statement on a busy machine.
 func TestL3_StatementTimeoutOfTheRoleDoesNotEndTheWait(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -386,7 +386,7 @@ func TestL8_NoSettingStaysOnTheConnection(t *testing.T) {
 	ctx := context.Background()
 	config := aiseedtest.NewPool(t).Config().Copy()
 	config.MaxConns = 1
-	config.ConnConfig.RuntimeParams["statement_timeout"] = "10min" // which is not what a transaction sets
+	config.ConnConfig.RuntimeParams["statement_timeout"] = "10min" // another value than a transaction sets
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	require.NoError(t, err)
 	defer pool.Close()

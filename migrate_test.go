@@ -175,7 +175,7 @@ func TestL6_MigrationWithoutAnAnswerIsTriedAgain(t *testing.T) {
 	}
 }
 
-// What the library never writes, an operator cannot write by mistake.
+// An operator cannot write by mistake what the library never writes.
 func TestS8_TablesRefuseWhatMakesNoSense(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -217,8 +217,8 @@ func TestS8_KeysBelongToAProvider(t *testing.T) {
 	require.Equal(t, []string{"4"}, f.Rows(`select count(*) from ai_provider_audits`), "the audits stay")
 }
 
-// The order of names is that of their bytes, whatever the database's collation:
-// it is the order in which the library sorts.
+// Names are sorted by their bytes, whatever the collation of the database, because the
+// library sorts them in this order.
 func TestS8_NamesAreOrderedByTheirBytes(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -226,7 +226,7 @@ func TestS8_NamesAreOrderedByTheirBytes(t *testing.T) {
 }
 
 // A commit becomes visible in the catalogs before other sessions hear that their cached
-// names are out of date. Until then a table that is there is not found.
+// names are out of date. Until then they do not find a table that exists.
 func TestL4_MigrationTriesAgainWhileTablesOfAnotherProcessAreNotFoundYet(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct{ schema, state, sql string }{

@@ -376,8 +376,8 @@ func TestConfigProblems(t *testing.T) {
 	}
 }
 
-// A seed decides twice about the same providers: before it has the lock, and
-// under it.
+// A seed decides twice about the same providers: before it has the lock, and under the
+// lock.
 func TestR1_DecisionsDoNotTouchOneAnother(t *testing.T) {
 	t.Parallel()
 	want := []desired{{Provider: Provider{Name: "a", Type: TypeOpenAI}, warnings: append(make([]Warning, 0, 4), Warning{Code: "of the environment"})}}
@@ -406,8 +406,8 @@ func describe(want []desired) (lines []string) {
 	return lines
 }
 
-// wanted parses an environment and describes the providers that it asks for, a
-// line each, and the warnings of both steps.
+// wanted parses an environment and describes the providers that it asks for, one on a
+// line, and returns the warnings of both steps.
 func wanted(t *testing.T, environ []string) (providers, warnings []string) {
 	t.Helper()
 	logs := &testkit.LogRecorder{}

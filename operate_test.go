@@ -200,7 +200,7 @@ func TestO4_ConcurrentStartsAndEdits(t *testing.T) {
 	for range 4 {
 		all.Go(func() {
 			err := aiseed.SeedAIProvidersFromEnv(ctx, f.Store, cfg, aiseed.DiscardAudits, slog.Logger{})
-			if err != nil { // the edit was first
+			if err != nil { // the edit came first
 				assert.ErrorIs(t, err, aiseed.ErrDrift)
 			}
 		})
@@ -218,8 +218,8 @@ func TestO4_ConcurrentStartsAndEdits(t *testing.T) {
 	require.Equal(t, f.Rows(`select count(*) from ai_provider_audits`), f.Rows(`select (select count(*) from ai_providers) + (select count(*) from ai_provider_keys)`))
 }
 
-// A settled drift can leave bearer keys beside Bedrock settings; that is no hindrance
-// later.
+// A settled drift can leave both bearer keys and Bedrock settings. This does not prevent
+// later changes.
 func TestO4_ProviderWithBothCanStillBeChanged(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -252,7 +252,7 @@ func TestO4_ANameThatIsTakenIsSaidAtOnce(t *testing.T) {
 	require.LessOrEqual(t, n, 3)
 }
 
-// What an operation returns is what is read afterwards, although it does not read it.
+// An operation returns what a later read finds, although it does not read the row again.
 func TestO4_ResultsAreWhatIsStored(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -333,7 +333,7 @@ func TestO4_EachSettingIsChangedByItself(t *testing.T) {
 	}
 	require.Equal(t, []string{"6"}, f.Rows(`select revision from ai_providers`))
 
-	// What the host gives stays the host's.
+	// The library does not change the values that the host passes.
 	settings := aiseed.BedrockSettings{Region: "r"}
 	f.created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "mine", Bedrock: &settings})
 	require.Equal(t, aiseed.BedrockSettings{Region: "r"}, settings)
@@ -406,7 +406,7 @@ func TestO4_ATombstoneIsNotFound(t *testing.T) {
 	require.Equal(t, before, f.State())
 }
 
-// Someone disables it in SQL, between our reading under the lock and writing.
+// Someone disables it in SQL, after we read it under the lock and before we write.
 func TestO4_WhatSomeoneElseDidIsNotAudited(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

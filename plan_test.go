@@ -102,8 +102,8 @@ func TestO1_AnEmptyPlanAndAnEmptyDatabase(t *testing.T) {
 	require.NotContains(t, sent, "lock", "a plan takes none")
 }
 
-// R10: a warning is its code and fields, its text is made of them, and the plan repeats what the
-// parser logged.
+// R10: a warning consists of a code and fields, and its text is made from them. The plan repeats
+// what the parser logged.
 func TestR10_WarningsAreValues(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

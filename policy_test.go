@@ -24,7 +24,7 @@ func (f *fixture) asRole(prefix string, opts ...storetest.Option) *aiseed.Store 
 	return store
 }
 
-// S12: a policy never hides rows, whatever it lets through. Each operation of the library ends with
+// S12: a policy never hides rows, whatever rows it allows. Each operation of the library ends with
 // an error that names the table and the ways out.
 func TestS12_RowSecurityNeverHidesRows(t *testing.T) {
 	t.Parallel()
@@ -77,7 +77,7 @@ func TestS12_RowSecurityNeverHidesRows(t *testing.T) {
 	}
 }
 
-// A privilege that is missing is something else, in any language of the server.
+// A missing privilege is another error, whatever language the server's messages are in.
 func TestS12_MissingPrivilegeIsToldFromAPolicy(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -92,8 +92,8 @@ func TestS12_MissingPrivilegeIsToldFromAPolicy(t *testing.T) {
 	require.NotContains(t, err.Error(), "BYPASSRLS")
 }
 
-// S12: every transaction says it before anything else that looks at rows, also the implicit one of
-// a round trip and the one behind a commit.
+// S12: every transaction turns row security off before any statement that reads rows, also the
+// implicit transaction of a round trip and the one behind a commit.
 func TestS12_EveryTransactionBeginsWithIt(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

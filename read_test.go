@@ -142,7 +142,7 @@ func TestO4_UpdatedAtFollows(t *testing.T) {
 	require.Equal(t, "shown https://i/", p.DisplayName+" "+p.BaseURL, "what is not asked for stays")
 }
 
-// The way out of a lost key: what does not open can still be taken out of use.
+// If a key is lost, values that cannot be decrypted can still be taken out of use.
 func TestO4_WhatDoesNotOpenCanBeDisabledAndDeleted(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -206,8 +206,8 @@ func TestO4_WhatWasReadBeforeARetryIsForgotten(t *testing.T) {
 	require.False(t, found)
 }
 
-// O4, S5: that a provider is deleted is what there is to say about it, whether or
-// not its secrets open.
+// O4, S5: an operation on a deleted provider says that it is deleted, whether or not its
+// secrets can be decrypted.
 func TestO4_TheSecretsOfATombstoneAreNotOpened(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

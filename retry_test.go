@@ -115,7 +115,7 @@ func TestL5_ReadsSurviveALostConnection(t *testing.T) {
 			require.NoError(t, read(), name)
 		}
 	}
-	// A connection of the pool can be lost while nobody looks.
+	// A connection of the pool can be lost while it is idle.
 	_, w := f.Open()
 	config := f.Pool.Config().Copy()
 	config.ConnConfig.DialFunc = w.Dial
@@ -162,7 +162,7 @@ func TestL5_ServerThatIsAwayForAWhileIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	var n, dials atomic.Int64
 	f := setup(t, refusing(&n, &dials))
-	// Later in a start it is the question about the commit that waits: see L6.
+	// Later in a start, the look-up of the commit waits: see L6.
 	f.Wire.Reset(testkit.Once(testkit.CutBefore, "json_array_elements_text", func() { n.Store(4) }))
 	f.Seeded("OPENAI_KEY=key")
 	require.Len(t, f.Rows(`select id from ai_providers`), 1)
@@ -172,7 +172,7 @@ func TestL5_ServerThatWasNeverThereIsReportedAtOnce(t *testing.T) {
 	t.Parallel()
 	var n, dials atomic.Int64
 	f := setup(t, refusing(&n, &dials), func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
-		// What is idle is not used again then, so that each call has to dial.
+		// Idle connections are not used again then, so that each call has to dial.
 		c.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) { return n.Load() <= 0, nil }
 	})
 	n.Store(1000)
@@ -205,8 +205,8 @@ func TestL5_TerminatedBackend(t *testing.T) {
 	require.Len(t, f.Rows(`select id from ai_providers`), 1)
 }
 
-// A cancellation that comes after the commit was sent changes nothing about what
-// was committed, and the call says what is true.
+// A cancellation that comes after the commit was sent does not change what is committed,
+// and the call reports the true outcome.
 func TestL7_CancelledAfterTheCommitWasSent(t *testing.T) {
 	t.Parallel()
 	for range 2 {
@@ -226,7 +226,7 @@ func TestL7_CancelledAfterTheCommitWasSent(t *testing.T) {
 }
 
 // Here the server has committed before the cancellation comes, and the call may not
-// have read that yet.
+// have read the answer yet.
 func TestL7_CancelledAfterTheServerCommitted(t *testing.T) {
 	t.Parallel()
 	for range 2 {
@@ -249,8 +249,8 @@ func (f *fixture) waitForProvider() {
 	assert.Eventually(f.T, func() bool { return len(f.Rows(`select id from ai_providers`)) > 0 }, testkit.Patience, time.Millisecond)
 }
 
-// pgx closes a connection on a goroutine of its own, which dials the server to
-// cancel what runs there. The call waits for it.
+// pgx closes a connection on its own goroutine, which dials the server to cancel the
+// statement that runs there. The call waits for this goroutine.
 func TestL7_NoGoroutineOfAConnectionThatWasCutOutlivesTheCall(t *testing.T) {
 	t.Parallel()
 	for _, during := range []string{"json_array_elements_text", "pg_advisory_xact_lock"} {
@@ -264,9 +264,9 @@ func TestL7_NoGoroutineOfAConnectionThatWasCutOutlivesTheCall(t *testing.T) {
 					if cancelled.Swap(false) {
 						defer close(dialled)
 						select {
-						case <-returned: // it did not wait
+						case <-returned: // the call did not wait
 							early.Store(true)
-						case <-time.After(100 * time.Millisecond): // it may well wait for longer
+						case <-time.After(100 * time.Millisecond): // the call can wait for longer
 						}
 					}
 					return dial(ctx, network, address)

@@ -19,8 +19,8 @@ import (
 	"example.com/aiseed/internal/testkit"
 )
 
-// seedMany seeds providers with keys and settings, more than one transaction of
-// a rotation takes, and a tombstone.
+// seedMany seeds a tombstone, and providers with keys and settings: more than fit into one
+// transaction of a rotation.
 func (f *fixture) seedMany(n int) aiseed.Config {
 	f.T.Helper()
 	lines := []string{"BEDROCK_REGION=r", "BEDROCK_ACCESS_KEY=access", "BEDROCK_ACCESS_KEY_SECRET=secret"}
@@ -71,8 +71,8 @@ func TestO5_RotationIsCompleteAndRevokesTheOldKey(t *testing.T) {
 	require.Equal(t, before, f.State(), "a second time there is nothing to do")
 }
 
-// Cut at each round trip, and run again: every value opens at every moment, with
-// the keyring that the servers have.
+// A rotation is cut at each round trip, and run again. The keyring of the servers can
+// decrypt every value at every moment.
 func TestO5_RotationThatIsCutConverges(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -80,7 +80,7 @@ func TestO5_RotationThatIsCutConverges(t *testing.T) {
 	f.Keyring = storetest.Keyring(t, 1)
 	f.Store, _ = f.Open()
 	f.seedMany(60)
-	f.Keyring = storetest.Keyring(t, 1, 2) // what the servers that run have
+	f.Keyring = storetest.Keyring(t, 1, 2) // the keyring of the running servers
 	server, _ := f.Open()
 	old, current := byte(1), byte(2)
 	for n := 1; ; n++ {
@@ -90,7 +90,7 @@ func TestO5_RotationThatIsCutConverges(t *testing.T) {
 		cutContext, cancel := context.WithCancel(ctx)
 		w.Reset(func([]byte) testkit.Action {
 			if sent++; sent == n {
-				cancel() // and so it is not retried: the process is gone
+				cancel() // so that it is not retried, as if the process had ended
 				return testkit.CutUnheard
 			}
 			return testkit.Pass
@@ -110,7 +110,7 @@ func TestO5_RotationThatIsCutConverges(t *testing.T) {
 			require.Greater(t, n, 5)
 			return
 		}
-		old, current = current, old // and now the other way
+		old, current = current, old // and now in the other direction
 	}
 }
 
@@ -124,7 +124,7 @@ func TestO5_ReadersAndWritersGoOnMeanwhile(t *testing.T) {
 	f.seedMany(150)
 	f.Keyring = storetest.Keyring(t, 1, 2)
 	reading, _ := f.Open()
-	writing, _ := f.Open() // those that wait for the lock take every connection of their pool
+	writing, _ := f.Open() // the writers that wait for the lock take every connection of their pool
 	f.Keyring = storetest.Keyring(t, 2, 1)
 	rotating, w := f.Open()
 
@@ -143,7 +143,7 @@ func TestO5_ReadersAndWritersGoOnMeanwhile(t *testing.T) {
 	})
 	var meanwhile atomic.Bool
 	w.Reset(testkit.Once(testkit.Pass, `set "api_key"`, func() {
-		for range 2 { // the first may have begun before
+		for range 2 { // the first one may have begun before
 			select {
 			case <-reads:
 			case <-time.After(testkit.Patience):
@@ -210,7 +210,7 @@ func TestO5_ColumnsAreFoundByTheirForeignKey(t *testing.T) {
 	require.Len(t, report.Revoked, 1)
 	require.Equal(t, f.keyIDs(), f.Rows(`select token_key_id from ai_provider_webhooks`))
 
-	// One that it cannot handle is named, and nothing is done.
+	// A column that it cannot handle is named in the error, and nothing is changed.
 	for name, tt := range map[string]struct{ column, problem string }{
 		"another name":       {"sealed_by text references ai_encryption_keys (id)", "its name does not end in _key_id"},
 		"no value beside it": {"secret_key_id text references ai_encryption_keys (id)", "there is no column secret beside it"},
@@ -347,7 +347,7 @@ func TestO6_PlaintextBehindTheCursorIsSealedToo(t *testing.T) {
 	f := setup(t, storetest.Plaintext)
 	f.seedMany(1)
 	sealing, w := f.Open()
-	late := testkit.Once(testkit.Pass, `"ai_providers"`, func() { // when the keys were looked at
+	late := testkit.Once(testkit.Pass, `"ai_providers"`, func() { // after the keys were read
 		f.Exec(`insert into ai_provider_keys (id, provider_id, position, api_key) select '00000000-0000-4000-8000-000000000000', id, 9, 'late' from ai_providers limit 1`)
 	})
 	w.Reset(late)

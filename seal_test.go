@@ -44,7 +44,7 @@ func TestS6_SealPlaintextEndsWithNoneLeft(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t, storetest.Plaintext)
 	lines := []string{"BEDROCK_REGION=r", "BEDROCK_ACCESS_KEY=access", "BEDROCK_ACCESS_KEY_SECRET=secret"}
-	for i := range 150 { // more than one transaction's worth
+	for i := range 150 { // more than fit into one transaction
 		n := string(rune('0'+i/100)) + string(rune('0'+i/10%10)) + string(rune('0'+i%10))
 		index := strings.TrimLeft(n[:2], "0") + n[2:]
 		lines = append(lines, "PROVIDER_"+index+"_TYPE=openai", "PROVIDER_"+index+"_NAME=p"+n, "PROVIDER_"+index+"_KEY=key-"+n)
@@ -60,7 +60,7 @@ func TestS6_SealPlaintextEndsWithNoneLeft(t *testing.T) {
 	_, err = sealing.Providers(ctx)
 	require.ErrorIs(t, err, aiseed.ErrPlaintext)
 
-	// Interrupted after the first transaction: what was sealed stays sealed.
+	// It is interrupted after the first transaction. Values that were sealed stay sealed.
 	interrupted, cancel := context.WithCancel(ctx)
 	seen := 0
 	w.Reset(func(sent []byte) testkit.Action {

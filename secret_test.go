@@ -39,7 +39,7 @@ const (
 	testMask   = "****Tail"
 )
 
-// holders are the ways in which a Secret travels.
+// holders are values that hold a Secret in different ways.
 func holders() map[string]any {
 	type exported struct{ S Secret }
 	type unexported struct{ s Secret }
@@ -66,8 +66,8 @@ func holders() map[string]any {
 	}
 }
 
-// requireMasked fails when out shows the secret, or 8 characters of it, raw or as
-// fmt writes bytes.
+// requireMasked fails if out shows the secret, or 8 characters of it, raw or in a form in
+// which fmt prints bytes.
 func requireMasked(t *testing.T, out string) {
 	t.Helper()
 	for i := 0; i+8 <= len(testSecret); i++ {
@@ -89,7 +89,7 @@ func TestS10_SecretIsMaskedUnderEveryVerbWhereverItIs(t *testing.T) {
 				}
 			}
 			out, err := json.Marshal(holder)
-			if err == nil { // a map with Secrets as keys has none
+			if err == nil { // a map with Secrets as keys has no JSON
 				requireMasked(t, string(out))
 			}
 		})

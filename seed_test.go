@@ -14,8 +14,7 @@ import (
 	"example.com/aiseed/internal/testkit"
 )
 
-// goldenRows shows what is at rest and what the runtime reads, without what is
-// random.
+// goldenRows shows what the tables hold and what the runtime reads, without random values.
 func goldenRows(f *fixture) string {
 	var b strings.Builder
 	b.WriteString("At rest:\n")
@@ -70,7 +69,7 @@ func TestR2_EqualRowIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	cfg := f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key", "ANTHROPIC_BASE_URL=https://Host.example:443")
-	// What an operator may change without drift; the disabled provider counts too.
+	// An operator may change these without drift. The disabled provider still counts.
 	f.Exec(`update ai_providers set enabled = false, display_name = 'Ours' where name = 'openai'`)
 	f.Exec(`update ai_providers set base_url = 'HTTPS://host.EXAMPLE/', display_name = null where name = 'anthropic'`)
 	before := f.State()
@@ -123,7 +122,7 @@ func TestR3_DriftWritesNothingAndExplainsAll(t *testing.T) {
 	require.NotContains(t, plan.String(), "hunter")
 }
 
-// What drifted between the first look and the lock is drift as well.
+// A provider that drifts after the first read and before the lock is a drift too.
 func TestR3_DriftUnderTheLockWritesNothing(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -195,7 +194,7 @@ func TestR4_LiveRowCountsBesideATombstone(t *testing.T) {
 func TestR5_OtherRowsAreNotReadNorTouched(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	// They could not be read: nothing of them opens.
+	// A read of these would fail: their values cannot be decrypted.
 	f.Exec(`insert into ai_providers (id, type, name, settings) select gen_random_uuid(), 'openai', 'foreign-' || n, 'damaged' from generate_series(1, 5000) n`)
 	f.Exec(`insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 0, 'damaged' from ai_providers`)
 	f.Exec(`insert into ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name, delivered_at)
@@ -205,7 +204,7 @@ func TestR5_OtherRowsAreNotReadNorTouched(t *testing.T) {
 	require.NoError(t, f.Seed(cfg))
 	require.Equal(t, before, f.Rows(`select xmin, ctid, name from ai_providers where name <> 'openai' order by ctid`))
 
-	// Neither before the tables were analysed nor after does the plan visit them.
+	// The query plan does not visit them, before and after the tables are analysed.
 	for _, prepare := range []string{"select 1", "analyze"} {
 		f.Exec(prepare)
 		plan := strings.Join(f.Rows("explain "+aiseed.LoadSQL(f.Store), `["openai","anthropic"]`), "\n")
@@ -271,7 +270,7 @@ func TestN4_KeysAreComparedInOrderWhateverTheOrderOfTheRows(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	cfg := f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=k0,k1,k2")
-	// Neither the index nor the place in the table is in that order any more.
+	// No index gives that order, and the rows in the table are in another order.
 	f.Exec(`alter table ai_provider_keys drop constraint ai_provider_keys_position_key`)
 	f.Exec(`update ai_provider_keys set updated_at = now() where position = 0`)
 	require.NoError(t, f.Seed(cfg))

@@ -43,7 +43,7 @@ func TestO3_AdoptTakesTheType(t *testing.T) {
 	require.NoError(t, f.Seed(f.Parse(testkit.With(environ, words)...)))
 	require.Equal(t, []string{`x anthropic ""`}, f.shapes())
 
-	// In SQL there and back is a change too.
+	// A change in SQL and back again is a change too.
 	f.Exec(`update ai_providers set type = 'openai'`)
 	words = f.AdoptWords(f.Parse(slices.Clone(environ)...))
 	f.Exec(`update ai_providers set type = 'anthropic'`)
@@ -148,7 +148,7 @@ func TestN11_AuditsOfAStartAreInOrderOfName(t *testing.T) {
 	require.Equal(t, []string{"create a", "update b", "create c", "create c"}, order)
 }
 
-// Someone changes the row in SQL, between our reading under the lock and writing.
+// Someone changes the row in SQL, after we read it under the lock and before we write.
 func TestL4_AChangeInSQLIsNotOverwritten(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -233,8 +233,8 @@ func TestA5_LeaveAuditsLeavesThem(t *testing.T) {
 	require.Len(t, f.Audits.Entries(), 2)
 }
 
-// What is kept is one row's shape: neither another row of its name nor another
-// shape of the same row.
+// A token keeps one shape of one row. It does not keep another row with the same name, or
+// another shape of the same row.
 func TestO3_KeepBindsToTheRowAndItsShape(t *testing.T) {
 	t.Parallel()
 	for name, sql := range map[string][]string{
@@ -270,7 +270,7 @@ func TestO3_AdoptBindsToTheRow(t *testing.T) {
 	f.Exec(`update ai_providers set deleted = true`)
 	f.Exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://old/')`)
 	before := f.State()
-	f.DriftOf(f.Parse(testkit.With(environ, words)...)) // all is equal but the id
+	f.DriftOf(f.Parse(testkit.With(environ, words)...)) // everything is equal except the id
 	require.Equal(t, before, f.State())
 }
 
@@ -314,7 +314,7 @@ func TestO2_TheAuditOfTheCreationIsWhatCounts(t *testing.T) {
 	})
 }
 
-// To seal the settings with another key is no change; to give a row some is.
+// Sealing the settings with another key is no change. Giving a row settings is a change.
 func TestO3_WhatCountsAsAChangeOfTheSettings(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -331,7 +331,7 @@ func TestO3_WhatCountsAsAChangeOfTheSettings(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, report.Changed)
 		require.NoError(t, f.Seed(f.Parse("BEDROCK_REGION=new", words)))
-		// It is the statement that says so, not the connection from then on.
+		// The rotation exempts only its own statements, not later ones on the connection.
 		f.Exec(`update ai_providers set settings = 'damaged'`)
 		require.Equal(t, []string{"3"}, f.Rows(`select revision from ai_providers`), "one for the adoption, one for this")
 	})

@@ -22,11 +22,16 @@ type StoreOptions struct {
 	Schema string
 	// Migrate applies the schema on opening if it is missing or older.
 	Migrate bool
-	// LockTimeout bounds the wait for another process's seed, and the wait for the
-	// server to report the outcome of a commit whose answer was lost. It replaces a
-	// statement_timeout of the role. The server ends a lock holder that is silent for
-	// half of LockTimeout, but not before a second. 0 means 30 seconds; the maximum is
-	// 24 hours.
+	// LockTimeout bounds each wait for a lock: for the advisory lock while another process
+	// writes, and for locks on rows, also when audits are marked as delivered. If the answer
+	// to a commit is lost, it also bounds how long we look for a server that knows the
+	// outcome. It replaces a statement_timeout of the role.
+	//
+	// The server ends a process's transaction that is silent while it holds the lock. It
+	// waits for half of the LockTimeout of that holder, but at least for a second.
+	//
+	// 0 means 30 seconds; the maximum is 24 hours. The function [Migrate] always uses 30
+	// seconds.
 	LockTimeout time.Duration
 	// AuditTimeout bounds one delivery of audits. 0 means 10 seconds; the maximum is
 	// 24 hours.

@@ -107,7 +107,7 @@ func TestS4_KeyringIsCheckedBeforeAnythingElse(t *testing.T) {
 	require.ErrorContains(t, err, "there is none, and the tables hold values that are sealed with "+id)
 	require.Equal(t, before, f.State())
 
-	// A new key in front needs nothing but the old one behind.
+	// A new key in front is fine if the old key is behind it.
 	store, err := aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: storetest.Keyring(t, 2, 1)})
 	require.NoError(t, err)
 	providers, err := store.Providers(ctx)
@@ -115,7 +115,7 @@ func TestS4_KeyringIsCheckedBeforeAnythingElse(t *testing.T) {
 	require.Len(t, providers, 2)
 	require.Equal(t, before, f.State(), "opening writes nothing")
 
-	// A key that no row needs may be gone.
+	// A key that no row needs may be missing.
 	f.Exec(`delete from ai_provider_keys; delete from ai_providers`)
 	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: storetest.Keyring(t, 2)})
 	require.NoError(t, err)
@@ -205,7 +205,7 @@ func TestOpenNeedsAPoolAndGoodTimeouts(t *testing.T) {
 func TestQ2_OpenIsOneRoundTrip(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	n, _ := f.Wire.Count() // start-up of the connection included
+	n, _ := f.Wire.Count() // including the start-up of the connection
 	config := f.Pool.Config().Copy()
 	w := &testkit.Wire{}
 	config.ConnConfig.DialFunc = w.Dial
@@ -219,7 +219,7 @@ func TestQ2_OpenIsOneRoundTrip(t *testing.T) {
 	require.LessOrEqual(t, n-handshake, 2)
 }
 
-// A clear typed error each, and nothing changed.
+// Each of them gives a clear typed error, and nothing is changed.
 func TestDatabasesThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -317,7 +317,7 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 		t.Cleanup(pool.Close)
 		require.NoError(t, aiseed.Migrate(ctx, pool, ""))
 		pool.Reset()
-		// A server process ends a while after its connection, and has its slot until
+		// A server process ends some time after its connection, and keeps its slot until
 		// then.
 		limited, cancel := context.WithTimeout(ctx, testkit.Patience)
 		defer cancel()
@@ -336,9 +336,8 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 	})
 }
 
-// What a role, a database or a connection string can set, and nothing of it
-// matters.
-// L8, F9: make matrix runs all tests on a server with such settings.
+// L8, F9: a role, a database or a connection string can set these, and none of them matters.
+// make matrix runs all tests on a server with such settings.
 func TestL8_SettingsOfTheSession(t *testing.T) {
 	t.Parallel()
 	for name, settings := range map[string]map[string]string{

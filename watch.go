@@ -20,8 +20,9 @@ import (
 // It keeps its own connection next to the pool's, to the server itself: a transaction-pooling
 // proxy does not pass on notifications. If the connection is lost, Watch connects again after
 // a pause that grows to a second, and reads the providers again, so no change is missed. If
-// they cannot be read, changed gets the error, once for each kind of trouble, and Watch
-// continues. Watch calls changed from its own goroutine, one call at a time.
+// they cannot be read, Watch continues, and changed gets the error, once for each kind of
+// trouble. changed does not get an error that the next attempt can resolve, such as a lost
+// connection. Watch calls changed from the goroutine that called Watch, one call at a time.
 func (s *Store) Watch(ctx context.Context, changed func(providers []Provider, err error)) error {
 	if s.notifyChannel == "" {
 		return xerrors.New("aiseed: Watch needs a channel; set StoreOptions.NotifyChannel of every Store that writes")

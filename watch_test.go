@@ -19,7 +19,7 @@ import (
 
 func notify(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.NotifyChannel = "Providers changed" }
 
-// watched collects what Watch tells.
+// watched collects the calls of Watch.
 type watched struct {
 	mu    sync.Mutex
 	names [][]string
@@ -171,7 +171,7 @@ func TestO8_AReadThatFailsIsTriedAgain(t *testing.T) {
 	f.eventually(w, "openai")
 }
 
-// counts tells how often Watch told of providers and of trouble.
+// counts returns how often Watch passed on providers and errors.
 func (w *watched) counts() (told, troubles int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -204,7 +204,7 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 	providers, err := f.Store.Providers(ctx)
 	require.NoError(t, err)
 
-	// What is over is told although the providers are what they were.
+	// The end of a problem is reported, even if the providers are the same as before it.
 	good := f.Rows(`select api_key from ai_provider_keys`)[0]
 	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	wire.Reset(nil)
@@ -215,7 +215,7 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 	told, troubles := w.counts()
 	require.Equal(t, []int{3, 1}, []int{told, troubles}, "each kind of trouble once")
 
-	// And a second time it is trouble again.
+	// The same problem is reported again if it comes back.
 	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	f.Exec(`select pg_notify('Providers changed', '')`)
 	require.Eventually(t, func() bool { _, troubles := w.counts(); return troubles == 2 }, testkit.Patience, time.Millisecond)
@@ -275,16 +275,16 @@ func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 		return len(seen) >= 4
 	}, testkit.Patience, time.Millisecond, "a connection that was closed is not waited for")
 	growth := 0
-	for i := range 3 { // a busy machine makes a pause longer, and never shorter
-		// But after a second of listening the pauses are short again, and so long
-		// can a busy machine take to begin with it.
+	for i := range 3 { // a busy machine makes a pause longer, never shorter
+		// But after a second of listening the pauses are short again, and a busy machine
+		// can take that long to begin to listen.
 		if i > 0 && seen[i+1].Sub(seen[i-1]) > time.Second {
 			growth = 0
 		}
 		require.GreaterOrEqual(t, seen[i+1].Sub(seen[i]), 10*time.Millisecond<<growth, "the pauses grow")
 		growth++
 	}
-	// One that was left open would stay.
+	// A connection that was left open would stay.
 	require.Eventually(t, func() bool { return len(f.Rows(listening)) <= 1 }, testkit.Patience, time.Millisecond,
 		"each time the connection before is closed")
 }

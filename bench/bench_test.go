@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// quick is to see that all works, not how fast.
+// quick checks that everything works, not how fast it is.
 var quick = scale{
 	sizes:     []int{1, 10, 100},
 	latencies: []time.Duration{0, time.Millisecond},
@@ -34,8 +34,8 @@ func TestQ4_TheScaleIsWhole(t *testing.T) {
 	}
 }
 
-// Q4: each is measured beside row at a time and beside its limit, in one run, and
-// drawn. That all end in the same rows is checked by the run, which fails otherwise.
+// Q4: each start is measured next to row at a time and next to its limit, in one run, and
+// drawn. The run fails unless all end with the same rows.
 func TestQ4_MeasuredSideBySideAndDrawn(t *testing.T) {
 	dir := t.TempDir()
 	s, err := run(context.Background(), quick, io.Discard, dir)

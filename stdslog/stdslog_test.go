@@ -209,7 +209,7 @@ func TestHostHandlerDecidesTheLevel(t *testing.T) {
 	}
 }
 
-// contextHandler asks the context whether it is enabled and what to add.
+// contextHandler reads from the context whether it is enabled and what to add.
 type contextHandler struct{ slog.Handler }
 
 type (
@@ -255,7 +255,7 @@ func TestTimeOfTheEntryIsKept(t *testing.T) {
 	}
 }
 
-// masked is a secret with nothing but its methods between fmt and its text.
+// masked is a secret whose text only its methods hide from fmt.
 type masked string
 
 func (masked) Format(f fmt.State, _ rune)   { _, _ = io.WriteString(f, "***") }

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 //
 //	NAME=value          sets a variable; ${key1}, ${dsn}, ${dir}, ${words} are filled in
 //	> sql ...           runs SQL on the database
-//	> hold ...          the same, in a transaction that stays open
+//	> hold ...          runs SQL in a transaction that stays open
 //	> release           ends that transaction
 //	> migrate NAME N    applies the first N files of the schema to the schema NAME
 //	> file NAME TEXT    writes ${dir}/NAME
@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 //	$ aiseed ...        runs the command; what follows is its output, "! " before a line of stderr
 //	$ aiseed ... ^C     the same, and Ctrl-C as soon as it waits for a lock
 //
-// ${words} are the last words that settle a drift, as they were printed.
+// ${words} are the last tokens that settle a drift, as they were printed.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	paths, err := filepath.Glob("testdata/*.txt")
@@ -67,7 +67,7 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// passwordOfScripts stands where something secret could be typed by mistake.
+// passwordOfScripts is in each place where an operator could type a secret by mistake.
 const passwordOfScripts = "b7d92e4f60c1"
 
 type script struct {
@@ -76,7 +76,7 @@ type script struct {
 	vars     map[string]string
 	environ  []string
 	secrets  []string
-	literals []string // pairs of what is random and its placeholder
+	literals []string // pairs of a random value and its placeholder
 	held     pgx.Tx
 	out      strings.Builder
 }
@@ -145,7 +145,7 @@ func (s *script) expand(name string) string {
 	return value
 }
 
-// set replaces a variable, and notes what of it must never be printed.
+// set replaces a variable, and notes which parts of it must never be printed.
 func (s *script) set(entry string) {
 	name, value, _ := strings.Cut(entry, "=")
 	s.environ = slices.DeleteFunc(s.environ, func(e string) bool { return strings.HasPrefix(e, name+"=") })
@@ -257,7 +257,7 @@ select exists (select from pg_stat_activity
 	}, time.Minute, time.Millisecond)
 }
 
-// S11: not even a part of a secret, beyond the mask.
+// S11: output shows no part of a secret, except the mask.
 func (s *script) requireNoSecret(line, output string) {
 	const part = 8
 	for _, secret := range s.secrets {
@@ -321,7 +321,7 @@ func TestDatabaseOfThePGVariables(t *testing.T) {
 	require.Contains(t, stdout.String(), c.Database)
 }
 
-// Each command explains itself, and each of its flags.
+// Each command explains itself and each of its flags.
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	for _, c := range commands() {
@@ -341,7 +341,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// A full disk behind stdout is no success.
+// If the disk behind stdout is full, the command does not succeed.
 func TestOutputThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	var stderr bytes.Buffer

@@ -25,13 +25,13 @@ func sample(t *testing.T, name string) []string {
 	return environ
 }
 
-// found is an input on a server that belongs to somebody.
+// found is an input with a server that belongs to somebody.
 func found(pool *pgxpool.Pool, environ []string) input {
 	return input{environ: environ, from: "a test", dsn: pool.Config().ConnString(), where: "a server that was found"}
 }
 
-// requireUntouched fails where the demo left something on the server, or used
-// the tables that were there.
+// requireUntouched fails if the demo left something on the server, or used the tables that
+// already existed.
 func requireUntouched(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
 	var schemas, rows int
@@ -44,7 +44,7 @@ func requireUntouched(t *testing.T, pool *pgxpool.Pool) {
 
 var secretEntry = regexp.MustCompile(`^[A-Z0-9_]+(?:KEYS?|SECRETS?)=(.*)$|\?token=(.*)$`)
 
-// requireNoSecret fails where output has 8 characters of a secret of environ.
+// requireNoSecret fails if output has 8 characters of a secret of environ.
 func requireNoSecret(t *testing.T, environ []string, output string) {
 	t.Helper()
 	for _, entry := range environ {
@@ -152,7 +152,7 @@ func TestMistakesEndTheDemoWithTheirError(t *testing.T) {
 	requireUntouched(t, pool)
 }
 
-// A saboteur does something as soon as text was written.
+// A saboteur is a writer that does something as soon as a text was written.
 type saboteur struct {
 	text string
 	do   func()
@@ -203,7 +203,7 @@ func TestChooseEnviron(t *testing.T) {
 		process []string
 		file    string
 		from    string
-		want    string // is among the environment
+		want    string // is part of the environment
 	}{
 		"a process without provider variables": {host, "", "testdata/gateway.env (this process names no provider)", "CODER_AIBRIDGE_PROVIDER_0_NAME=anthropic-corp"},
 		"a process with provider variables":    {own, "", "the provider variables of this process", own[0]},

@@ -25,12 +25,12 @@ import (
 const (
 	failed = `{"error": "it failed, or its outcome is not known; the server's log says why"}`
 
-	// What requests send, and no answer or log line may show.
+	// Requests send this, and no answer or log line may show it.
 	sentKey    = "sEnT-9Yc3Jx6Lp2Hf8Tn5Vb"
 	anotherKey = "aNoT-4Dk7Rw1Zs9Gm3Qx6Ue"
 )
 
-// startAPI is a host with an API, and what its paths start with.
+// startAPI starts a host with an API, and returns the prefix of the API's paths.
 func startAPI(t *testing.T) (h *host, api string) {
 	t.Helper()
 	f := setup(t)
@@ -39,7 +39,7 @@ func startAPI(t *testing.T) (h *host, api string) {
 	return h, h.serving() + "/api/providers"
 }
 
-// want calls the API and decodes what must come with the status.
+// want calls the API, requires the status, and decodes the answer.
 func (f *fixture) want(status int, method, url, body string) (out operatorAnswer) {
 	f.t.Helper()
 	got, answer := f.call(method, url, body, "X-Actor", "ada")
@@ -260,8 +260,8 @@ func TestO8_ChangeOfAnotherInstanceShowsUp(t *testing.T) {
 	second.stop()
 }
 
-// A start either came before the edit and succeeded, or came after and found a
-// drift. What is in the database is the same.
+// A start either came before the edit and succeeded, or came after it and found a
+// drift. The database contains the same in both cases.
 func TestStartAndEditAtTheSameTime(t *testing.T) {
 	t.Parallel()
 	h, api := startAPI(t)

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestProgram runs main in a process of its own: only there are signals and exit codes.
+// TestProgram runs main in its own process, because signals and exit codes need one.
 func TestProgram(t *testing.T) {
 	t.Parallel()
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
@@ -47,8 +47,8 @@ func TestProgram(t *testing.T) {
 		request := make(chan error, 1)
 		go func() { _, _, err := call("GET", url+"/api/providers", ""); request <- err }()
 		f.waitForWaiter()
-		// The second counts once the first has arrived. It is not SIGINT, which a
-		// shell's background jobs ignore.
+		// The second signal has an effect once the first has arrived. It is not SIGINT,
+		// because background jobs of a shell ignore that.
 		require.Eventually(t, func() bool {
 			return p.cmd.Process.Signal(syscall.SIGTERM) != nil
 		}, patience, 10*time.Millisecond, "the program waits for a request")
@@ -78,12 +78,12 @@ func (f *fixture) startProgram(environ []string) *process {
 	require.NoError(f.t, err)
 	p := &process{fixture: f, cmd: exec.Command(path), output: newOutput(), ended: make(chan struct{})}
 	p.cmd.Env = append(slices.Clone(environ), programVariable+"=1")
-	slices.Reverse(p.cmd.Env) // of a variable that stands twice, exec keeps the last
+	slices.Reverse(p.cmd.Env) // if a variable appears twice, exec keeps the last
 	p.cmd.Stderr = p.output
 	require.NoError(f.t, p.cmd.Start())
 	go func() {
 		defer close(p.ended)
-		_ = p.cmd.Wait() // ProcessState says it
+		_ = p.cmd.Wait() // ProcessState has the result
 	}()
 	f.t.Cleanup(func() {
 		_ = p.cmd.Process.Kill()

@@ -30,7 +30,7 @@ const programVariable = "HOSTSERVER_TEST_PROGRAM"
 
 func TestMain(m *testing.M) {
 	for _, limit := range []*time.Duration{&lockTimeout, &operationTimeout, &writeTimeout, &pingTimeout, &headerTimeout, &readTimeout, &shutdownTimeout} {
-		*limit += time.Hour // no longer what ends anything
+		*limit += time.Hour // no limit ends anything any more
 	}
 	if os.Getenv(programVariable) != "" {
 		main()
@@ -38,12 +38,12 @@ func TestMain(m *testing.M) {
 	leak.VerifyTestMain(m)
 }
 
-// patience is for what has to happen soon, however much else the machine does. It is
+// patience bounds the wait for what has to happen soon, even on a busy machine. It is
 // less than any time limit of the host.
 const patience = time.Minute
 
-// What the environment of every test asks for: three providers with three keys
-// between them, which make six audit entries.
+// The environment of every test asks for three providers, which have three keys in all.
+// That makes six audit entries.
 var (
 	providerVariables = []string{
 		"CODER_AIBRIDGE_OPENAI_KEY=zX81-kQ3vLr9TmWbYd5HnCfJs2",
@@ -104,7 +104,7 @@ func (f *fixture) of(t *testing.T) *fixture {
 
 const token = "tOkEn-5Gq8Wz2Rk7Xv4"
 
-// newKey is what `openssl rand -base64 32` would give.
+// newKey returns a key like those of `openssl rand -base64 32`.
 func (f *fixture) newKey() string {
 	raw := make([]byte, 32)
 	_, _ = rand.Read(raw)
@@ -115,7 +115,7 @@ func (f *fixture) newKey() string {
 
 // with is the fixture's environment with other values for some variables.
 func (f *fixture) with(entries ...string) []string {
-	return append(entries, f.environ...) // the first counts
+	return append(entries, f.environ...) // the first one wins
 }
 
 // host is one run of the server.
@@ -177,8 +177,9 @@ func (h *host) end() {
 	}
 }
 
-// wait returns what main makes of what run returned, and that. Nothing of the host
-// is left by then, and nothing that it said was a secret.
+// wait waits for the end of a host. It returns the error of run, and what main prints and its
+// exit code for that error. It checks that nothing of the host is left, and that its output
+// had no secret.
 func (h *host) wait() (printed string, code int, err error) {
 	h.t.Helper()
 	h.end()
@@ -190,7 +191,7 @@ func (h *host) wait() (printed string, code int, err error) {
 	return stderr.String(), code, h.err
 }
 
-// refused is wait for a host that must not get as far as listening.
+// refused is wait for a host that must end before it listens.
 func (h *host) refused() (printed string, err error) {
 	h.t.Helper()
 	printed, code, err := h.wait()
@@ -211,8 +212,8 @@ func (h *host) stop() {
 	require.Zero(h.t, code)
 }
 
-// output is a host's standard error. It tells the address of the line that says
-// that the host listens.
+// output is a host's standard error. It finds the address in the line that says that the
+// host listens.
 type output struct {
 	mu      sync.Mutex
 	text    bytes.Buffer
@@ -238,7 +239,7 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// get asks over a connection of its own.
+// get sends a request over its own connection.
 func (f *fixture) get(url string) (status int, body string) {
 	f.t.Helper()
 	status, body, err := get(url)
@@ -251,7 +252,7 @@ func get(url string) (status int, body string, err error) {
 	return call("GET", url, "")
 }
 
-// call asks the API, with the token unless headers say otherwise.
+// call sends a request to the API, with the token unless headers say otherwise.
 func (f *fixture) call(method, url, body string, headers ...string) (status int, answer string) {
 	f.t.Helper()
 	status, answer, err := call(method, url, body, headers...)
@@ -279,7 +280,7 @@ func call(method, url, body string, headers ...string) (status int, answer strin
 	return response.StatusCode, string(raw), err
 }
 
-// eventuallyListed waits until the host follows what the database has.
+// eventuallyListed waits until the host lists what the database has.
 func (f *fixture) eventuallyListed(url, want string) {
 	f.t.Helper()
 	require.EventuallyWithT(f.t, func(c *assert.CollectT) {
@@ -289,7 +290,7 @@ func (f *fixture) eventuallyListed(url, want string) {
 	}, patience, 5*time.Millisecond)
 }
 
-// waitForWatcher returns when every host that serves waits for changes.
+// waitForWatcher returns when every serving host waits for changes.
 func (f *fixture) waitForWatcher() {
 	f.t.Helper()
 	require.Eventually(f.t, func() bool {
@@ -304,7 +305,7 @@ func (f *fixture) requireListed(url string) {
 	require.JSONEq(f.t, listed, body)
 }
 
-// requireNoSecret fails where text has 8 bytes in a row of a secret.
+// requireNoSecret fails if text has 8 consecutive bytes of a secret.
 func (f *fixture) requireNoSecret(text string) {
 	f.t.Helper()
 	for _, secret := range f.secrets {
@@ -314,8 +315,8 @@ func (f *fixture) requireNoSecret(text string) {
 	}
 }
 
-// requireNothingLeft fails where a backend or a lock of a host stays. The server
-// needs a moment to notice that a client is gone.
+// requireNothingLeft fails if a backend or a lock of a host stays. The server needs a
+// moment to notice that a client is gone.
 func (f *fixture) requireNothingLeft() {
 	f.t.Helper()
 	require.Eventually(f.t, func() bool {
@@ -325,7 +326,7 @@ func (f *fixture) requireNothingLeft() {
 	}, patience, 2*time.Millisecond, "a backend or a lock is left")
 }
 
-// count is what is in the database; all zero where there are no tables.
+// count returns the numbers of rows in the database: all zero if there are no tables.
 func (f *fixture) count() string {
 	f.t.Helper()
 	if f.rows(`select to_regclass('ai_providers') is null`)[0] == "true" {
@@ -339,7 +340,7 @@ const (
 	everything = "3 providers, 3 keys, 6 audits"
 )
 
-// state is every row of every table, with what tells whether it was written to.
+// state returns every row of every table, with columns that show whether it was written.
 func (f *fixture) state() (all []string) {
 	f.t.Helper()
 	for _, table := range []string{"ai_providers", "ai_provider_keys", "ai_provider_audits", "ai_encryption_keys", "aiseed_schema"} {
@@ -384,7 +385,7 @@ func (f *fixture) hold(sql string) (release func()) {
 	return release
 }
 
-// waitForWaiter returns when a host waits for what hold holds.
+// waitForWaiter returns when a host waits for a lock that hold holds.
 func (f *fixture) waitForWaiter() {
 	f.t.Helper()
 	require.Eventually(f.t, func() bool {

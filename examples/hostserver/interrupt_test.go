@@ -22,10 +22,10 @@ import (
 )
 
 // TestL7_InterruptedAtAnyMomentOfAStart interrupts a start at one of the first nine
-// things that happen on the wire, then at every ninth one after it, until a start gets
-// through. Each time nothing may be left behind, and the next start must do the rest.
+// events on the wire, then at every ninth event after it, until a start succeeds.
+// Each time nothing may be left behind, and the next start must do the rest.
 //
-// It runs alone, because what is left is looked for in the whole process.
+// It runs alone, because it looks for leftovers in the whole process.
 func TestL7_InterruptedAtAnyMomentOfAStart(t *testing.T) {
 	const every = 9
 	for name, tt := range map[string]struct {
@@ -88,8 +88,8 @@ func TestL7_InterruptedAtAnyMomentOfAStart(t *testing.T) {
 	}
 }
 
-// interruptAt interrupts a start at the n-th thing that happens on the wire, and
-// reports whether there was one.
+// interruptAt interrupts a start at the n-th event on the wire, and reports whether there
+// was one.
 func (f *fixture) interruptAt(n int) (interrupted bool) {
 	f.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -123,7 +123,7 @@ func (f *fixture) interruptAt(n int) (interrupted bool) {
 
 	printed, code, err := h.wait()
 	if strings.Contains(h.output.String(), "msg=listening") {
-		// Too late to be during start-up.
+		// The interrupt came after start-up.
 		require.NoError(f.t, err)
 		require.Zero(f.t, code)
 		return interrupted
@@ -156,7 +156,7 @@ func TestL7_InterruptedWhileAnotherHostHoldsTheLock(t *testing.T) {
 
 func TestInterruptedWhileConnecting(t *testing.T) {
 	t.Parallel()
-	silent, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}) // takes connections and says nothing
+	silent, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}) // accepts connections and sends nothing
 	require.NoError(t, err)
 	defer silent.Close()
 	require.NoError(t, silent.SetDeadline(time.Now().Add(patience)))
@@ -237,8 +237,8 @@ func TestInterruptedWhileServing(t *testing.T) {
 	require.NoError(t, listener.Close())
 }
 
-// ownHost is an address on which nobody else listens or connects, and so nobody
-// takes a port that was given back. Only Linux has more than one.
+// ownHost is an address on which nobody else listens or connects. So nobody takes a port
+// that was closed. Only Linux has more than one such address.
 func ownHost() string {
 	if runtime.GOOS == "linux" {
 		return "127.68.21.7"
@@ -246,10 +246,10 @@ func ownHost() string {
 	return "127.0.0.1"
 }
 
-// A wire is what a host's connections to the database go through.
+// A wire carries a host's connections to the database.
 type wire struct {
-	before func() error // a dial, a read or a write; an error is its result
-	after  func()       // a read or a write; nil for nothing
+	before func() error // called before a dial, a read or a write, which fails with its error
+	after  func()       // called after a read or a write; may be nil
 	open   atomic.Int64 // connections
 }
 

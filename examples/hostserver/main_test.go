@@ -102,7 +102,7 @@ func TestProvidersAreFollowedAfterALostConnection(t *testing.T) {
 	f.eventuallyListed(url, `[{"name": "aws", "type": "anthropic", "keys": []}]`)
 }
 
-// occupy makes a host fail where it listens before it may.
+// occupy makes a host fail if it listens too early.
 func occupy(t *testing.T) (entry string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -141,7 +141,7 @@ func TestE10_BadEnvironmentRefusesToStart(t *testing.T) {
 		"CODER_AIBRIDGE_OPENAI_BASE_URL=api.openai.com",
 		"CODER_AIBRIDGE_PROVIDER_0_KEY=dOuBlE-2kV6mQ9xRt4",
 		"CODER_AIBRIDGE_PROVIDER_3_TYPE=openai",
-		databaseVariable+"="+nobodyThere, // is not even asked
+		databaseVariable+"="+nobodyThere, // the database is not used at all
 		occupy(t))).refused()
 	require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
 	for _, variable := range []string{"CODER_AIBRIDGE_OPENAI_BASE_URL", "CODER_AIBRIDGE_PROVIDER_0_KEY, CODER_AIBRIDGE_PROVIDER_0_KEYS", "CODER_AIBRIDGE_PROVIDER_3_TYPE"} {

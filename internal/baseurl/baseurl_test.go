@@ -76,7 +76,7 @@ func TestS11_BaseURLPrintsWithoutWhatCouldBeACredential(t *testing.T) {
 	}
 }
 
-// F6, C3: a normalised base URL is a base URL, and is normal.
+// F6, C3: a normalised base URL is a valid base URL, and is in normal form.
 func FuzzBaseURL(f *testing.F) {
 	for _, seed := range []string{"https://API.openai.com:443/%7ev1/../x/?q=%2f", "http://[::1]:80", "https://h//.//..", "%zz", "https://%41%c3:80?%", "http://h/%%34%31"} {
 		f.Add(seed)
@@ -90,7 +90,8 @@ func FuzzBaseURL(f *testing.F) {
 	})
 }
 
-// C1: what is taken for normal at a glance is valid, and what the long way makes of it.
+// C1: a URL that the fast check accepts as normal is valid, and the full normalisation does
+// not change it.
 func TestC1_NormalAtAGlance(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))

@@ -57,7 +57,7 @@ func TestPlacesOfBinaries(t *testing.T) {
 	require.ErrorContains(t, err, "apt-get install postgresql, brew install postgresql")
 	require.ErrorContains(t, err, "set DATABASE_URL")
 
-	// Each next place ranks above the ones before.
+	// Each place has a higher rank than the ones before it.
 	for _, place := range []string{"packages/9.6/bin", "packages/16/bin", "path"} {
 		want := install(place, "initdb", "postgres")
 		found, err := look()

@@ -65,7 +65,7 @@ func TestServiceNamesTheServer(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
 	t.Setenv("PGSERVICEFILE", file)
 
-	// Its place is below the service.
+	// PGHOST has a lower rank than the service.
 	server, err := find(t.Context(), environ("PGSERVICE", "testing", "PGHOST", "/nowhere"))
 	require.NoError(t, err)
 	require.False(t, server.Ephemeral())

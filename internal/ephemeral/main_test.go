@@ -26,7 +26,7 @@ import (
 // and wait to be killed, instead of testing.
 const childVariable = "EPHEMERAL_TEST_CHILD"
 
-// patience is for what has to happen soon, however much else the machine does.
+// patience bounds the wait for what has to happen soon, even on a busy machine.
 const patience = time.Minute
 
 func TestMain(m *testing.M) {
@@ -49,7 +49,7 @@ func child() {
 	}
 	fmt.Println(server.keeper.dir)
 	fmt.Println(bouncer.keeper.dir)
-	// A pipe that nobody writes to; an empty select would be a detected deadlock.
+	// Nobody writes to this pipe. The runtime would report an empty select as a deadlock.
 	_, _ = os.Stdin.Read(make([]byte, 1))
 	os.Exit(1)
 }
@@ -78,7 +78,7 @@ func startServer(t *testing.T, settings ...string) *Server {
 	return server
 }
 
-// shared returns a server for tests that leave it as it is. It ends with the process.
+// shared returns a server for tests that do not change it. It ends with the process.
 // Its user guest has a password.
 func shared(t *testing.T) *Server {
 	t.Helper()
@@ -157,7 +157,7 @@ func processesOf(t *testing.T, dir string) []int {
 	processes, err := filepath.Glob("/proc/[0-9]*")
 	require.NoError(t, err)
 	for _, process := range processes {
-		// Either fails if the process has just ended, and the latter if it is not ours.
+		// Both fail if the process has just ended. The second also fails if it is not ours.
 		args, _ := os.ReadFile(filepath.Join(process, "cmdline"))
 		cwd, _ := os.Readlink(filepath.Join(process, "cwd"))
 		if strings.Contains(string(args), dir) || strings.HasPrefix(cwd, dir) {

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// open makes a directory that everybody can use, whoever runs the server.
+// open makes a directory that every user can use, whatever user runs the server.
 func open(t *testing.T) string {
 	t.Helper()
 
@@ -34,7 +34,7 @@ func TestServersGoWhereADirectoryCanBeMade(t *testing.T) {
 	require.NoError(t, os.Mkdir(forbidden, 0o500))
 	inside := filepath.Join(forbidden, "inside")
 	if os.Getuid() == 0 {
-		// Root makes it, and the user who runs the server does not get there.
+		// Root makes it, and the user who runs the server cannot reach it.
 		require.NoError(t, os.Mkdir(inside, 0o777))
 		require.NoError(t, os.Chmod(inside, 0o777))
 	}
@@ -62,7 +62,7 @@ func TestUserWithoutANameIsToldWhatToDo(t *testing.T) {
 	if os.Getuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 3_141_592, Gid: 3_141_592}}
 	} else {
-		// The next best: id as it is for such a user.
+		// A replacement for such a user: an id command that answers as it does for one.
 		require.NoError(t, os.WriteFile(filepath.Join(cmd.Dir, "id"), []byte("#!/bin/sh\necho 3141592\nexit 1\n"), 0o755))
 		cmd.Env = append(os.Environ(), "PATH="+cmd.Dir+":"+os.Getenv("PATH"))
 	}

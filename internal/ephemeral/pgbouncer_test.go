@@ -41,7 +41,7 @@ func TestPgBouncerCloseLeavesNothing(t *testing.T) {
 	t.Parallel()
 	server := shared(t)
 	bouncer := startPgBouncer(t, server)
-	connect(t, bouncer.DSN("")) // An open connection does not delay it.
+	connect(t, bouncer.DSN("")) // An open connection does not delay Close.
 	require.FileExists(t, bouncer.LogFile())
 
 	require.NoError(t, bouncer.Close())

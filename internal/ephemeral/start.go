@@ -52,9 +52,11 @@ var serverSettings = []string{
 
 // Start starts a private server from local binaries and returns when it
 // answers. Each setting is a name=value of postgresql.conf and overrides the ones that
-// Start makes. The directory of the binaries is the first of these that has both
-// initdb and postgres: PGBIN, pg_config --bindir, PATH, the places that packages
-// use, newest version first.
+// Start makes.
+//
+// If PGBIN is set, it is the directory of the binaries, and it is an error if initdb or
+// postgres is missing there. Otherwise the directory is the first of these that has both:
+// pg_config --bindir, PATH, the places that packages use, newest version first.
 //
 // The server listens on a Unix socket in a directory that only its own user can
 // enter, trusts everyone there, and has the superuser postgres.

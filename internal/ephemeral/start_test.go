@@ -73,7 +73,7 @@ func TestServersAreIndependent(t *testing.T) {
 func TestCloseLeavesNothing(t *testing.T) {
 	t.Parallel()
 	server := startServer(t)
-	connect(t, server.DSN("")) // An open connection does not delay it.
+	connect(t, server.DSN("")) // An open connection does not delay Close.
 	postmaster, keeper, dir := server.PID(), server.keeper.cmd.Process.Pid, server.keeper.dir
 	require.True(t, exists(postmaster))
 	require.True(t, exists(keeper))
@@ -133,7 +133,7 @@ func TestProcessKilledDuringInitdbLeavesNothing(t *testing.T) {
 	bin, err := findBinaries(t.Context(), os.Getenv, installations)
 	require.NoError(t, err)
 
-	// Another user may run this initdb, and it says where.
+	// Another user may run this initdb, so the directory is open to all. It records where it runs.
 	wrapped, err := os.MkdirTemp(parent(t), "aiseed-test-")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(wrapped)) })
@@ -258,8 +258,8 @@ func TestKilledPostmasterLeavesNothing(t *testing.T) {
 	require.NotContains(t, segments(t), segment)
 }
 
-// segments returns the ids of the shared memory segments. Unlike its key, the id
-// of one that is gone does not soon become that of another server's.
+// segments returns the ids of the shared memory segments. Unlike a key, the id of a
+// removed segment is not soon used again by another server.
 func segments(t *testing.T) (ids []string) {
 	t.Helper()
 
@@ -280,12 +280,13 @@ func TestQuotedLogMasksThePassword(t *testing.T) {
 	require.Equal(t, "\n\tbad line: password=********\n\tor ********", k.tail())
 }
 
-// A server of a process that has one already starts from what initdb made for that one.
+// If a process already has a server, its next server starts from what initdb made for the
+// first one.
 func TestInitdbRunsOnceForTheServersOfAProcess(t *testing.T) {
 	t.Parallel()
 	found, err := findBinaries(t.Context(), os.Getenv, installations)
 	require.NoError(t, err)
-	bin := open(t) // of a server that ends at once
+	bin := open(t) // has a server that ends at once
 	require.NoError(t, os.Symlink(filepath.Join(found, "initdb"), filepath.Join(bin, "initdb")))
 	require.NoError(t, os.WriteFile(filepath.Join(bin, "postgres"), []byte("#!/bin/sh\nexec cat data/PG_VERSION\n"), 0o755))
 	require.NoError(t, os.Chmod(filepath.Join(bin, "postgres"), 0o755))

@@ -17,7 +17,7 @@ import (
 	"example.com/aiseed/internal/leak"
 )
 
-// patience is for what has to happen soon, however much else the machine does.
+// patience bounds the wait for what has to happen soon, even on a busy machine.
 const patience = time.Minute
 
 func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
@@ -49,12 +49,12 @@ func insert(ctx context.Context, conn *pgconn.PgConn) error {
 	return conn.ExecParams(ctx, `insert into t values (1)`, nil, nil, nil, nil).Read().Err
 }
 
-// What an insert says, after the connection is there.
+// The messages of an insert, after the connection is made.
 const (
 	parse, execute, synchronise = 2, 5, 6 // of the client; 1 is the StartupMessage
 )
 
-// ask returns the first column of what a query returns.
+// ask returns the first column of the result of a query.
 func ask(t *testing.T, conn *pgconn.PgConn, sql string) (column []string) {
 	t.Helper()
 	result := conn.ExecParams(context.Background(), sql, nil, nil, nil, nil).Read()
@@ -70,7 +70,7 @@ func count(t *testing.T, conn *pgconn.PgConn) string {
 	return ask(t, conn, `select count(*) from t`)[0]
 }
 
-// until waits for something that nothing but its result tells.
+// until waits for something that can only be polled.
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for begun := time.Now(); !done(); time.Sleep(time.Millisecond) {

@@ -51,7 +51,7 @@ func TestS2_SealedValueOpensInItsPlaceOnly(t *testing.T) {
 		"another column":   func(c *Cell) { c.Column = "settings" },
 		"another row":      func(c *Cell) { c.Row = uuid.NewString() },
 		"another provider": func(c *Cell) { c.Provider = uuid.New() },
-		// The same bytes, divided otherwise.
+		// The same bytes, split at another place.
 		"table and column shifted": func(c *Cell) { c.Table, c.Column = c.Table+c.Column[:1], c.Column[1:] },
 	} {
 		c := home
@@ -87,7 +87,7 @@ func TestS2_SealIsRandomAndHasItsFormat(t *testing.T) {
 	}
 }
 
-// What version 1 sealed has to open for ever.
+// A value that version 1 sealed must always be decryptable.
 func TestS2_FrozenSealedValueStillOpens(t *testing.T) {
 	t.Parallel()
 	plaintext, ok := testKey(t, 1).Open(testCell(), "aiseed:v1:jJ8HlZvAAfCP7zdzEKJGRCdFHLqUuBp+uZstSlRZHMp9lw==")
@@ -95,7 +95,7 @@ func TestS2_FrozenSealedValueStillOpens(t *testing.T) {
 	require.Equal(t, "frozen", plaintext)
 }
 
-// A decoder can ignore bits of the last digit, and line breaks anywhere.
+// A base64 decoder can ignore bits of the last digit, and line breaks anywhere.
 func TestS2_OneValueHasOneText(t *testing.T) {
 	t.Parallel()
 	for _, stored := range []string{

@@ -37,7 +37,7 @@ func TestE8_Read(t *testing.T) {
 	}
 }
 
-// Root can read every file, so the kinds of errors are told apart here.
+// Root can read every file, so this test passes the errors directly.
 func TestE8_ProblemOfAnError(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, "cannot be read: permission denied", problemOf(&os.PathError{Err: syscall.EACCES}))

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A reader of one file of the library never comes back to it: no file refers to another one
-// that refers to it, directly or through others.
+// No file of the library refers to another one that refers back to it, directly or through
+// others. So a reader who follows references never comes back to the same file.
 func TestFilesOfTheLibraryFormNoCircle(t *testing.T) {
 	t.Parallel()
 	references := fileReferences(t)
@@ -47,8 +47,8 @@ func TestFilesOfTheLibraryFormNoCircle(t *testing.T) {
 	}
 }
 
-// fileReferences has the files of the root, what other ones each refers to, and a name that it
-// uses of each.
+// fileReferences returns, for each file of the root, the other files that it refers to, and for
+// each of those one name that it uses.
 func fileReferences(t *testing.T) map[string]map[string]string {
 	t.Helper()
 	names, err := filepath.Glob("*.go")
@@ -62,7 +62,7 @@ func fileReferences(t *testing.T) map[string]map[string]string {
 			files = append(files, file)
 		}
 	}
-	// What other packages have is of no interest, so they are empty, and errors about that too.
+	// Other packages do not matter here: they are empty, and the errors about that are ignored.
 	info := types.Info{Uses: map[*ast.Ident]types.Object{}}
 	config := types.Config{Importer: emptyPackages{}, Error: func(error) {}}
 	pkg, _ := config.Check("aiseed", fset, files, &info)

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain lets all paths be those from the root of the repository.
+// TestMain makes all paths relative to the root of the repository.
 func TestMain(m *testing.M) {
 	if err := os.Chdir("../.."); err != nil {
 		panic(err)
@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 // namedTest finds the names of tests and fuzz targets.
 var namedTest = regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w*`)
 
-// Every test that a document names is there.
+// Every test that a document names exists.
 func TestDocumentsNameTestsThatThereAre(t *testing.T) {
 	t.Parallel()
 	tests := map[string]bool{}

@@ -10,9 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// rooms are the packages of the module, and what else than the standard library each may
-// import. What knows a provider is at the root, and what does not is in internal/.
-// docs/architecture.md says what each holds.
+// rooms are the packages of the module, and what each may import besides the standard
+// library. Library code that knows what a provider is belongs in the root, other library
+// code in internal/. docs/architecture.md says what each room holds.
 var rooms = map[string]string{
 	".": "internal/baseurl internal/pg internal/seal internal/secretfile internal/text " +
 		"cdr.dev/slog/v3 github.com/google/uuid github.com/jackc/pgx/v5 golang.org/x/xerrors",
@@ -44,7 +44,7 @@ func TestRoomsImportOnlyWhatTheyMay(t *testing.T) {
 	t.Parallel()
 	const module = "example.com/aiseed"
 	own := func(path string) string { return strings.TrimPrefix(strings.Replace(path, module, ".", 1), "./") }
-	// A checkout of another user is one that git does not look into.
+	// If the checkout belongs to another user, git refuses to look into it.
 	list := exec.Command("go", "list", "-buildvcs=false", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...")
 	var problem strings.Builder
 	list.Stderr = &problem

@@ -28,13 +28,14 @@ const (
 var (
 	ruleNumber = regexp.MustCompile(`[A-Z]\d+`)
 	ruleStart  = regexp.MustCompile(`^\*\*([A-Z]\d+)\.\*\* `)
-	// A test proves the rules that its name begins with, as in TestA3_A4_Order, and those that
-	// a comment or a string begins with, as in "A3, A4: the order", in the test or right above.
+	// A test proves the rules that its name begins with, as in TestA3_A4_Order. It also proves
+	// those at the beginning of a comment or a string in the test or right above it, as in
+	// "A3, A4: the order".
 	rulesOfName = regexp.MustCompile(`^(?:Test|Fuzz)((?:[A-Z]\d+_)*)`)
 	rulesOfText = regexp.MustCompile(`^([ENCRLASOFQ]\d{1,2}(?:, [ENCRLASOFQ]\d{1,2})*)(?:[:.] |$)`)
 )
 
-// The page of rules lists the tests that there are, and the tests name rules that there are.
+// The page of rules lists all existing tests of each rule, and the tests name only existing rules.
 func TestRules(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile(rulesPage)
@@ -42,7 +43,7 @@ func TestRules(t *testing.T) {
 	tests := testsOfRules(t)
 	paragraphs := strings.Split(strings.TrimSpace(string(page)), "\n\n")
 	update := testkit.Updating()
-	open, rules := "", map[string]bool{} // open is a rule of which the tests are still to come
+	open, rules := "", map[string]bool{} // open is a rule whose list of tests has not come yet
 	for i, paragraph := range paragraphs {
 		if m := ruleStart.FindStringSubmatch(paragraph); m != nil {
 			require.Empty(t, open, "%s: this rule has no paragraph that begins with Tests:", rulesPage)
@@ -67,7 +68,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// testsOfRules has the names of tests by rule, in order.
+// testsOfRules returns the sorted names of the tests of each rule.
 func testsOfRules(t *testing.T) map[string][]string {
 	t.Helper()
 	tests := map[string][]string{}
@@ -129,7 +130,7 @@ func rulesOfTest(file *ast.File, f *ast.FuncDecl) (rules []string) {
 	return rules
 }
 
-// listOfTests is the line of a rule, wrapped.
+// listOfTests returns the "Tests:" line of a rule, wrapped.
 func listOfTests(names []string) string {
 	done, line := "", "Tests:"
 	for word := range strings.FieldsSeq("`" + strings.Join(names, "`, `") + "`") {

@@ -30,7 +30,7 @@ import (
 	"example.com/aiseed/stdslog"
 )
 
-// A canary is a secret that must not show up anywhere.
+// A canary is a secret that must not appear anywhere.
 type canary struct {
 	name, value string
 	inURL       bool // in the query of a base URL, which the tables hold as it was written
@@ -85,8 +85,8 @@ func newCanaries(random *rand.Rand) canaries {
 	return all
 }
 
-// keyring makes keyrings of random keys, each with one more in front than the one
-// before. The keys are canaries too, and so is what is derived from them.
+// keyring makes keyrings of random keys. Each keyring has one more key in front than the
+// one before. The keys and everything that is derived from them are canaries too.
 func (c *canaries) keyring(t *testing.T, random *rand.Rand, keys int) (rings []*aiseed.Keyring, raw [][]byte) {
 	t.Helper()
 	for i := range keys {
@@ -113,7 +113,7 @@ func (c canaries) inQuery(host, name string) string {
 	return "https://" + host + ".example/v1?region=eu&token=" + url.QueryEscape(c.value(name)) + "&b="
 }
 
-// environ has a canary wherever a secret can be. keyFile is to hold "key of a file".
+// environ has a canary wherever a secret can be. keyFile has to contain "key of a file".
 func (c canaries) environ(keyFile string) []string {
 	lines := []string{
 		"OPENAI_KEY=" + c.value("legacy OpenAI key"),
@@ -144,8 +144,8 @@ func (c canaries) environ(keyFile string) []string {
 	return lines
 }
 
-// forms are the ways in which a part of a secret can be written: the name of each, and
-// what it looks like.
+// forms returns the ways in which a part of a secret can be encoded: the name and the text
+// of each.
 func forms(part []byte) (out [][2]string) {
 	asHex := hex.EncodeToString(part)
 	quoted := func(s string) string { return s[1 : len(s)-1] }
@@ -172,7 +172,7 @@ func forms(part []byte) (out [][2]string) {
 		{"escaped in XML", asXML.String()},
 		{"quoted in SQL", strings.ReplaceAll(string(part), "'", "''")},
 	}
-	for shift, skip := range []int{0, 2, 3} { // the digits that the part alone decides
+	for shift, skip := range []int{0, 2, 3} { // only the digits that depend on nothing but the part
 		padded := append(make([]byte, shift), part...)
 		digits := len(padded) * 8 / 6
 		out = append(out, [2]string{fmt.Sprintf("in base64, shifted by %d", shift), base64.RawStdEncoding.EncodeToString(padded)[skip:digits]},
@@ -231,7 +231,7 @@ func (s *search) find(where string, text []byte) error {
 	return nil
 }
 
-// A sharedBuffer is what several goroutines write to.
+// A sharedBuffer is a buffer for several goroutines.
 type sharedBuffer struct {
 	mu  sync.Mutex
 	out bytes.Buffer
@@ -243,7 +243,7 @@ func (b *sharedBuffer) Write(p []byte) (int, error) {
 	return b.out.Write(p)
 }
 
-// take returns what was written since it was last asked.
+// take returns what was written since the last call.
 func (b *sharedBuffer) take() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -251,7 +251,7 @@ func (b *sharedBuffer) take() []byte {
 	return bytes.Clone(b.out.Bytes())
 }
 
-// allSinks is a logger that writes to every sink that there is.
+// allSinks is a logger that writes to every kind of sink.
 func allSinks(out *sharedBuffer) cdrslog.Logger {
 	options := &slog.HandlerOptions{Level: slog.LevelDebug}
 	return stdslog.New(slog.New(slog.NewJSONHandler(out, options))).AppendSinks(
@@ -273,8 +273,8 @@ type rendering struct {
 	text []byte
 }
 
-// renderings shows a value in every way in which a host could. thorough is also
-// inside of other values, and under every verb.
+// renderings shows a value in every way in which a host could. If thorough, it also shows
+// it inside other values, and under every verb.
 func renderings(v any, thorough bool) (out []rendering) {
 	add := func(how string, text []byte) { out = append(out, rendering{how, text}) }
 	show := func(holder string, h any) {
@@ -332,8 +332,8 @@ func renderings(v any, thorough bool) (out []rendering) {
 	return out
 }
 
-// reachable writes every string and byte that hangs on a value, also where only a
-// debugger would look. It is for errors: they hold no Secret.
+// reachable writes every string and byte that can be reached from a value, also those that
+// only a debugger would show. It is for errors: they hold no Secret.
 func reachable(v reflect.Value, seen map[uintptr]bool, out *bytes.Buffer) {
 	switch v.Kind() {
 	case reflect.String:
@@ -364,7 +364,7 @@ func reachable(v reflect.Value, seen map[uintptr]bool, out *bytes.Buffer) {
 	}
 }
 
-// A search that finds nothing would pass every test.
+// A search that never finds anything would let every test pass.
 func TestF5_TheSearchFindsEveryForm(t *testing.T) {
 	t.Parallel()
 	random := chance(t.Name())

@@ -23,12 +23,12 @@ import (
 	"example.com/aiseed/internal/testkit"
 )
 
-// A start is what a child process is told to do: what a host's main function does.
+// A start tells a child process what to do: the same as a host's main function.
 type start struct {
 	DSN        string
 	Environ    []string
-	Key        []byte // of the keyring; none is plaintext
-	OpenFirst  bool   // before it says that it is ready
+	Key        []byte // of the keyring; no key means plaintext
+	OpenFirst  bool   // open the store before it says that it is ready
 	HoldsHasty bool   // it lets the server end its first transaction after a second of silence
 }
 
@@ -37,8 +37,8 @@ const childVariable = "AISEED_TEST_CHILD"
 func isChild() bool { return os.Getenv(childVariable) != "" }
 
 // child is the main function of a child process. It reads a start from standard
-// input, says "ready", waits for a line, starts, and says how that ended; and so on
-// until a start fails or the input ends.
+// input, says "ready", waits for a line, starts, and says how that ended. It repeats
+// this until a start fails or the input ends.
 func child() {
 	in := bufio.NewReader(os.Stdin)
 	for _, err := in.Peek(1); err == nil; _, err = in.Peek(1) {
@@ -64,7 +64,7 @@ func runChild(in *bufio.Reader) error {
 	if err != nil {
 		return err
 	}
-	// Messages are counted, and a busy machine would add pings.
+	// The tests count messages, and on a busy machine the pool would add pings.
 	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	wire := &testkit.Wire{}
 	if s.HoldsHasty {
@@ -79,7 +79,7 @@ func runChild(in *bufio.Reader) error {
 	if err != nil {
 		return err
 	}
-	// A process that is slow must not fail: whoever waits for it has the patience.
+	// A slow process must not fail: the test that waits for it has its own limit.
 	options := aiseed.StoreOptions{AllowPlaintext: len(s.Key) == 0, Migrate: true, LockTimeout: time.Hour, AuditTimeout: time.Hour}
 	if len(s.Key) > 0 {
 		if options.Keyring, err = aiseed.NewKeyring(s.Key); err != nil {
@@ -103,7 +103,7 @@ func runChild(in *bufio.Reader) error {
 		}
 	}
 	if s.HoldsHasty {
-		// The transaction gets the limit with its first message, and nothing else does.
+		// Only the transaction gets this limit, with its first message.
 		storetest.SetLockTimeout(store, time.Second)
 		wire.Reset(testkit.Once(testkit.Pass, "pg_advisory_xact_lock", func() { storetest.SetLockTimeout(store, time.Hour) }))
 	}
@@ -117,11 +117,11 @@ func runChild(in *bufio.Reader) error {
 type told string
 
 const (
-	toldDone    told = "done"    // everything that was to be written is committed
+	toldDone    told = "done"    // everything is committed
 	toldDrift   told = "drift"   // nothing was written
 	toldUnknown told = "unknown" // all or nothing
 	toldFailed  told = "failed"  // nothing was written
-	toldNothing told = ""        // the process did not live to say
+	toldNothing told = ""        // the process ended before it could say
 )
 
 func outcome(err error) told {
@@ -160,8 +160,8 @@ func launch(tb testing.TB, s start) *process {
 func newProcess(tb testing.TB) *process {
 	tb.Helper()
 	cmd := exec.Command(os.Args[0])
-	// The race detector waits a second at the end of a process otherwise. A child is
-	// small: there is nothing that a second processor or a collection could save.
+	// Otherwise the race detector waits a second at the end of a process. A child is
+	// small: it gains nothing from a second processor or from garbage collection.
 	cmd.Env = append(os.Environ(), childVariable+"=1", "GORACE=atexit_sleep_ms=0", "GOMAXPROCS=1", "GOGC=400")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -191,7 +191,7 @@ func (p *process) awaitResult() { p.read(func() bool { return p.Told != toldNoth
 // release lets a child start.
 func (p *process) release() { _, _ = io.WriteString(p.in, "go\n") }
 
-// wait returns when the child has ended, however it did.
+// wait returns when the child has ended in any way.
 func (p *process) wait() {
 	_ = p.in.Close()
 	p.read(func() bool { return false })

@@ -29,13 +29,13 @@ const (
 	answerOfOpen
 	answerOfRead
 	answerOfLock
-	answerOfCommit // and what is to be delivered
+	answerOfCommit // and the entries to deliver
 	answerOfMark
 	answers
 )
 
-// A process that is stopped with SIGSTOP keeps its connections, and says nothing.
-// Wherever that is, others get through, and it finishes when it goes on.
+// A process that is stopped with SIGSTOP keeps its connections, and sends nothing.
+// Wherever it is stopped, other processes can start, and it finishes when it continues.
 func TestF3_StoppedProcess(t *testing.T) {
 	t.Parallel()
 	contents, messages := undisturbed(t)
@@ -58,8 +58,8 @@ func TestF3_StoppedProcess(t *testing.T) {
 	}
 }
 
-// undisturbed starts as the processes will, and returns what is there then, and which
-// messages to the client end an answer.
+// undisturbed starts like the processes, and returns the contents of the tables after it,
+// and the numbers of the messages to the client that end an answer.
 func undisturbed(t *testing.T) (contents string, messages []int) {
 	t.Helper()
 	ctx, f := context.Background(), setup(t)
@@ -82,7 +82,7 @@ func undisturbed(t *testing.T) (contents string, messages []int) {
 	return f.contents(), messages
 }
 
-// behindProxy returns a proxy to the server, and a connection string that leads through it.
+// behindProxy returns a proxy to the server, and a connection string that goes through it.
 func (f *fixture) behindProxy() (*faultproxy.Proxy, string) {
 	f.T.Helper()
 	config := f.Pool.Config().ConnConfig
@@ -92,8 +92,8 @@ func (f *fixture) behindProxy() (*faultproxy.Proxy, string) {
 	return proxy, f.DSN() + fmt.Sprintf(" host='%s' port=5432 sslmode=disable", proxy.Host())
 }
 
-// stopAt runs a start that is stopped before it gets an answer, and goes on after
-// others have started and ended.
+// stopAt runs a start that is stopped before it gets an answer, and that continues after
+// other starts have ended.
 func (f *fixture) stopAt(answer, message int, contents string) error {
 	f.T.Helper()
 	f.Keyring = storetest.Keyring(f.T, 4)
@@ -105,8 +105,8 @@ func (f *fixture) stopAt(answer, message int, contents string) error {
 	for i := range processes {
 		s := start{DSN: f.DSN(), Environ: testkit.Environ(f.T, "../../testdata/gateway.env"), Key: bytes.Repeat([]byte{4}, aiseed.KeySize)}
 		if i == 0 {
-			// The server ends this one while it holds the lock. The others have all the time
-			// that they need.
+			// The server ends this process's transaction while it holds the lock. The other
+			// processes have all the time that they need.
 			s.DSN, s.HoldsHasty = dsn+" application_name=first", answer == answerOfLock
 		}
 		processes[i] = launch(f.T, s)
@@ -117,7 +117,7 @@ func (f *fixture) stopAt(answer, message int, contents string) error {
 		func() {
 			err := first.Process.Signal(syscall.SIGSTOP)
 			if err == nil {
-				// It can go on for a moment, and the answer has to find it stopped.
+				// It can run on for a moment, and must be stopped before the answer arrives.
 				_, err = syscall.Wait4(first.Process.Pid, nil, syscall.WUNTRACED, nil)
 			}
 			stopped <- err
@@ -132,11 +132,11 @@ func (f *fixture) stopAt(answer, message int, contents string) error {
 	defer func() { _ = first.Process.Signal(syscall.SIGCONT) }()
 	rest.start()
 
-	// That it was stopped there shows.
+	// Check that it was stopped at that place.
 	var missed error
 	switch answer {
-	case answerOfLock: // the server closed its connection, to take the lock
-		// The others have the lock; the backend itself takes a moment longer to end.
+	case answerOfLock: // the server closed its connection, and so released the lock
+		// The others had the lock by now. The backend itself takes a moment longer to end.
 		missed = errors.New("the server did not end the holder")
 		for deadline := time.Now().Add(testkit.Patience); missed != nil && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 			if len(f.Rows(`select pid from pg_stat_activity where datname = current_database() and application_name = 'first'`)) == 0 {

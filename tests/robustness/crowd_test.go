@@ -24,17 +24,17 @@ import (
 // crowdSize is the number of processes of F3.
 const crowdSize = 64
 
-// Without -torture crowds are of these sizes: a process costs more than all that it does.
+// Without -torture, crowds have these sizes: a process costs more than everything that it does.
 const (
 	mediumCrowd = 12
 	smallCrowd  = 6
 )
 
-// A crowd is processes that start at once, over and over: each start has a pool
-// and a store of its own, and only the process is the same.
+// A crowd is a group of processes that start at once, again and again. Each start has its
+// own pool and store; only the process is the same.
 type crowd []*process
 
-// run returns when all have done a start.
+// run makes each process do a start, and returns when all have ended.
 func (c crowd) run(tb testing.TB, starts func(i int) start) {
 	tb.Helper()
 	for i, p := range c {
@@ -56,7 +56,7 @@ func (c crowd) start() {
 	c.await((*process).awaitResult)
 }
 
-// await waits for all. Their patience ends together, or that of many would add up.
+// await waits for all. All waits have one deadline, or the time limits of many would add up.
 func (c crowd) await(wait func(*process)) {
 	timer := time.AfterFunc(testkit.Patience, func() {
 		for _, p := range c {
@@ -82,8 +82,8 @@ func (c crowd) disband() {
 	}
 }
 
-// check is what a crowd promises: no error, the rows and audits that one start
-// after the other would leave, and each entry accepted by one process once.
+// check checks what a crowd promises: no error, the rows and audits that starts one after
+// the other would leave, and each entry accepted once, by one process.
 func (c crowd) check(f *fixture, contents string) error {
 	var problems []error
 	var accepted []string
@@ -99,7 +99,7 @@ func (c crowd) check(f *fixture, contents string) error {
 	return errors.Join(append(problems, f.accepted(accepted))...)
 }
 
-// accepted fails where not each entry was accepted once, and marked.
+// accepted fails unless each entry was accepted once, and marked.
 func (f *fixture) accepted(ids []string) error {
 	f.T.Helper()
 	slices.Sort(ids)
@@ -112,8 +112,8 @@ func (f *fixture) accepted(ids []string) error {
 	return nil
 }
 
-// contents is what the tables mean: everything but ids and times, with the secrets
-// opened.
+// contents is what the tables mean: everything except ids and times, with the secrets
+// decrypted.
 func (f *fixture) contents() string {
 	f.T.Helper()
 	out := f.Rows(`
@@ -147,7 +147,7 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 	t.Cleanup(processes.disband)
 	rawKey := bytes.Repeat([]byte{3}, aiseed.KeySize)
 	gateway := testkit.Environ(t, "../../testdata/gateway.env")
-	// One of its own each, so that all of them write and deliver.
+	// Each process has its own provider, so that all of them write and deliver.
 	own := func(i int) []string {
 		return testkit.With(gateway, fmt.Sprintf("CODER_AIBRIDGE_PROVIDER_7_NAME=own-%d", i), "CODER_AIBRIDGE_PROVIDER_7_TYPE=openai")
 	}
@@ -170,7 +170,7 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 	type variant struct {
 		kinds, name                 string // kinds are several, divided by semicolons
 		rounds                      int
-		size                        int // 0 is all
+		size                        int // 0 means all
 		empty, own, noLock, bouncer bool
 		isolation                   string
 	}
@@ -181,7 +181,7 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 		levels = "F3 crowd, isolation "
 	)
 	variants := []variant{
-		// All kinds in as few rounds as can be: nothing in one keeps another one from failing.
+		// All kinds in as few rounds as possible: no kind in a round can hide a failure of another.
 		{kinds: plain + ";" + levels + "repeatable read", name: "own, repeatable read", rounds: full(1, 0), own: true, isolation: "repeatable read"},
 		{kinds: pooled + ";" + levels + "read committed", name: "bouncer, own, read committed", rounds: full(1, 0), size: smallCrowd, own: true, bouncer: true, isolation: "read committed"},
 		{kinds: noLock + ";" + levels + "read uncommitted", name: "nolock, empty, read uncommitted", rounds: full(1, 0), size: smallCrowd, noLock: true, empty: true, isolation: "read uncommitted"},
@@ -244,7 +244,7 @@ func TestF3_CrowdStartsAtOnce(t *testing.T) {
 	}
 }
 
-// databaseOn makes an empty database on a server, which ends with it.
+// databaseOn makes an empty database on a server. The database ends with the server.
 func databaseOn(t *testing.T, server *ephemeral.Server, name string) *pgxpool.Pool {
 	t.Helper()
 	admin, err := pgxpool.New(context.Background(), server.DSN(""))

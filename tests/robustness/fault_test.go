@@ -26,18 +26,18 @@ import (
 
 var caseFlag = flag.String("case", "", "run only this case of a sweep, as its failure names it")
 
-// A rig is a fixture with a pool that leads through a fault proxy.
+// A rig is a fixture with a pool that connects through a fault proxy.
 type rig struct {
 	*fixture
 	proxy   *faultproxy.Proxy
 	swept   *pgxpool.Pool
 	options aiseed.StoreOptions
-	patient *aiseed.Store     // on the swept pool; it is never too slow
-	hasty   *aiseed.Store     // too, but it soon gives up a server that does not answer
+	patient *aiseed.Store     // on the swept pool; its limits are never reached
+	hasty   *aiseed.Store     // on the swept pool too; soon gives up a server that does not answer
 	after   map[string]string // content after an undisturbed run of each operation
 }
 
-// sweptApplication tells the backends of the swept pool from the others.
+// sweptApplication marks the backends of the swept pool.
 const sweptApplication = "swept"
 
 func (f *fixture) rig(opts ...storetest.Option) *rig {
@@ -68,25 +68,25 @@ func (f *fixture) rig(opts ...storetest.Option) *rig {
 	return r
 }
 
-// arm arms the proxy for an operation on connections of its own.
+// arm arms the proxy for an operation, which gets new connections.
 func (r *rig) arm(f faultproxy.Fault, then func()) {
 	r.proxy.Arm(f, then)
 	r.swept.Reset()
 }
 
-// An operation is what a sweep disturbs.
+// An operation is a call that a sweep disturbs.
 type operation struct {
 	name    string
 	lines   []string     // of the environment
-	prepare func(r *rig) // what is there before; nil for nothing
+	prepare func(r *rig) // makes the tables as they are before; nil for empty tables
 	run     func(ctx context.Context, r *rig, store *aiseed.Store, cfg aiseed.Config, auditor aiseed.Auditor) error
 	told    told // by an undisturbed run
 
 	adopts   bool // the drift is settled
-	once     bool // it may fail where a connection is lost once
+	once     bool // it may fail if a connection is lost once
 	constant bool // it writes nothing
-	delivers bool // where it is done all is delivered
-	noStart  bool // it is something else
+	delivers bool // if it is done, everything is delivered
+	noStart  bool // it is not a start
 	edits    bool // what a start would do afterwards is another matter
 }
 
@@ -109,7 +109,7 @@ const sweptSecrets = `openai sk-first-key-of-openai-0001
 rock AKIA-access-key-00001 secret-of-access-key-1
 two sk-key-1-of-two-00000001 sk-key-2-of-two-00000002`
 
-// driftedLines want another base URL than sweptLines for one provider.
+// driftedLines ask for another base URL than sweptLines for one provider.
 var driftedLines = slices.Concat(sweptLines, []string{"OPENAI_BASE_URL=https://elsewhere.example/v1"})
 
 var operations = []operation{
@@ -159,7 +159,7 @@ func (r *rig) empty() {
 	r.Exec(`delete from ai_provider_keys; delete from ai_providers; delete from ai_provider_audits; delete from ai_encryption_keys`)
 }
 
-// content is everything that a start decides about, without ids and times.
+// content is everything that a start can write, without ids and times.
 func (r *rig) content() string {
 	return strings.Join(r.Rows(`
 select line from (
@@ -168,7 +168,7 @@ select line from (
 ) lines order by line`), "\n")
 }
 
-// integrity is what is never true of the tables, whatever happened.
+// integrity selects states of the tables that must never occur, whatever happened.
 const integrity = `
 select 'two live rows: ' || name from ai_providers where not deleted group by name having count(*) > 1
 union all
@@ -192,7 +192,7 @@ func (r *rig) check(what told, before, after string, marked []string, audits []s
 	deadline := time.Now().Add(testkit.Patience)
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		left := r.Rows(storetest.LeftOver)
-		// One that was cut off may not have come to what it was sent before.
+		// A backend that was cut off may not have executed yet what was sent to it before.
 		backends := r.Rows(`select pid from pg_stat_activity where datname = current_database() and application_name = $1`, sweptApplication)
 		if len(left) == 0 && len(backends) <= int(r.swept.Stat().TotalConns()) {
 			break
@@ -238,7 +238,7 @@ func (r *rig) check(what told, before, after string, marked []string, audits []s
 	return errors.Join(problems...)
 }
 
-// unique keeps the first of each.
+// unique keeps the first of each id.
 func unique(ids []string) []string {
 	var out []string
 	for _, id := range ids {
@@ -258,7 +258,7 @@ func idsOf(audits *aiseedtest.AuditRecorder) []string {
 	return out
 }
 
-// converge is the next clean start, after which all is as if nothing had happened.
+// converge is the next clean start. After it everything is as if no fault had happened.
 func (r *rig) converge(op operation, cfg aiseed.Config, before, after string, marked []string, audits *aiseedtest.AuditRecorder) error {
 	err := seedOperation(context.Background(), r, r.Store, cfg, audits)
 	if got := outcome(err); got != op.told {
@@ -296,7 +296,7 @@ func revealed(providers []aiseed.Provider) string {
 	return strings.Join(lines, "\n")
 }
 
-// A disturbance is a fault, and what it stands for in the count.
+// A disturbance is a fault, and how it is counted.
 type disturbance struct {
 	kind   string // in the summary
 	fault  faultproxy.Fault
@@ -318,7 +318,7 @@ func (d disturbance) String() string {
 	return d.fault.String()
 }
 
-// disturbances are all that can be done at a message.
+// disturbances returns everything that can be done at a message.
 func disturbances(direction faultproxy.Direction, message int) []disturbance {
 	var all []disturbance
 	for _, kind := range faultproxy.Kinds {
@@ -334,10 +334,9 @@ func disturbances(direction faultproxy.Direction, message int) []disturbance {
 		disturbance{kind: "F2 backend terminated", fault: nothing, end: true})
 }
 
-// F1, F2, L5, L6, A3, A4, A5: at every message of every operation each disturbance
-// leaves all or nothing, the caller is told the truth, and the next clean start
-// converges. Without -torture each operation runs in one mode, and some of the messages get
-// one disturbance each, by chance.
+// F1, F2, L5, L6, A3, A4, A5: each disturbance at every message of every operation leaves
+// all or nothing, the caller is told the truth, and the next clean start converges. Without
+// -torture each operation runs in one mode, and some messages get one random disturbance each.
 func TestF1_SweepOverEveryMessage(t *testing.T) {
 	t.Parallel()
 	for m, mode := range []string{"sealed", "plaintext"} {
@@ -405,7 +404,7 @@ func (r *rig) begin(op operation) aiseed.Config {
 	return cfg
 }
 
-// chosen are the disturbances to try: all, or the one of -case, or one by chance.
+// chosen returns the disturbances to try: all, or the one of -case, or a random one.
 func chosen(random *rand.Rand, all []disturbance) []disturbance {
 	if *caseFlag != "" {
 		return slices.DeleteFunc(all, func(d disturbance) bool { return d.String() != *caseFlag })
@@ -417,8 +416,8 @@ func chosen(random *rand.Rand, all []disturbance) []disturbance {
 	return all[i : i+1]
 }
 
-// disturb runs one case from the beginning. hit reports whether the operation came
-// as far as the fault.
+// disturb runs one case from the beginning. hit reports whether the operation reached the
+// fault.
 func (r *rig) disturb(op operation, d disturbance) (hit bool, err error) {
 	cfg := r.begin(op)
 	before, after, state := r.content(), r.after[op.name], r.State()
@@ -438,7 +437,7 @@ func (r *rig) disturb(op operation, d disturbance) (hit bool, err error) {
 		then = func() { r.terminate(sweptApplication) }
 	case d.restart != nil:
 		then = d.restart
-	case d.fault.ForGood: // until whoever waits gives up
+	case d.fault.ForGood: // until the waiting side gives up
 		store = r.hasty
 		then = func() {
 			givesUp.Reset(10 * time.Millisecond)
@@ -468,8 +467,8 @@ func (r *rig) disturb(op operation, d disturbance) (hit bool, err error) {
 		problems = append(problems, errors.New("the outcome is reported as unknown, although the server is there to be asked"))
 	}
 	survives := !op.once && !d.cancel && d.restart == nil && !d.fault.ForGood && !connecting(record)
-	// What the hasty one is told where nothing happened depends on the machine: it may give
-	// up one that is slow. That what it is told is true does not.
+	// If no fault happened, the result of the hasty store depends on the machine: it may give
+	// up a slow server. What it is told must still be true.
 	undisturbed := !hit && store == r.patient
 	if (survives || undisturbed) && what != op.told {
 		problems = append(problems, fmt.Errorf("the caller is told %q, not %q", what, op.told))
@@ -489,8 +488,8 @@ select pg_terminate_backend(pid, 10000) from pg_stat_activity
 	assert.NoError(r.T, err)
 }
 
-// connecting reports whether the fault came before the first connection was there:
-// a server that was never reached is reported at once.
+// connecting reports whether the fault came before the first connection was made: a server
+// that was never reached is reported at once.
 func connecting(record string) bool {
 	for _, line := range strings.Split(record, "\n") {
 		if strings.Contains(line, ": ") {

@@ -11,23 +11,23 @@ import (
 	"example.com/aiseed"
 )
 
-// The model of F4: what the rules say that the database holds, in values of Go. It
-// shares no code with the library: what is equal is written down here once more,
-// for the few values that a history uses.
+// The model of F4: what the database holds according to the rules, in Go values. It shares
+// no code with the library. Which values are equal is defined here again, for the few values
+// that a history uses.
 
 type model struct {
 	rows   []modelRow
 	keys   []modelKey
 	audits []modelAudit
 	known  map[int]bool   // the keys of keyrings that the database knows; false is revoked
-	keyIDs map[string]int // what the database calls them
+	keyIDs map[string]int // their ids in the database
 }
 
 type modelRow struct {
 	id, name, kind, url, display string
 	enabled, deleted             bool
-	bedrock                      *modelBedrock // is replaced, never changed
-	sealed                       int           // the key that sealed it; 0 is plaintext
+	bedrock                      *modelBedrock // replaced, never changed in place
+	sealed                       int           // the key that sealed it; 0 means plaintext
 	revision                     int
 	touched                      bool // by the last step
 }
@@ -62,12 +62,12 @@ type modelEnv struct {
 	invalid bool
 }
 
-// A difference is what a word that settles a drift stands for.
+// A difference is what a token that settles a drift stands for.
 type difference struct {
 	name, shapes, all string
 }
 
-// meaning says which base URLs are the same.
+// meaning is equal for base URLs that mean the same.
 func meaning(url string) string {
 	switch url {
 	case "HTTPS://X.Example:443/v1/":
@@ -78,7 +78,7 @@ func meaning(url string) string {
 	return url
 }
 
-// respelt is the same base URL in other words.
+// respelt is the same base URL in another spelling.
 func respelt(url string) string {
 	switch url {
 	case "https://x.example/v1/":
@@ -111,7 +111,7 @@ func (m *model) clone() *model {
 	return &model{slices.Clone(m.rows), slices.Clone(m.keys), slices.Clone(m.audits), maps.Clone(m.known), maps.Clone(m.keyIDs)}
 }
 
-// next is a clone that nothing has touched yet.
+// next is a clone in which nothing is touched yet.
 func (m *model) next() *model {
 	c := m.clone()
 	for i := range c.rows {
@@ -126,7 +126,8 @@ func (m *model) next() *model {
 	return c
 }
 
-// find returns the live row of a name or, for a tombstone, the last one; or else -1.
+// find returns the live row of a name or, for deleted, the last tombstone. It returns -1 if
+// there is none.
 func (m *model) find(name string, deleted bool) int {
 	for i := len(m.rows) - 1; i >= 0; i-- {
 		if m.rows[i].name == name && m.rows[i].deleted == deleted {
@@ -176,7 +177,7 @@ func (m *model) seal(ring []int) int {
 	return ring[0]
 }
 
-// sealedWith are the keys that something is sealed with.
+// sealedWith returns the keys that sealed at least one value.
 func (m *model) sealedWith() map[int]bool {
 	needed := map[int]bool{}
 	for _, r := range m.rows {
@@ -202,7 +203,7 @@ func (m *model) audit(actor, action string, row, key int, old, new any) {
 	m.audits = append(m.audits, modelAudit{actor: actor, action: action, row: row, key: key, old: text(old), new: text(new)})
 }
 
-// values are what an audit shows of a row.
+// values is what an audit shows of a row.
 func (r modelRow) values() any {
 	values := map[string]any{"type": r.kind, "name": r.name, "display_name": r.display, "enabled": r.enabled, "base_url": r.url, "bedrock": nil}
 	if b := r.bedrock; b != nil {
@@ -239,7 +240,7 @@ func (m *model) addKeys(actor string, ring []int, row int, secrets ...string) {
 	}
 }
 
-// change replaces a row, and tells of it.
+// change replaces a row, and adds an audit.
 func (m *model) change(actor string, ring []int, row int, now modelRow) {
 	was := m.rows[row]
 	sameBedrock := was.bedrock == now.bedrock || was.bedrock != nil && now.bedrock != nil && *was.bedrock == *now.bedrock
@@ -267,11 +268,11 @@ type modelStart struct {
 	steps   string       // as it is logged
 	creates []string     // names
 	adopts  []int        // rows
-	drifts  []difference // that nobody settled
+	drifts  []difference // that no token settled
 	unused  []string     // words
 }
 
-// start is a start with words that settle drifts. words tells what each of them stood for.
+// start is a start with tokens that settle drifts. words says what each token stands for.
 func (m *model) start(ring []int, want []modelWant, adopt, keep []string, words map[string]difference) (s modelStart) {
 	for _, w := range want {
 		if row := m.find(w.name, false); !w.unsupported && row >= 0 && len(ring) > 0 && m.plaintext(row) {
@@ -351,8 +352,8 @@ func (m *model) start(ring []int, want []modelWant, adopt, keep []string, words 
 	return s
 }
 
-// difference is what the words for a drift are bound to: to keep the row, the two
-// shapes; to adopt, also all that adopting overwrites.
+// difference is what the tokens for a drift are bound to. Keeping binds the two shapes.
+// Adopting also binds everything that it overwrites.
 func (m *model) difference(row int, w modelWant) difference {
 	r := m.rows[row]
 	d := difference{name: w.name}
@@ -380,7 +381,7 @@ func (m *model) diverges(row int, w modelWant) bool {
 	return was != is || !slices.Equal(m.secretsOf(row), w.keys)
 }
 
-// The operations. Each returns the class of the error that it ends with.
+// The operations. Each returns the class of its error, or nil.
 
 func (m *model) operateCreate(ring []int, w modelWant, enabled bool) error {
 	if w.bedrock != nil && w.kind != "anthropic" {
@@ -393,7 +394,7 @@ func (m *model) operateCreate(ring []int, w modelWant, enabled bool) error {
 	return nil
 }
 
-// live is the check of the operations that open secrets, or do not.
+// live is the check of an operation. opens says whether it decrypts secrets.
 func (m *model) live(ring []int, row int, opens bool) error {
 	switch {
 	case row < 0 || m.rows[row].deleted:
@@ -479,7 +480,7 @@ func (m *model) operateRestore(ring []int, row int) error {
 	}
 	m.setDeleted(row, false)
 	m.audit("op", "restore", row, -1, map[string]any{"deleted": true}, map[string]any{"deleted": false})
-	return m.live(ring, row, true) // it is done, but cannot be read back
+	return m.live(ring, row, true) // the change is committed, but reading the provider back can fail
 }
 
 func (m *model) operateAddKey(ring []int, row int, secret string) error {
@@ -508,7 +509,7 @@ func (m *model) operateRemoveKey(row, at int) error {
 	return nil
 }
 
-// A modelResealing writes values anew: those of from, with the key to; 0 is plaintext.
+// A modelResealing writes the values of from again, sealed with the key to; 0 means plaintext.
 type modelResealing struct {
 	from func(sealed int) bool
 	to   int
@@ -553,7 +554,7 @@ func (m *model) revoke(r modelResealing) (revoked int) {
 	return revoked
 }
 
-// runtime is what the store hands out.
+// runtime is what Providers returns.
 func (m *model) runtime(ring []int) (providers []string, err error) {
 	for i, r := range m.rows {
 		if !r.enabled || r.deleted {
@@ -629,8 +630,8 @@ func readSnapshot(raw []byte) (*snapshot, error) {
 	return s, nil
 }
 
-// match compares the model with the database, which was as before says until the
-// last step, and learns the ids of what is new.
+// match compares the model with the database, and learns the ids of new rows. before is the
+// database before the last step.
 func (m *model) match(now, before *snapshot) error {
 	var problems []error
 	compare := func(what string, want, got any) {

@@ -24,10 +24,10 @@ import (
 )
 
 // F4: random histories of environments, starts, operators, rotations, crashes and
-// auditors, on the library and on the model. After each step both have to agree.
+// auditors run on the library and on the model. After each step both have to agree.
 //
-// A round is rapid's number of checks, on a database of its own. The line that
-// rapid prints for a failing history runs it alone.
+// A round is as many histories as rapid has checks, on its own database. The line that
+// rapid prints for a failing history runs only this history.
 func TestF4_HistoriesAgreeWithTheModel(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -77,8 +77,8 @@ func TestF4_HistoriesAgreeWithTheModel(t *testing.T) {
 	}
 }
 
-// toReach are outcomes without which the histories of -torture would say too little.
-// Fewer come to all of them only by chance.
+// toReach are outcomes that the histories of -torture must reach, or they would test too
+// little. A smaller number of histories reaches all of them only by chance.
 const toReach = `
 start, start: invalid configuration, start: drift, start: plaintext, start against a rival, start against a rival: drift,
 step create, step unchanged, step diverged, step adopt, step keep, step deleted, step unsupported, unused words, refused, left,
@@ -125,15 +125,15 @@ type history struct {
 
 	model *model
 	seen  *snapshot
-	ring  []int // the server's keyring; none is plaintext
+	ring  []int // the server's keyring; empty means plaintext
 
 	store     *aiseed.Store // of the last process
-	storeRing []int         // that it has
+	storeRing []int         // the keyring of that store
 	env       modelEnv      // of the last start
-	fresh     []string      // the words that it was told
-	words     []string      // all that were ever told
+	fresh     []string      // the tokens that it was told
+	words     []string      // all tokens that were ever told
 	meanings  map[string]difference
-	accepted  []string // audits, in the order in which they first were
+	accepted  []string // audits, in the order in which they were first accepted
 }
 
 func (w *historyWorld) begin(rt *rapid.T) *history {
@@ -151,8 +151,8 @@ func (w *historyWorld) begin(rt *rapid.T) *history {
 	return h
 }
 
-// pick draws a number below n. Each round turns it by another angle, or all rounds
-// would run the same histories.
+// pick draws a number below n. Each round shifts it by another amount, or all rounds would
+// run the same histories.
 func (h *history) pick(label string, n int) int {
 	angle := fnv.New32()
 	fmt.Fprint(angle, label, h.round)
@@ -181,7 +181,7 @@ func (h *history) look() *snapshot {
 
 // open is a server's start up to where it has a Store.
 func (h *history) open(ring ...int) (*aiseed.Store, error) {
-	// No process is too slow.
+	// No process can be too slow.
 	options := aiseed.StoreOptions{AllowPlaintext: true, LockTimeout: time.Hour, AuditTimeout: time.Hour}
 	var keys []byte
 	for _, k := range ring {
@@ -201,12 +201,12 @@ type call struct {
 	do   func(context.Context, *aiseed.Store) error
 	want error // nil or its class
 
-	// ends are the states that may be there afterwards where the process dies.
-	// Where it lives through a lost connection, only the last few may, and without
-	// a fault only the last.
+	// ends are the states that are allowed afterwards if the process dies. If it
+	// survives a lost connection, only the last few of them are allowed, and without a
+	// fault only the last one.
 	ends []*model
 	few  int
-	// aLostConnectionEndsIt with an error, at any of the ends.
+	// aLostConnectionEndsIt says that a lost connection causes an error, in any of ends.
 	aLostConnectionEndsIt bool
 	rival                 func([]byte) testkit.Action // what happens meanwhile; then there is no other fault
 }
@@ -219,10 +219,10 @@ const (
 	died    fault = "died"
 )
 
-// run makes a call, finds out which of the allowed states is there, and goes on
-// from it. It returns what the process was told, where it was told something.
+// run makes a call, finds out which of the allowed states the database is in, and continues
+// from it. It returns what the process was told, if it was told something.
 func (h *history) run(c call) (end int, suffered fault, err error) {
-	// Drawn in any case, so that a history does not depend on how an earlier fault ended.
+	// Draw always, so that a history does not depend on how an earlier fault ended.
 	planned := pickFrom(h, "fault", noFault, noFault, noFault, noFault, noFault, noFault, noFault, noFault, lost, died)
 	cut, at := pickFrom(h, "cut", testkit.CutBefore, testkit.CutAfter, testkit.CutUnheard), 1+h.pick("at", 6)
 	if c.rival != nil {
@@ -248,7 +248,7 @@ func (h *history) run(c call) (end int, suffered fault, err error) {
 			return testkit.Pass
 		}
 		if suffered = planned; planned == died {
-			// For so long a dead process asks what became of its commit.
+			// So short is the time in which a dead process looks up its commit.
 			storetest.SetLockTimeout(store, time.Millisecond)
 			cancel()
 		}
@@ -314,8 +314,8 @@ var classes = map[error]string{
 	aiseed.ErrNameTaken: "name taken", aiseed.ErrNotFound: "not found",
 }
 
-// bury waits until nothing of the connections that were cut is left on the server.
-// A pool can finish one that its caller does not wait for any more.
+// bury waits until nothing of the cut connections is left on the server. A pool can still
+// be making a connection for which the caller does not wait any more.
 func (h *history) bury() {
 	require.Eventually(h.T, func() bool {
 		h.wired.Reset()
@@ -374,7 +374,7 @@ const (
 	bedrockUser = "AKIA"
 )
 
-// environ draws an environment, and what it means.
+// environ draws an environment and its meaning.
 func (h *history) environ() (e modelEnv) {
 	index := 0
 	add := func(lines ...string) { e.lines = append(e.lines, lines...) }
@@ -384,7 +384,7 @@ func (h *history) environ() (e modelEnv) {
 		}
 		index++
 	}
-	set := func(name, value string) string { return name + "=" + value } // with an empty value it is not set
+	set := func(name, value string) string { return name + "=" + value } // an empty value means not set
 	legacyOpenAI := false
 	for _, name := range historyNames {
 		w := modelWant{name: name, url: pickFrom(h, "url", "", urlX, respelt(urlX), urlY)}
@@ -409,7 +409,7 @@ func (h *history) environ() (e modelEnv) {
 			}
 		default:
 			w.unsupported = w.kind == "copilot"
-			if w.unsupported { // its values are nobody's business
+			if w.unsupported { // its values are not checked
 				w.keys = nil
 			}
 			indexed(set("TYPE", w.kind), set("NAME", name), set("BASE_URL", w.url), set("KEYS", strings.Join(w.keys, ",")))
@@ -447,8 +447,8 @@ func (h *history) environ() (e modelEnv) {
 	return e
 }
 
-// bedrock draws the Bedrock settings of a provider. Without a signal among them it
-// is one with bearer keys, or none.
+// bedrock draws the Bedrock settings of a provider. Without a signal among them, the
+// provider has bearer keys, or there is no provider.
 func (h *history) bedrock(w *modelWant, legacy bool, add, indexed func(...string)) bool {
 	b := modelBedrock{region: pickFrom(h, "region", "", "us", "eu"), model: pickFrom(h, "model", "", "m1")}
 	if h.pick("access", 2) == 0 {
@@ -481,7 +481,7 @@ func (h *history) bedrock(w *modelWant, legacy bool, add, indexed func(...string
 	return true
 }
 
-// staleWords are some of the words of earlier drifts.
+// staleWords returns some of the tokens of earlier drifts.
 func (h *history) staleWords(label string) (words []string) {
 	for range h.pick(label, 4) - 1 {
 		if at := h.pick("word", 8); at < len(h.words) && !slices.Contains(words, h.words[at]) {
@@ -491,8 +491,8 @@ func (h *history) staleWords(label string) (words []string) {
 	return words
 }
 
-// settle starts again with the environment of the last start, and with the words
-// that it was told.
+// settle starts again with the environment of the last start, and with the tokens that it
+// was told.
 func (h *history) settle() {
 	var adopt, keep []string
 	choice := h.pick("choice", 4)
@@ -578,11 +578,11 @@ func (h *history) start(e modelEnv, adopt, keep []string) {
 
 	var want []string
 	for _, i := range offered {
-		if i < len(h.model.audits) { // or they were never written
+		if i < len(h.model.audits) { // otherwise they were never written
 			want = append(want, h.model.audits[i].id)
 		}
 	}
-	// A process that was cut off may have offered only some, but those in order.
+	// A process that was cut off may have offered only some entries, but in order.
 	if wasMarked := c.ends[end] == marked && len(accepted) > 0; suffered != noFault && !wasMarked && len(auditor.offered) < len(want) {
 		want = want[:len(auditor.offered)]
 	}
@@ -621,8 +621,8 @@ func (h *history) start(e modelEnv, adopt, keep []string) {
 	}
 }
 
-// rival is an operator with SQL who comes between what a start reads under the lock
-// and what it writes, and whom the lock does not stop. What he does is done in the model.
+// rival is an operator who changes a row in SQL, after a start has read it under the lock and
+// before the start writes. The lock does not stop SQL. rival also changes the model.
 func (h *history) rival(m *model, s modelStart) func([]byte) testkit.Action {
 	switch {
 	case s.err != nil:
@@ -646,8 +646,8 @@ func (h *history) rival(m *model, s modelStart) func([]byte) testkit.Action {
 	return nil
 }
 
-// learn holds a drift error against the model. Equal differences have equal words,
-// and others have others.
+// learn compares a drift error with the model. Equal differences have equal tokens, and
+// different ones have different tokens.
 func (h *history) learn(got *aiseed.DriftError, want []difference) {
 	require.Len(h.T, got.Providers, len(want))
 	for i, p := range got.Providers {
@@ -676,7 +676,7 @@ func (m *model) marked(accepted []int) *model {
 	return c
 }
 
-// historyAuditor refuses the entry of a number, in one way or another.
+// historyAuditor refuses the entry with a number, in different ways.
 type historyAuditor struct {
 	refuseAt int
 	panics   bool
@@ -701,8 +701,8 @@ func (a *historyAuditor) accepted() []string {
 	return a.offered
 }
 
-// target draws a name, and finds its live row or tombstone; where there is to be one, the
-// name can be the next that has it.
+// target draws a name, and finds its live row or tombstone. With search, it can take the next
+// name that has one.
 func (h *history) target(search, deleted bool) (name string, row int) {
 	at := h.pick("name", len(historyNames))
 	for i := range historyNames {
@@ -837,7 +837,7 @@ func (h *history) agree(after *model) {
 	h.steps++
 }
 
-// reseal rotates, seals, goes back to plaintext, or brings a wrong keyring.
+// reseal rotates, seals, goes back to plaintext, or gives a wrong keyring.
 func (h *history) reseal() {
 	key := 1 + h.pick("sealing key", 3)
 	next := append([]int{key}, h.without(key)...)
@@ -856,7 +856,7 @@ func (h *history) reseal() {
 		}
 		return
 	case what == "give a keyring" || len(h.ring) == 0 && what != "seal":
-		// What is there stays as it is, and is not read until it is sealed.
+		// Existing values stay as they are, and are not read until they are sealed.
 		h.tell("a keyring %v after %v", next, h.ring)
 		h.ring = next
 		return
@@ -870,7 +870,7 @@ func (h *history) reseal() {
 		r = modelResealing{func(sealed int) bool { return sealed != 0 }, 0}
 		c.do = func(ctx context.Context, s *aiseed.Store) (err error) { report, err = s.Unseal(ctx); return err }
 	}
-	// Column by column, and then the keys that are not needed any more.
+	// First each column, and then the keys that are not needed any more.
 	keys := h.model.next()
 	changed := keys.resealKeys(r)
 	settings := keys.clone()
@@ -883,7 +883,7 @@ func (h *history) reseal() {
 		require.Equal(h.T, changed, report.Changed)
 		require.Len(h.T, report.Revoked, n)
 	}
-	// A server that was given both keys before goes on reading.
+	// A server that got both keys before can still read.
 	if what == "rotate" {
 		h.requireProviders(append(h.without(key), key)...)
 	}
@@ -902,7 +902,7 @@ func (h *history) without(key int) []int {
 	return slices.DeleteFunc(slices.Clone(h.ring), func(k int) bool { return k == key })
 }
 
-// finish is a clean end: nothing fails any more, and all that was left is done.
+// finish is a clean end: nothing fails any more, and all remaining work is done.
 func (h *history) finish() {
 	h.tell("finish")
 	h.wire.Reset(nil)
@@ -948,7 +948,7 @@ func (h *history) finish() {
 	}
 	h.agree(after)
 
-	// Every entry was accepted, in order; and again there is nothing to do.
+	// Every entry was accepted, in order. After that there is nothing to do.
 	for _, id := range auditor.offered {
 		if !slices.Contains(h.accepted, id) {
 			h.accepted = append(h.accepted, id)

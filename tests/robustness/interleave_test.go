@@ -19,11 +19,11 @@ import (
 	"example.com/aiseed/internal/testkit"
 )
 
-// A part is what one of those does who run at once: the start of a version of the
-// environment, or an operation of an operator.
+// A part is what one participant does: the start of a version of the environment, or an
+// operation of an operator.
 type part func(ctx context.Context, store *aiseed.Store, auditor aiseed.Auditor, logs *testkit.LogRecorder) error
 
-// A participant plays a part, and does a round trip only when it is let go.
+// A participant plays a part. It does a round trip only when the test lets it.
 type participant struct {
 	name  string
 	part  part
@@ -40,20 +40,20 @@ type participant struct {
 type participantState int
 
 const (
-	moving  participantState = iota // has been let go, and the answer is not there yet
-	waiting                         // in the server, for a lock that another one holds
+	moving  participantState = iota // does a round trip, and the answer has not come yet
+	waiting                         // in the server, for a lock that another participant holds
 	ready                           // wants to do a round trip
 	ended
 )
 
-// A stage is a database that goes back to what it was before each play.
+// A stage is a database that is reset before each play.
 type stage struct {
 	*fixture
 	participants []*participant
 	left         chan struct{} // closed when the test ends
 }
 
-// newStage lets the parts of a rollout, named A, B and so on, play on a database.
+// newStage makes a stage for the parts of a rollout, which are named A, B and so on.
 func newStage(t *testing.T, r rollout, noLock bool) *stage {
 	t.Helper()
 	f := setup(t)
@@ -109,7 +109,7 @@ func (s *stage) reset() {
 	s.Exec(sql)
 }
 
-// A chooser picks one of those who can move.
+// A chooser picks one of the participants that can move.
 type chooser func(able []*participant) (*participant, error)
 
 // play plays all parts on the tables as they were. It returns the schedule, a
@@ -157,11 +157,11 @@ func (s *stage) play(audits bool, choose chooser) (schedule, outcome string, err
 	return schedule, outcome, err
 }
 
-// settle returns when each participant wants something, waits for a lock or has
-// ended, and with it who can move.
+// settle returns when each participant wants a round trip, waits for a lock or has ended.
+// It returns those that can move.
 func (s *stage) settle() (able []*participant, over bool, err error) {
 	for deadline := time.Now().Add(testkit.Patience); time.Now().Before(deadline); {
-		// Whoever moved is first: only then is it true of the others that they wait.
+		// First those that move: until they have settled, the others may not wait any more.
 		for _, state := range []participantState{moving, waiting} {
 			for _, p := range s.participants {
 				if p.state == state {
@@ -185,7 +185,7 @@ func (s *stage) settle() (able []*participant, over bool, err error) {
 	return nil, false, errors.New("all wait for each other")
 }
 
-// await returns when it is known what became of what p does.
+// await returns when p wants a round trip, waits for another participant or has ended.
 func (s *stage) await(p *participant) error {
 	var others []string
 	for _, other := range s.participants {
@@ -201,7 +201,7 @@ func (s *stage) await(p *participant) error {
 			return nil
 		case <-time.After(time.Millisecond):
 		}
-		// For one of the others: the server itself takes a lock for a moment now and then.
+		// Only locks of the others count: the server itself sometimes takes a lock for a moment.
 		if len(s.Rows(`select where pg_blocking_pids($1::text::int) && $2::text[]::int[]`, p.pid, others)) > 0 {
 			p.state = waiting
 			return nil
@@ -210,7 +210,7 @@ func (s *stage) await(p *participant) error {
 	return fmt.Errorf("%s neither ends nor wants anything nor waits for another one", p.name)
 }
 
-// toldOf is what a participant was told, without the ids that are chosen anew.
+// toldOf is what a participant was told, without ids, which differ in each play.
 func toldOf(err error) string {
 	var drift *aiseed.DriftError
 	switch {
@@ -229,8 +229,7 @@ func toldOf(err error) string {
 	return text
 }
 
-// serially returns the outcomes of all orders in which one part comes after
-// the other.
+// serially returns the outcomes of all orders in which the parts run one after another.
 func (s *stage) serially(audits bool) (outcomes []string) {
 	s.T.Helper()
 	for _, order := range orders(s.participants) {
@@ -260,7 +259,7 @@ func orders[T any](of []T) (all [][]T) {
 	return all
 }
 
-// every calls play until each sequence of choices was made, depth first.
+// every calls play for each possible sequence of choices, depth first.
 func every(play func(choose chooser) error) {
 	var path, options []int
 	for {
@@ -311,7 +310,7 @@ func starting(lines []string) func(*fixture) part {
 // version starts with an environment.
 func version(specs ...string) func(*fixture) part { return starting(providers(specs...)) }
 
-// adopting starts with an environment that wins where it drifts.
+// adopting starts with an environment that wins if it drifts.
 func adopting(specs ...string) func(*fixture) part {
 	return func(f *fixture) part {
 		lines := providers(specs...)
@@ -350,13 +349,13 @@ var (
 	})
 )
 
-// A rollout is what happens at once while another version is deployed.
+// A rollout is what happens at the same time while another version is deployed.
 type rollout struct {
 	name   string
 	before []string // specs of what is seeded before
 	parts  []func(*fixture) part
-	// Where one reads what the other one writes and the other way round, no index
-	// stands in for the lock.
+	// takesTheLock says that the outcome needs the lock: each part reads what the other
+	// writes, and no index replaces the lock.
 	takesTheLock bool
 }
 
@@ -421,10 +420,11 @@ var rollouts = []rollout{
 	}, false},
 }
 
-// Everyone does one round trip after the other, in every order: with the lock and
+// The participants do one round trip after the other, in every order: with the lock and
 // with one that locks nothing, with the delivery of audits and without. Whatever the
-// order, the outcome is one that the parts have one after the other. Where there
-// are too many orders, chance picks some; without -torture it picks a few but of two rollouts.
+// order, the outcome is one that the parts also have one after the other. If there are too
+// many orders, the test picks some at random; without -torture it picks a few of all but
+// two rollouts.
 func TestF3_Interleavings(t *testing.T) {
 	t.Parallel()
 	for i, r := range rollouts {
@@ -435,7 +435,7 @@ func TestF3_Interleavings(t *testing.T) {
 			case noLock && r.takesTheLock:
 				continue
 			case !*torture && !r.takesTheLock && variant > 0 && variant != 1+i%6:
-				continue // half of them have one of the three
+				continue // half of the orders have one of the three
 			case len(r.parts) > 2 || noLock && audits:
 				sample = full(1, 60)
 			case variant == 0 && i > 0 && !r.takesTheLock:

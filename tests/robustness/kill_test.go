@@ -21,9 +21,9 @@ import (
 	"example.com/aiseed/internal/testkit"
 )
 
-// points calls try for each message of an operation, in both directions, until it
-// reports that the operation did not come that far. Without -torture, and where
-// not all are asked for, it tries few, spread by chance.
+// points calls try for each message of an operation, in both directions, until try reports
+// that the operation did not get that far. Without -torture, or without all, it tries some
+// random messages.
 func points(t *testing.T, some int, all bool, try func(direction faultproxy.Direction, message int) bool) {
 	t.Helper()
 	if *torture && all {
@@ -39,12 +39,12 @@ func points(t *testing.T, some int, all bool, try func(direction faultproxy.Dire
 		if try(faultproxy.Directions[random.IntN(2)], n) {
 			tried++
 		} else {
-			limit = max(n, 2) // it does not come that far
+			limit = max(n, 2) // the operation does not get that far
 		}
 	}
 }
 
-// F2: a process that runs a start is killed at every message, whether that arrives
+// F2: a process that runs a start is killed at every message, whether the message arrives
 // or not.
 func TestF2_KilledProcess(t *testing.T) {
 	t.Parallel()
@@ -89,7 +89,7 @@ func (r *rig) kill(op operation, key []byte, fault faultproxy.Fault) (hit bool, 
 	dsn := fmt.Sprintf("host='%s' port=5432 user='%s' password='%s' dbname='%s' application_name=%s", r.proxy.Host(), c.User, c.Password, c.Database, sweptApplication)
 	r.proxy.Arm(faultproxy.Fault{}, nil)
 	p := launch(r.T, start{DSN: dsn, Environ: environ, Key: key, OpenFirst: true})
-	r.proxy.Arm(fault, func() { _ = p.Process.Kill() }) // it may have ended: the last message is its farewell
+	r.proxy.Arm(fault, func() { _ = p.Process.Kill() }) // it may have ended: the last message closes the connection
 	p.release()
 	p.wait()
 	hit = r.proxy.Fired()
@@ -108,7 +108,7 @@ func (r *rig) kill(op operation, key []byte, fault faultproxy.Fault) (hit bool, 
 	return hit, nil
 }
 
-// owned returns a fixture on a server of its own, which a test can mistreat.
+// owned returns a fixture on its own server, which a test may damage.
 func owned(t *testing.T, settings ...string) (*fixture, *ephemeral.Server) {
 	t.Helper()
 	server, err := ephemeral.Start(context.Background(), settings...)
@@ -125,7 +125,7 @@ func owned(t *testing.T, settings ...string) (*fixture, *ephemeral.Server) {
 // F2: the server crashes at a message, and comes back.
 func TestF2_ServerIsRestarted(t *testing.T) {
 	t.Parallel()
-	// What a server says is committed has to be so after a crash.
+	// What a server reports as committed has to survive a crash.
 	f, server := owned(t, "synchronous_commit=on")
 	r := f.rig()
 	for _, op := range operations {
@@ -156,8 +156,8 @@ func TestF2_ServerIsRestarted(t *testing.T) {
 	}
 }
 
-// F2: the disk is full for one table after the other, so that the transaction
-// fails at each of its statements. A device that is always full stands in for the table's file.
+// F2: the disk is full for one table after the other, so that the transaction fails at
+// each of its statements. A device that is always full replaces the table's file.
 func TestF2_DiskIsFull(t *testing.T) {
 	t.Parallel()
 	const full = "/dev/full"
@@ -172,7 +172,7 @@ func TestF2_DiskIsFull(t *testing.T) {
 			op := operations[0]
 			cfg := r.begin(op)
 			r.empty()
-			r.Exec(`truncate ` + table + ` cascade`) // to a file without a page
+			r.Exec(`truncate ` + table + ` cascade`) // so that its file has no page
 			r.Exec(`checkpoint`)
 			file := filepath.Join(f.Rows(`show data_directory`)[0], f.Rows(`select pg_relation_filepath($1::regclass)`, table)[0])
 			require.NoError(t, os.Rename(file, file+".free"))
@@ -191,7 +191,7 @@ func TestF2_DiskIsFull(t *testing.T) {
 
 			require.NoError(t, os.Remove(file))
 			require.NoError(t, os.Rename(file+".free", file))
-			// Backends keep a file open.
+			// Backends keep files open.
 			_, _ = f.Pool.Exec(context.Background(), `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`)
 			f.Pool.Reset()
 			cases.check(t, "F2 disk full", t.Name(), checked)

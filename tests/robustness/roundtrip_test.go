@@ -32,7 +32,7 @@ func manyProviders(n int) []string {
 
 // Q1, Q2: a start costs the same round trips at any number of providers, in any
 // query-exec mode, through a proxy, and on a connection that has seen no statement
-// yet. Without -torture, not in each combination of these.
+// yet. Without -torture, the test does not try each combination of these.
 func TestQ1_RoundTrips(t *testing.T) {
 	t.Parallel()
 	server, proxy := storetest.BehindPgBouncer(t)
@@ -46,9 +46,9 @@ func TestQ1_RoundTrips(t *testing.T) {
 			for _, through := range []struct{ name, dsn string }{{"direct", server.DSN("")}, {"through PgBouncer", proxy.DSN("")}} {
 				for _, connection := range []string{"warm", "fresh"} {
 					if n > 10 && mode != modes[0] {
-						continue // what depends on a mode shows with few
+						continue // a few providers show what depends on a mode
 					}
-					// Each mode on a fresh connection, each size, and each of the others once.
+					// Each mode and each size on a fresh connection, and each of the others once.
 					some := n == 10 && connection == "fresh" ||
 						n != 100 && mode == modes[0] && (through.name == "direct") == (connection == "warm")
 					if !some && !*torture {
@@ -126,8 +126,8 @@ func TestQ1_RoundTrips(t *testing.T) {
 	}
 }
 
-// Q3: what is done is in proportion to the providers of the environment, and the same
-// beside others. Allocations are counted, since time is not to be relied on; that is
+// Q3: the work is in proportion to the providers of the environment, and does not depend on
+// other providers. The test counts allocations, because times are not reliable. The count is
 // for the whole process, so this test runs alone.
 func TestQ3_WorkGrowsWithTheEnvironmentOnly(t *testing.T) {
 	ctx := context.Background()

@@ -23,7 +23,7 @@ const (
 	kindMutated = "F5 mutated sealed values"
 )
 
-// A sealedValue is one value in the tables, where it is and what it is.
+// A sealedValue is one value in the tables: its place and its text.
 type sealedValue struct {
 	table, column, id, stored, key string
 }
@@ -36,7 +36,7 @@ func (f *fixture) put(v sealedValue) {
 	f.Exec(fmt.Sprintf(`update %[1]s set %[2]s = $2, %[2]s_key_id = $3 where id = $1`, v.table, v.column), v.id, v.stored, v.key)
 }
 
-// sealedValues are all that there are.
+// sealedValues returns all sealed values.
 func (f *fixture) sealedValues() (values []sealedValue) {
 	f.T.Helper()
 	for _, line := range f.Rows(`
@@ -63,8 +63,8 @@ func unopened(err error, of ...sealedValue) (sealedValue, error) {
 	return sealedValue{}, fmt.Errorf("a DecryptError about another value: %w", err)
 }
 
-// twoKeys is a store of which the rows are sealed with two keys: first and second
-// of the fixture's keyring.
+// twoKeys is a store whose rows are sealed with two keys: the first and the second of the
+// fixture's keyring.
 func twoKeys(t *testing.T) *fixture {
 	t.Helper()
 	f := setup(t)
@@ -95,7 +95,7 @@ func randomKey(random *rand.Rand) []byte {
 	return key
 }
 
-// S2, S5: a value opens in its own row and column only, and for its own provider.
+// S2, S5: a value can be decrypted only in its own row and column, and for its own provider.
 func TestF5_S2_SwappedCiphertextsDoNotOpen(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -105,7 +105,7 @@ func TestF5_S2_SwappedCiphertextsDoNotOpen(t *testing.T) {
 	values := f.sealedValues()
 	require.Len(t, values, 13)
 
-	// requireBoth sees one of them fail, repairs it, and sees the other one fail.
+	// requireBoth checks that one of them fails, repairs it, and checks that the other fails.
 	requireBoth := func(what string, repair func(sealedValue), both ...sealedValue) {
 		t.Helper()
 		var err error
@@ -120,7 +120,7 @@ func TestF5_S2_SwappedCiphertextsDoNotOpen(t *testing.T) {
 			left = slices.DeleteFunc(slices.Clone(left), func(v sealedValue) bool { return v == failed })
 		}
 		cases.check(t, kindSwapped, fmt.Sprintf("%s of %v and %v", what, both[0], both[1]), err)
-		for _, v := range both { // also where that went wrong
+		for _, v := range both { // also if the check failed
 			repair(v)
 		}
 	}
@@ -178,11 +178,11 @@ type mutation struct {
 	change func(random *rand.Rand, c *sealedCell)
 }
 
-// A sealedCell is a sealed value with all that it is bound to.
+// A sealedCell is a sealed value with everything that it is bound to.
 type sealedCell struct {
 	table, column, row, stored, key string
 	provider                        uuid.UUID
-	noKey                           bool // no key id beside it
+	noKey                           bool // no key id next to it
 
 	other string // another sealed value
 	older string // id of another key of the keyring
@@ -202,7 +202,7 @@ func (c sealedCell) cell() seal.Cell {
 
 const sealedPrefix = "aiseed:v1:"
 
-// ofText changes what is stored, and ofBytes what that encodes.
+// ofText changes the stored text, and ofBytes the bytes that it encodes.
 func ofText(change func(random *rand.Rand, s string) string) func(*rand.Rand, *sealedCell) {
 	return func(random *rand.Rand, c *sealedCell) { c.stored = change(random, c.stored) }
 }
@@ -293,7 +293,7 @@ var mutations = []mutation{
 	{"hex for base64", ofText(func(_ *rand.Rand, s string) string { return sealedPrefix + fmt.Sprintf("%x", s[len(sealedPrefix):]) })},
 	{"the other's value", func(_ *rand.Rand, c *sealedCell) { c.stored = c.other }},
 	{"half of the other's value", func(random *rand.Rand, c *sealedCell) {
-		at := len(sealedPrefix) + 16 + random.IntN(min(len(c.stored), len(c.other))-len(sealedPrefix)-16) // behind the nonce and later
+		at := len(sealedPrefix) + 16 + random.IntN(min(len(c.stored), len(c.other))-len(sealedPrefix)-16) // somewhere behind the nonce
 		c.stored = c.stored[:at] + c.other[at:]
 	}},
 	{"plaintext", ofText(func(*rand.Rand, string) string { return "secret" })},
@@ -310,7 +310,7 @@ var mutations = []mutation{
 	{"another provider", func(_ *rand.Rand, c *sealedCell) { c.provider = uuid.New() }},
 }
 
-// mutate changes a cell until it is another one, and says in which way.
+// mutate changes a cell until it differs, and says how.
 func mutate(random *rand.Rand, c sealedCell) (changed sealedCell, how string) {
 	for changed = c; changed == c; {
 		m := mutations[random.IntN(len(mutations))]
@@ -374,7 +374,7 @@ func TestF5_S5_MutatedRowsAreTypedErrors(t *testing.T) {
 		changed, how := c, ""
 		for possible := false; !possible; {
 			changed, how = mutate(random, c)
-			// Where it is is for the swaps; a key id has to refer to a key; text has to be text.
+			// Another test moves values. Here a key id has to refer to a key, and a text has to be valid.
 			possible = changed.stored != c.stored || changed.key != c.key || changed.noKey
 			possible = possible && (changed.noKey || slices.Contains(f.Keyring.IDs(), changed.key))
 			possible = possible && utf8.ValidString(changed.stored) && !strings.Contains(changed.stored, "\x00")

@@ -49,7 +49,7 @@ func TestF5_S11_NoConnectErrorShowsThePassword(t *testing.T) {
 		},
 		"a connection string in the place of the host": func(c *pgxpool.Config) {
 			c.ConnConfig.Host = "postgres:" + url.QueryEscape(password) + "@127.0.0.1"
-			// What net says, without a name server: some take seconds, or know every name.
+			// The error of net, without a name server: some take seconds, or resolve every name.
 			c.ConnConfig.LookupFunc = func(_ context.Context, host string) ([]string, error) {
 				return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 			}
@@ -93,7 +93,7 @@ func TestF5_S11_NoConnectErrorShowsThePassword(t *testing.T) {
 	}
 }
 
-// answering is a server that says one thing.
+// answering is a server that sends one text.
 func answering(what string) func(context.Context, string, string) (net.Conn, error) {
 	return func(context.Context, string, string) (net.Conn, error) {
 		client, server := net.Pipe()
@@ -106,8 +106,8 @@ func answering(what string) func(context.Context, string, string) (net.Conn, err
 	}
 }
 
-// E10, S11: a secret in every variable, also in those that are not for one, and in
-// every way in which that is wrong.
+// E10, S11: a secret is in every variable, also in those that are not for secrets, and in
+// every way that makes the variable invalid.
 func TestF5_E10_NoConfigErrorShowsASecret(t *testing.T) {
 	t.Parallel()
 	w := newSecretWorldOutside(t, true)
@@ -150,7 +150,7 @@ func TestF5_E10_NoConfigErrorShowsASecret(t *testing.T) {
 		for wrong, change := range wrongs {
 			for range full(1, 10) {
 				c := w.canaries[random.IntN(len(canaryNames))]
-				// A type and a name that are short or could be ones are shown.
+				// A type or a name is shown if it is short or valid.
 				if (strings.HasSuffix(name, "_TYPE") || strings.HasSuffix(name, "_NAME")) && len(c.value) < 20 {
 					continue
 				}

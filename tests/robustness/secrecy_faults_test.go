@@ -22,7 +22,7 @@ const kindFault = "F5 faults searched for secrets"
 // A secretOperation is one that a fault can hit.
 type secretOperation struct {
 	name    string
-	prepare string // SQL, of which the state that it needs differs from the saved one
+	prepare string // SQL that makes the state that it needs from the saved one
 	run     func(ctx context.Context) (values []any, err error)
 	fails   bool // also without a fault
 }
@@ -85,7 +85,7 @@ func (w *secretWorld) saveState() (restore string, operations []secretOperation)
 	id := func(do func(ctx context.Context) error) func(context.Context) ([]any, error) {
 		return func(ctx context.Context) ([]any, error) { return nil, do(ctx) }
 	}
-	// The one that most faults fail is the first, for those have been seen to fail something then.
+	// The first operation is the one that most faults make fail: then it is known that these work.
 	operations = []secretOperation{
 		{name: "a first start", prepare: empty, run: seed(cfg)},
 		{name: "Open", run: func(ctx context.Context) ([]any, error) {
@@ -98,7 +98,7 @@ func (w *secretWorld) saveState() (restore string, operations []secretOperation)
 		}},
 		{name: "Migrate", run: id(func(ctx context.Context) error { return aiseed.Migrate(ctx, w.pool, "elsewhere") })},
 		{name: "Providers", run: func(ctx context.Context) ([]any, error) {
-			_, err := w.store.Providers(ctx) // a base URL in them is as it was written
+			_, err := w.store.Providers(ctx) // a base URL in the providers is as it was written
 			return nil, err
 		}},
 		{name: "ListProviders", run: func(ctx context.Context) ([]any, error) {
@@ -163,7 +163,7 @@ func (w *secretWorld) saveState() (restore string, operations []secretOperation)
 		}})
 }
 
-// auditor shows what it gets, and answers.
+// auditor shows the entries that it gets, and answers.
 func (w *secretWorld) auditor(answer func(aiseed.AuditEntry) error) aiseed.Auditor {
 	return aiseed.AuditorFunc(func(_ context.Context, e aiseed.AuditEntry) error {
 		fmt.Fprintf(w.out, "%+v %s %s\n", e, e.Old, e.New)
@@ -179,10 +179,10 @@ type secretFault struct {
 	name   string
 	arm    func() (disarm func())
 	quotes bool // the server's message quotes a row
-	holds  bool // a lock that somebody waits for
+	holds  bool // it holds a lock that somebody waits for
 }
 
-// faults are those of the tables and their locks. Every one fails some operation.
+// faults returns those of the tables and their locks. Each makes some operation fail.
 func (w *secretWorld) faults() (all []secretFault) {
 	ctx := context.Background()
 	w.exec(`
@@ -251,7 +251,7 @@ end $$`)
 	return all
 }
 
-// S5, S6, S11: what is said when something goes wrong.
+// S5, S6, S11: nothing that is printed when something fails shows a secret.
 func TestF5_S11_NoFaultShowsASecret(t *testing.T) {
 	t.Parallel()
 	inEachWorld(t, func(t *testing.T, w *secretWorld) {
@@ -309,7 +309,7 @@ func TestF5_S11_NoFaultShowsASecret(t *testing.T) {
 	})
 }
 
-// A cutDecision is what becomes of a message, and of its caller.
+// A cutDecision decides what happens to a message, and to its caller.
 type cutDecision func(cancel context.CancelFunc, sent []byte) testkit.Action
 
 // maxMessages is more than most operations send.
@@ -321,7 +321,7 @@ func (w *secretWorld) cutEverywhere(random *rand.Rand, run func(reproduce string
 	for _, way := range []string{"cut before", "cut after", "cut unheard", "cut before, and from then on", "cut after, and from then on", "backends terminated", "caller cancelled"} {
 		for n, reached := 1, true; reached; n++ {
 			if random.IntN(full(80, 1)) > 0 {
-				reached = n < maxMessages // which nobody has counted
+				reached = n < maxMessages // the real number is not known
 				continue
 			}
 			sent := 0
@@ -335,7 +335,7 @@ func (w *secretWorld) cutEverywhere(random *rand.Rand, run func(reproduce string
 				if sent > n && !always {
 					return testkit.Pass
 				}
-				if always { // it gives up while it waits to try again
+				if always { // the caller gives up while the call waits to try again
 					time.AfterFunc(20*time.Millisecond, cancel)
 				}
 				switch kind {
@@ -360,7 +360,7 @@ func (w *secretWorld) cutEverywhere(random *rand.Rand, run func(reproduce string
 	}
 }
 
-// renewConnections closes those that the stores' pools have.
+// renewConnections closes the connections of the stores' pools.
 func (w *secretWorld) renewConnections() {
 	for _, pool := range w.pools {
 		pool.Reset()

@@ -62,8 +62,8 @@ func exportedFunctions(t *testing.T) (names []string) {
 	return names
 }
 
-// S10, S11: whatever the library hands out, and however a host shows it. A new
-// function has to be called here.
+// S10, S11: no secret appears, whatever the library hands out, and however a host shows it.
+// A new function has to be called here.
 func TestF5_S11_NothingThatIsHandedOutShowsASecret(t *testing.T) {
 	t.Parallel()
 	inEachWorld(t, func(t *testing.T, w *secretWorld) {
@@ -92,7 +92,7 @@ func (w *secretWorld) walk() (called []string) {
 		}
 		cases.check(t, kindRendering, fmt.Sprintf("%s: what %s left behind", w.name, function), w.look(false))
 	}
-	// What has a base URL in it as a plain string shows that as it was written.
+	// A value that has a base URL as a plain string shows the URL as it was written.
 	showWithURL := func(function string, values ...any) {
 		t.Helper()
 		search = w.served
@@ -134,7 +134,7 @@ func (w *secretWorld) walk() (called []string) {
 	must(err)
 	show("Secret.MarshalText", asText, string(asText))
 	show("Secret.LogValue", secret.LogValue(), slog.Any("k", secret))
-	type fields struct { // fmt calls no method of what is in it
+	type fields struct { // fmt calls no method of a value in it
 		s aiseed.Secret
 		p *aiseed.Secret
 		l []aiseed.Secret
@@ -285,7 +285,7 @@ func (w *secretWorld) walk() (called []string) {
 	show("LockTimeoutError.Error", timeout.Error(), *timeout, timeout.Holder, err)
 	show("LockTimeoutError.Unwrap", timeout.Unwrap())
 
-	// What follows writes plaintext in plain sight, and is what plaintext is.
+	// From here on, plaintext is written, and it may be visible as such.
 	report, err := w.sealing.SealPlaintext(ctx)
 	must(err)
 	show("Store.SealPlaintext", report)
@@ -304,7 +304,7 @@ func (w *secretWorld) walk() (called []string) {
 	return called
 }
 
-// A panic prints what it was given, and every goroutine with its arguments.
+// A panic prints its value, and every goroutine with its arguments.
 func TestF5_S11_APanicShowsNoSecret(t *testing.T) {
 	t.Parallel()
 	w := newSecretWorldOutside(t, true)
@@ -322,7 +322,7 @@ func TestF5_S11_APanicShowsNoSecret(t *testing.T) {
 
 const panicVariable = "AISEED_TEST_PANIC"
 
-// panics are what a host could panic with.
+// panics are values that a host could panic with.
 func (w *secretWorld) panics(t *testing.T, environ []string) []any {
 	t.Helper()
 	cfg, err := aiseed.ParseEnviron(context.Background(), environ, w.logger)
@@ -337,7 +337,7 @@ func (w *secretWorld) panics(t *testing.T, environ []string) []any {
 	}
 }
 
-// TestF5_S11_PanickingChild is the process that panics, and otherwise nothing.
+// TestF5_S11_PanickingChild panics in a child process. In any other process it does nothing.
 func TestF5_S11_PanickingChild(t *testing.T) {
 	n, err := strconv.Atoi(os.Getenv(panicVariable))
 	if err != nil {
@@ -350,8 +350,8 @@ func TestF5_S11_PanickingChild(t *testing.T) {
 	panic(w.panics(t, os.Environ())[n])
 }
 
-// What somebody wrote into a variable or a row must not look like a line of ours,
-// nor move the cursor of who reads it.
+// A text that somebody wrote into a variable or a row must not look like a line of ours, or
+// move the cursor in a terminal.
 func TestS11_HostileTextStaysInItsPlace(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -378,7 +378,7 @@ func TestS11_HostileTextStaysInItsPlace(t *testing.T) {
 	requireHarmless("the error of an environment", err.Error())
 	requireHarmless("the log", f.Logs.String())
 
-	// A type that is skipped may be anything, and so may the row of an operator.
+	// A type that is skipped can be any text, and so can the row of an operator.
 	cfg, err := aiseed.ParseEnviron(ctx, environ("PROVIDER_0_TYPE="+hostile, "PROVIDER_1_TYPE=anthropic", "PROVIDER_1_NAME=a", "PROVIDER_1_BEDROCK_REGION=r\u202e", "PROVIDER_1_BEDROCK_MODEL=m\u202e",
 		"PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=b", "PROVIDER_2_BASE_URL=https://h/\u202e?k=v"), f.Logs.Logger())
 	require.NoError(t, err)

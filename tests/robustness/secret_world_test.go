@@ -28,8 +28,8 @@ import (
 	"example.com/aiseed/internal/testkit"
 )
 
-// A secretWorld is a server of its own that logs all that it can, a store, and secrets
-// that must not show up in anything that either of them says.
+// A secretWorld is its own server, which logs as much as it can, a store, and secrets that
+// must not appear in any output of either.
 type secretWorld struct {
 	t      *testing.T
 	name   string
@@ -39,18 +39,18 @@ type secretWorld struct {
 
 	canaries canaries
 	printed  *search // for what the library says
-	served   *search // for what holds base URLs as they are: without the canaries in those
+	served   *search // for output with base URLs as they are: without the canaries in those
 	raw      [][]byte
 	rings    []*aiseed.Keyring
 	environ  []string
 
-	store, sealing *aiseed.Store   // sealing has a keyring also where store has none
+	store, sealing *aiseed.Store   // sealing has a keyring even if store has none
 	pool           *pgxpool.Pool   // of store
 	wires          []*testkit.Wire // of all stores
 	pools          []*pgxpool.Pool
 	out            *sharedBuffer // all logs and traces
-	hasty          atomic.Bool   // they wait for worldTimeout only
-	traced         bool          // there was something of a trace in it
+	hasty          atomic.Bool   // the stores wait only for worldTimeout
+	traced         bool          // out had the output of a trace
 	logger         slog.Logger
 
 	logRead  int64        // of the server's log
@@ -95,12 +95,12 @@ func newSecretWorld(t *testing.T, sealed bool) *secretWorld {
 	settings := []string{
 		"log_statement=all", "log_min_messages=debug2", "log_min_error_statement=debug5", "log_error_verbosity=verbose", "log_duration=on",
 		"log_parameter_max_length=-1", "log_parameter_max_length_on_error=-1",
-		// Whoever looks at pg_stat_activity copies this for each connection that there may be.
+		// A reader of pg_stat_activity copies this much for each possible connection.
 		"track_activity_query_size=1000000", "max_connections=40",
 	}
 	if !sealed {
-		// What is written as plaintext stands in the parameters, and what the
-		// server says of a row in the detail of an error.
+		// In plaintext mode the secrets are in the parameters, and in the detail of an
+		// error about a row.
 		settings = append(settings, "log_parameter_max_length=0", "log_parameter_max_length_on_error=0", "log_error_verbosity=terse")
 	}
 	var err error
@@ -122,11 +122,11 @@ func newSecretWorld(t *testing.T, sealed bool) *secretWorld {
 	return w
 }
 
-// worldTimeout bounds what a case takes in which a lock is held or the server is gone.
-// In the others nothing is too slow.
+// worldTimeout bounds the time of a case in which a lock is held or the server is gone.
+// In other cases there is no limit.
 const worldTimeout = 50 * time.Millisecond
 
-// hurry lets the stores wait for worldTimeout, or for as long as it takes.
+// hurry makes the stores wait for worldTimeout, or for as long as needed.
 func (w *secretWorld) hurry(hasty bool) {
 	w.t.Helper()
 	if w.hasty.Swap(hasty) != hasty {
@@ -152,7 +152,7 @@ func (w *secretWorld) options() aiseed.StoreOptions {
 	return o
 }
 
-// open makes a store that is looked at from all sides, and its pool.
+// open makes a store whose output is all recorded, and its pool.
 func (w *secretWorld) open(options aiseed.StoreOptions) (*aiseed.Store, *pgxpool.Pool) {
 	w.t.Helper()
 	wire := &testkit.Wire{}
@@ -164,7 +164,7 @@ func (w *secretWorld) open(options aiseed.StoreOptions) (*aiseed.Store, *pgxpool
 	}
 	config.ConnConfig.RuntimeParams["application_name"] = "store"
 	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
-		if w.hasty.Load() { // nothing else bounds what waits outside of a transaction of ours
+		if w.hasty.Load() { // nothing else bounds statements that wait outside of our transactions
 			c.RuntimeParams["lock_timeout"] = fmt.Sprint(worldTimeout.Milliseconds())
 		}
 		return nil
@@ -190,7 +190,7 @@ func (w *secretWorld) rotateKeys() {
 	}
 }
 
-// keyList is the keyring as its keys, and as a variable has it.
+// keyList returns the keyring as the value of a variable, and as raw keys.
 func (w *secretWorld) keyList() (encoded string, raw [][]byte) {
 	var list []string
 	for _, key := range w.raw {
@@ -206,7 +206,7 @@ func (w *secretWorld) parse(environ []string) aiseed.Config {
 	return cfg
 }
 
-// with is the environment with some variables before the others, so that they count.
+// with returns the environment with some variables before the others, so that they win.
 func (w *secretWorld) with(lines ...string) []string { return append(lines, w.environ...) }
 
 func (w *secretWorld) divergent() []string {
@@ -231,6 +231,7 @@ func (tr tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.Trac
 	return ctx
 }
 
+// The next four methods trace how a store makes and acquires connections.
 func (tr tracer) TraceConnectStart(ctx context.Context, data pgx.TraceConnectStartData) context.Context {
 	fmt.Fprintf(tr.out, "%+v\n", data)
 	return ctx
@@ -271,8 +272,8 @@ func (tr tracer) TraceQueryEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceQue
 	fmt.Fprintf(tr.out, "%+v %#v\n", data, data)
 }
 
-// reset decides what becomes of what the stores send, and samples pg_stat_activity
-// before each message of theirs.
+// reset sets what happens to the messages of the stores, and samples pg_stat_activity
+// before each of them.
 func (w *secretWorld) reset(decide func(sent []byte) testkit.Action) {
 	var mu sync.Mutex // of several stores, and of connections that a pool closes
 	messages := 0
@@ -298,7 +299,7 @@ func (w *secretWorld) sample() {
 		}
 	}
 	if err != nil {
-		w.t.Error(err) // on the goroutine of a caller
+		w.t.Error(err) // this runs on the goroutine of a caller
 	}
 }
 
@@ -309,9 +310,9 @@ func (w *secretWorld) exec(sql string) {
 	require.NoError(w.t, err)
 }
 
-// look searches what was logged, by us and by the server, and what others could see
-// in pg_stat_activity, since it last did. quoted says that the server had a reason
-// to quote a row, which in plaintext holds secrets.
+// look searches what we and the server logged since the last call, and what others could
+// see in pg_stat_activity. quoted says that the server had a reason to quote a row, which
+// holds secrets in plaintext mode.
 func (w *secretWorld) look(quoted bool) error {
 	log, err := w.readLog()
 	if err != nil {

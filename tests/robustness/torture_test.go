@@ -53,8 +53,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// F6: each fuzz target runs for a while, in a process of its own. What it finds goes
-// to testdata, where every run of the tests tries it again.
+// F6: each fuzz target runs for some time, in its own process. Inputs that it finds go to
+// testdata, and every run of the tests tries them again.
 func TestF6_FuzzTargets(t *testing.T) {
 	t.Parallel()
 	if !*torture {
@@ -93,8 +93,8 @@ func TestF6_FuzzTargets(t *testing.T) {
 	}
 }
 
-// chance is a source of random numbers that repeats with -seed; each user names
-// its own, so that they do not depend on each other's order.
+// chance is a source of random numbers that repeats with -seed. Each user has a source
+// with its own name, so that the order of the users does not matter.
 func chance(user string) *rand.Rand {
 	var stream uint64
 	for _, c := range []byte(user) {
@@ -103,7 +103,7 @@ func chance(user string) *rand.Rand {
 	return rand.New(rand.NewPCG(*seedFlag, stream))
 }
 
-// full is all with -torture, and otherwise what fits beside the other tests.
+// full returns all with -torture, and otherwise some, which fits next to the other tests.
 func full(some, all int) int {
 	if *torture {
 		return all
@@ -121,8 +121,8 @@ type tally struct {
 
 type kind struct{ cases, violations int }
 
-// check counts one case of a kind of fault, and reports err as a violation of what
-// the library promises. reproduce is one line that tells the case from all others.
+// check counts one case of a kind of fault, and reports err as a violation of what the
+// library promises. reproduce is one line that identifies the case.
 func (c *tally) check(tb testing.TB, name, reproduce string, err error) {
 	tb.Helper()
 	c.add(name, 1)
