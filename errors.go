@@ -123,7 +123,7 @@ func (e *LockTimeoutError) wait() string {
 
 func (e *LockTimeoutError) remedy() string {
 	if e.Holder == nil {
-		return ". The holder is gone by now: start again"
+		return ". No holder is to be found any more: start again"
 	}
 	h := e.Holder
 	text := fmt.Sprintf(". Holder: pid %d", h.PID)

@@ -11,7 +11,7 @@ import (
 func TestL3_TextOfALockTimeout(t *testing.T) {
 	t.Parallel()
 	gone := &LockTimeoutError{Key: 7, waited: 30 * time.Second}
-	require.EqualError(t, gone, "aiseed: waited 30s for advisory lock 7, which another process holds while it writes AI providers; nothing was changed. The holder is gone by now: start again")
+	require.EqualError(t, gone, "aiseed: waited 30s for advisory lock 7, which another process holds while it writes AI providers; nothing was changed. No holder is to be found any more: start again")
 	remote := &LockTimeoutError{Key: 7, waited: time.Second, Holder: &LockHolder{
 		PID: 42, ApplicationName: "coderd\n", ClientAddr: "10.0.0.1", Since: time.Date(2001, 2, 3, 4, 5, 6, 0, time.FixedZone("", 3600)),
 	}}

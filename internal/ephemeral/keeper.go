@@ -32,6 +32,7 @@ type job struct {
 	script  string   // run by sh in dir; must exec the server
 	args    []string // of script
 	signals string   // that ask the server to stop, mildest first
+	bin     string   // of PostgreSQL: its directory of binaries
 	secret  string   // replaced by a mask wherever the log is quoted
 }
 
@@ -120,6 +121,9 @@ func keep(j job) (*keeper, error) {
 
 	k := &keeper{job: j, cmd: cmd, stdin: stdinWrite, life: life}
 	k.close = sync.OnceValue(k.stop)
+	if j.bin != "" {
+		pin(cmd.Process.Pid, j.bin) // the shell starts nothing before it has read the configuration
+	}
 	// This fails only if the shell has exited, and then await reports its output.
 	_, _ = k.stdin.WriteString(j.config + ".\n")
 	return k, nil

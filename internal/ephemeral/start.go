@@ -119,6 +119,7 @@ func launch(ctx context.Context, bin, script string, other func(dir string) stri
 		name:   "PostgreSQL (" + bin + ")",
 		dir:    dir,
 		script: script,
+		bin:    bin,
 		args:   args,
 		// Fast shutdown, then immediate. That one kills children that do not
 		// obey after five seconds, and each signal gets three.

@@ -277,15 +277,16 @@ func (c *cluster) failOver(t *testing.T, op operation, how failover, fault fault
 	}
 	failed, returned := make(chan error, 1), make(chan struct{})
 	r.arm(fault, func() {
-		var err error
-		switch {
-		case how.orderly:
-			err = primary.Stop()
-		case how.behind, how.synchronous:
-			err = primary.Kill()
-		default:
-			err = errors.Join(caughtUp(), primary.Kill())
+		if how.orderly {
+			// A server that is told to stop waits for who is about to log in, and so for this message.
+			go func() { failed <- errors.Join(primary.Stop(), takeOver()) }()
+			return
 		}
+		var err error
+		if !how.behind && !how.synchronous {
+			err = caughtUp()
+		}
+		err = errors.Join(err, primary.Kill())
 		if !how.late {
 			failed <- errors.Join(err, takeOver())
 			return
@@ -326,7 +327,9 @@ func (c *cluster) failOver(t *testing.T, op operation, how failover, fault fault
 func (r *rig) checkFailover(what told, op operation, before, after string) error {
 	var problems []error
 	for _, row := range r.Rows(integrity) {
-		problems = append(problems, errors.New(row))
+		if !op.edits || !strings.HasPrefix(row, "an audit of a row that does not exist") { // one can have been removed
+			problems = append(problems, errors.New(row))
+		}
 	}
 	switch content := r.content(); {
 	case what == toldUnknown:
