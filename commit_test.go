@@ -87,22 +87,26 @@ func TestL6_UnknownWhereItCannotBeLookedUp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := setup(t)
-			f.Exec(`create schema nolock`) // its functions hide the server's own
-			store, w := f.Open(storetest.LockTimeout(300*time.Millisecond), storetest.WithoutLock)
-			cut, once := false, sync.OnceFunc(func() { tt.before(f) })
-			w.Reset(func(sent []byte) testkit.Action {
-				switch {
-				case strings.Contains(string(sent), lookUp) || tt.act != testkit.Pass && cut:
-					once()
-					return tt.act
-				case strings.Contains(string(sent), "insert into"):
-					cut = true
-					return testkit.CutAfter
-				}
-				return testkit.Pass
+			f, err := lookedUp(t, func(timeout time.Duration) (f *fixture, reached bool, err error) {
+				f = setup(t)
+				f.Exec(`create schema nolock`) // its functions go before the server's own
+				store, w := f.Open(storetest.LockTimeout(timeout), storetest.WithoutLock)
+				cut, once := false, sync.OnceFunc(func() { tt.before(f) })
+				w.Reset(func(sent []byte) testkit.Action {
+					switch {
+					case strings.Contains(string(sent), lookUp) || tt.act != testkit.Pass && cut:
+						reached = true
+						once()
+						return tt.act
+					case strings.Contains(string(sent), "insert into"):
+						cut = true
+						return testkit.CutAfter
+					}
+					return testkit.Pass
+				})
+				err = aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.Parse("OPENAI_KEY=key"), f.Audits, f.Logs.Logger())
+				return f, reached, err
 			})
-			err := aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.Parse("OPENAI_KEY=key"), f.Audits, f.Logs.Logger())
 			require.ErrorIs(t, err, aiseed.ErrCommitUnknown)
 			require.ErrorContains(t, err, "either everything was written or nothing was")
 			require.NotContains(t, err.Error(), "nothing was changed")
@@ -113,24 +117,41 @@ func TestL6_UnknownWhereItCannotBeLookedUp(t *testing.T) {
 	}
 }
 
-// A cancelled caller is told what is known, and that it was cancelled.
+// lookedUp calls try with more and more time until a look-up was reached in it: a timeout that is
+// short enough for a test can be too short for a busy machine.
+func lookedUp(t *testing.T, try func(timeout time.Duration) (*fixture, bool, error)) (*fixture, error) {
+	t.Helper()
+	for timeout := 200 * time.Millisecond; ; timeout *= 2 {
+		f, reached, err := try(timeout)
+		if reached || timeout > testkit.Patience {
+			return f, err
+		}
+	}
+}
+
+// Who is cancelled is told what is known, and that it was cancelled.
 func TestL6_UnknownToWhoWasCancelled(t *testing.T) {
 	t.Parallel()
-	f := setup(t, storetest.LockTimeout(300*time.Millisecond))
-	ctx, cancel := context.WithCancel(context.Background())
-	cut := false
-	f.Wire.Reset(func(sent []byte) testkit.Action {
-		switch {
-		case cut:
-			cancel()
-			return testkit.CutBefore
-		case strings.Contains(string(sent), "insert into"):
-			cut = true
-			return testkit.CutAfter
-		}
-		return testkit.Pass
+	f, err := lookedUp(t, func(timeout time.Duration) (f *fixture, reached bool, err error) {
+		f = setup(t, storetest.LockTimeout(timeout))
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		cut := false
+		f.Wire.Reset(func(sent []byte) testkit.Action {
+			switch {
+			case cut:
+				reached = true
+				cancel()
+				return testkit.CutBefore
+			case strings.Contains(string(sent), "insert into"):
+				cut = true
+				return testkit.CutAfter
+			}
+			return testkit.Pass
+		})
+		err = aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
+		return f, reached, err
 	})
-	err := aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
 	require.ErrorIs(t, err, aiseed.ErrCommitUnknown)
 	require.ErrorIs(t, err, context.Canceled)
 

@@ -84,6 +84,7 @@ type lockedCall struct {
 	look     context.Context
 	stop     func()
 	deadline time.Time
+	reason   error // why the look-up has not succeeded yet
 }
 
 func (l *lockedCall) run(ctx context.Context) error {
@@ -100,11 +101,17 @@ func (l *lockedCall) run(ctx context.Context) error {
 			if !tryAgain(err, attempt) || attempt == pg.MaxAttempts || pg.Pause(ctx, attempt) != nil {
 				return err
 			}
-		case !isTransient(err) && !isUnreachable(err) || pg.Pause(l.look, attempt) != nil || time.Now().After(l.deadline):
+		default:
+			if l.reason == nil || !errors.Is(err, context.DeadlineExceeded) {
+				l.reason = err // our own deadline says less than what was in the way before
+			}
+			if (isTransient(err) || isUnreachable(err)) && pg.Pause(l.look, attempt) == nil && time.Now().Before(l.deadline) {
+				continue
+			}
 			if l.acknowledged != nil {
 				return l.acknowledged.finish()
 			}
-			return l.unknown(ctx, err)
+			return l.unknown(ctx)
 		}
 	}
 }
@@ -214,7 +221,7 @@ func (l *lockedCall) lose(ctx context.Context, w *write) {
 	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*l.lockTimeout+pg.CleanupTimeout)
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(pg.CleanupTimeout, cancel) })
 	l.answered() // an earlier look-up
-	l.look, l.stop = look, func() { stop(); cancel() }
+	l.look, l.stop, l.reason = look, func() { stop(); cancel() }, nil
 }
 
 // answered ends the look-up.
@@ -236,8 +243,8 @@ func (l *lockedCall) acquireBy(ctx context.Context) (*pgxpool.Conn, error) {
 }
 
 // unknown is the error of a look-up that failed.
-func (l *lockedCall) unknown(ctx context.Context, reason error) error {
-	e := &commitUnknownError{operation: l.operation, table: l.sql(`{schema}.ai_provider_audits`), reason: reason, cancelled: ctx.Err()}
+func (l *lockedCall) unknown(ctx context.Context) error {
+	e := &commitUnknownError{operation: l.operation, table: l.sql(`{schema}.ai_provider_audits`), reason: l.reason, cancelled: ctx.Err()}
 	for _, w := range l.lost {
 		e.witnesses = append(e.witnesses, "'"+w.witness.String()+"'")
 	}
