@@ -155,7 +155,12 @@ func TestF8_Failover(t *testing.T) {
 					try(failovers[1], faultproxy.ToClient, commit[0])
 					try(failovers[1], faultproxy.ToClient, commit[1])
 				}
-				for _, how := range failovers {
+				hows := failovers
+				if op.name != written[0].name {
+					first := random.IntN(len(failovers) - 1)
+					hows = failovers[first : first+2]
+				}
+				for _, how := range hows {
 					direction := faultproxy.Directions[random.IntN(2)]
 					try(how, direction, 1+random.IntN(messages[direction]))
 				}

@@ -162,7 +162,7 @@ func builtVersions(t *testing.T) [2]string {
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(overlay, replaced, 0o600))
 		programs[i] = filepath.Join(t.TempDir(), []string{"before", "now"}[i])
-		build := exec.Command("go", "build", "-buildvcs=false", "-overlay="+overlay, "-o", programs[i], "./upgradeprocess")
+		build := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-overlay="+overlay, "-o", programs[i], "./upgradeprocess")
 		build.Dir = module
 		out, err := build.CombinedOutput()
 		require.NoError(t, err, "%s", out)
