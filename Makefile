@@ -37,12 +37,12 @@ stress: deps ## Run all tests N times on a quiet machine, a busy one, and with G
 torture: deps ## Run the tests of faults with their full numbers, and print the count
 	cd tests/robustness && go test -count=1 -timeout=60m -parallel=8 -run '^Test(F|Q1)' -torture -seed=$(or $(SEED),0)
 
-# A run takes some minutes and needs a machine that does nothing else.
 # A line takes some minutes and needs a machine that does nothing else. RUNS chooses lines.
 .PHONY: matrix
 matrix: deps ## Run all tests on PostgreSQL 14 to 18, and with unusual settings
 	go run ./tests/matrix $(RUNS)
 
+# A run takes some minutes and needs a machine that does nothing else.
 .PHONY: bench
 bench: ## Measure what a start costs, and write docs/performance.md with its pictures
 	@scripts/deps.sh postgres

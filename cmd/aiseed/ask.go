@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/pg"
 )
 
 // SQLSTATEs that the checks distinguish. PostgreSQL Appendix A.
@@ -21,23 +22,34 @@ const (
 // one reads the only row of a query. Arguments of type int64 are its parameters; the
 // others are the targets of the scan.
 func (d *doctor) one(ctx context.Context, sql string, args ...any) error {
-	var parameters, into []any
+	var parameters [][]byte
+	var into []any
 	for _, arg := range args {
 		if n, ok := arg.(int64); ok {
-			parameters = append(parameters, n)
+			parameters = append(parameters, pg.Int64(n))
 			continue
 		}
 		into = append(into, arg)
 	}
-	return d.pool.QueryRow(ctx, d.sql(sql), parameters...).Scan(into...)
+	return d.ask(ctx, pg.Query{SQL: d.sql(sql), Args: parameters, Rows: pg.One(into...)})
 }
 
-func (d *doctor) list(ctx context.Context, sql string) ([]string, error) {
-	rows, err := d.pool.Query(ctx, d.sql(sql))
+func (d *doctor) list(ctx context.Context, sql string) (out []string, err error) {
+	err = d.ask(ctx, pg.Query{SQL: d.sql(sql), Rows: func(rows pgx.Rows) (err error) {
+		out, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	}})
+	return out, err
+}
+
+// ask runs a query that no row security policy hides rows from.
+func (d *doctor) ask(ctx context.Context, q pg.Query) error {
+	conn, err := d.pool.Acquire(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return pgx.CollectRows(rows, pgx.RowTo[string])
+	defer pg.Release(ctx, conn)
+	return pg.RoundTrip(ctx, conn.Conn(), pg.SeeAllRows, q)
 }
 
 func isNoRows(err error) bool { return errors.Is(err, pgx.ErrNoRows) }
@@ -57,6 +69,9 @@ func (d *doctor) trouble(ctx context.Context, err error) []finding {
 		return fail(fmt.Sprintf("no answer within %s", checkTimeout), "Something holds a lock on the tables, or the server is overloaded: look into pg_stat_activity")
 	case isState(err, undefinedTable), errors.As(err, &database) && database.SQLState == undefinedTable:
 		return fail("a table is missing (SQLSTATE 42P01)", "Restore it from a backup")
+	case pg.Classify(ctx, err).Policy:
+		return fail("a row security policy applies to the role, so it could hide rows (SQLSTATE 42501)",
+			"Connect as the owner of the tables, give the role BYPASSRLS, or disable row security on the tables")
 	case isState(err, insufficientPrivilege):
 		return fail("the role lacks a privilege on the schema or its tables (SQLSTATE 42501)", "Grant it, or connect as their owner")
 	case errors.As(err, &pgErr):

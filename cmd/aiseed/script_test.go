@@ -5,9 +5,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"flag"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -25,9 +25,9 @@ import (
 	"example.com/aiseed/aiseedtest"
 	"example.com/aiseed/internal/ephemeral"
 	"example.com/aiseed/internal/leak"
+	"example.com/aiseed/internal/storetest"
+	"example.com/aiseed/internal/testkit"
 )
-
-var update = flag.Bool("update", false, "rewrite the expected output in testdata")
 
 func TestMain(m *testing.M) {
 	connectTimeout, checkTimeout, lockTimeout = time.Hour, time.Hour, time.Hour
@@ -58,7 +58,7 @@ func TestScripts(t *testing.T) {
 			raw, err := os.ReadFile(path)
 			require.NoError(t, err)
 			got := newScript(t).play(string(raw))
-			if *update {
+			if testkit.Updating() {
 				require.NoError(t, os.WriteFile(path, []byte(got), 0o600))
 				return
 			}
@@ -319,6 +319,21 @@ func TestDatabaseOfThePGVariables(t *testing.T) {
 	code := run(t.Context(), []string{"doctor", "-plaintext"}, nil, &stdout, &stderr)
 	require.Zero(t, code, stdout.String()+stderr.String())
 	require.Contains(t, stdout.String(), c.Database)
+}
+
+// S12: a policy that hides rows from the role is an error, not a database without rows.
+func TestS12_DoctorDoesNotCountWhatAPolicyLeaves(t *testing.T) {
+	t.Parallel()
+	f := storetest.Setup(t)
+	role := f.Role("doctor_")
+	f.Exec(fmt.Sprintf(storetest.GrantTables, role))
+	f.Exec(`alter table ai_provider_audits enable row level security`)
+	c := f.Pool.Config().ConnConfig
+	dsn := url.URL{Scheme: "postgres", User: url.UserPassword(role, c.Password), Path: "/" + c.Database, RawQuery: url.Values{"host": {c.Host}, "port": {fmt.Sprint(c.Port)}}.Encode()}
+	var stdout, stderr bytes.Buffer
+	require.Equal(t, exitError, run(t.Context(), []string{"doctor", "-plaintext", "-database", dsn.String()}, nil, &stdout, &stderr))
+	require.Contains(t, stdout.String(), "a row security policy applies to the role")
+	require.Contains(t, stdout.String(), "BYPASSRLS")
 }
 
 // Each command explains itself and each of its flags.
