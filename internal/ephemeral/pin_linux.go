@@ -1,7 +1,6 @@
 package ephemeral
 
 import (
-	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -46,21 +45,18 @@ func takeProcessor(bin string) *affinity {
 		if allowed[n/64]&(1<<(n%64)) == 0 {
 			continue
 		}
-		file, err := os.Open(files[0])
+		file, err := syscall.Open(files[0], syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 		files = files[1:]
 		if err != nil {
 			continue
 		}
-		if syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-			_ = file.Close()
+		if syscall.Flock(file, syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+			_ = syscall.Close(file)
 			continue
 		}
-		processorLock = file // stays open, or the lock would be released
 		mask := &affinity{}
 		mask[n/64] = 1 << (n % 64)
 		return mask
 	}
 	return nil
 }
-
-var processorLock *os.File

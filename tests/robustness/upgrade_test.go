@@ -78,7 +78,7 @@ func TestF10_RollingUpgrade(t *testing.T) {
 					verb, args = "start", crowded
 				case choice == 1:
 					name = fmt.Sprintf("zz-%04d", step)
-					p = find(name)
+					find(name)
 					verb, args, kept[name] = "create", []string{name, "sk-key-1-of-" + name}, []string{"sk-key-1-of-" + name}
 				case p.Deleted:
 					verb, p.Deleted = "restore", false
