@@ -138,7 +138,7 @@ func TestS9_FingerprintIsEqualForEqualSecretsAndNeedsTheKey(t *testing.T) {
 	require.NotEqual(t, one.fingerprint(a), one.fingerprint(b))
 	require.NotEqual(t, one.fingerprint(a), other.fingerprint(a))
 	require.Equal(t, newVault(nil).fingerprint(a), newVault(nil).fingerprint(a), "one per process in plaintext mode")
-	require.NotEqual(t, ofSecret(seal.NewFingerprint(nil))(a), newVault(nil).fingerprint(a), "and random")
+	require.NotEqual(t, ofSecret(seal.NewFingerprint(make([]byte, 32)))(a), newVault(nil).fingerprint(a), "and random")
 	require.Equal(t, "none", one.fingerprint(Secret{}))
 	require.Equal(t, "7bd08fbd", one.fingerprint(a), "frozen, or the warnings of two versions cannot be compared")
 }

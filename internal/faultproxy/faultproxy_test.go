@@ -2,8 +2,10 @@ package faultproxy_test
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
-	"example.com/aiseed/aiseedtest"
+	"example.com/aiseed/internal/ephemeral"
 	"example.com/aiseed/internal/faultproxy"
 	"example.com/aiseed/internal/leak"
 )
@@ -22,11 +24,26 @@ const patience = time.Minute
 
 func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
+var private = sync.OnceValues(func() (*ephemeral.Server, error) { return ephemeral.Start(context.Background()) })
+
+func mustParse(t *testing.T, dsn string) *pgx.ConnConfig {
+	t.Helper()
+	config, err := pgx.ParseConfig(dsn)
+	require.NoError(t, err)
+	return config
+}
+
 // through returns a proxy in front of a fresh database, and how to connect to each.
 func through(t *testing.T) (proxy *faultproxy.Proxy, proxied, direct *pgx.ConnConfig) {
 	t.Helper()
-	direct = aiseedtest.NewPool(t).Config().ConnConfig
-	proxy, err := faultproxy.Start(pgconn.NetworkAddress(direct.Host, direct.Port))
+	// A server that asks for a password would change the number of messages.
+	server, err := private()
+	require.NoError(t, err)
+	admin := connect(t, mustParse(t, server.DSN("")))
+	name := "proxied_" + strings.ToLower(rand.Text()[:12])
+	require.NoError(t, admin.ExecParams(context.Background(), `create database `+name, nil, nil, nil, nil).Read().Err)
+	direct = mustParse(t, server.DSN(name))
+	proxy, err = faultproxy.Start(pgconn.NetworkAddress(direct.Host, direct.Port))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, proxy.Close()) })
 	proxied = direct.Copy()

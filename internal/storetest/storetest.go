@@ -185,7 +185,8 @@ func (f *Fixture) RequireIdle() {
 // DSN is a connection string of the fixture's database.
 func (f *Fixture) DSN() string {
 	c := f.Pool.Config().ConnConfig
-	return fmt.Sprintf("host='%s' port=%d user='%s' password='%s' dbname='%s'", c.Host, c.Port, c.User, c.Password, c.Database)
+	quoted := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace
+	return fmt.Sprintf("host='%s' port=%d user='%s' password='%s' dbname='%s'", c.Host, c.Port, quoted(c.User), quoted(c.Password), c.Database)
 }
 
 // Role creates a role of this database only. Its password is that of the pool's role,
@@ -197,8 +198,7 @@ func (f *Fixture) Role(prefix string) string {
 	f.Exec(`create role ` + role + ` login`)
 	f.T.Cleanup(func() { f.Exec(`drop owned by ` + role); f.Exec(`drop role ` + role) })
 	if c.Password != "" {
-		f.Exec(fmt.Sprintf(`do $$ begin execute format('alter role %s password %%L', '%s'); end $$`,
-			role, strings.ReplaceAll(c.Password, "'", "''")))
+		f.Exec(fmt.Sprintf(`do $do$ begin execute format('alter role %s password %%L', $$%s$$); end $do$`, role, c.Password))
 	}
 	return role
 }
