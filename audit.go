@@ -133,7 +133,7 @@ func auditedKey(position int, key Secret) any {
 }
 
 func (d *database) insertAudits(rows ...auditRow) pg.Query {
-	return pg.Query{SQL: d.sql(insertAudits), Args: [][]byte{pg.JSON(rows)}}
+	return pg.Query{SQL: d.sql(insertAudits), Args: [][]byte{pg.JSON(rows)}, Rows: pg.WantRows(len(rows), "ai_provider_audits")}
 }
 
 const insertAudits = `

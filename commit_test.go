@@ -2,6 +2,7 @@ package aiseed_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -110,6 +111,10 @@ func TestL6_UnknownWhereItCannotBeLookedUp(t *testing.T) {
 			require.ErrorIs(t, err, aiseed.ErrCommitUnknown)
 			require.ErrorContains(t, err, "either everything was written or nothing was")
 			require.NotContains(t, err.Error(), "nothing was changed")
+			var timeout *aiseed.LockTimeoutError
+			if errors.As(err, &timeout) {
+				require.NotContains(t, timeout.Error(), "nothing was changed")
+			}
 			require.Regexp(t, `select from "public"\.ai_provider_audits where id in \('[0-9a-f-]{36}'\)`, err.Error())
 			tt.reason(t, err)
 			require.Empty(t, f.Audits.Entries())
@@ -234,6 +239,9 @@ var lostWrites = map[string]lostWrite{
 	}},
 	"updating": {made: "X with 1 keys", audits: 1, do: func(ctx context.Context, f *fixture, store *aiseed.Store, p aiseed.Provider) (string, error) {
 		return provided(store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("X"), BaseURL: new("https://other")}))
+	}},
+	"renaming": {made: "X with 1 keys", audits: 1, do: func(ctx context.Context, f *fixture, store *aiseed.Store, p aiseed.Provider) (string, error) {
+		return provided(store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("X")}))
 	}},
 	"restoring": {deleted: true, made: "x with 1 keys", audits: 1, do: func(ctx context.Context, f *fixture, store *aiseed.Store, p aiseed.Provider) (string, error) {
 		return provided(store.RestoreProvider(ctx, "a", p.ID))
@@ -411,6 +419,72 @@ func TestL10_ConnectionLostInTheDeliveryOfAStartThatWritesNothing(t *testing.T) 
 	require.Equal(t, aiseed.ActionCreate, plan.Steps[0].Action)
 	require.Len(t, f.Rows(`select id from ai_providers`), 1)
 	require.Equal(t, 4, entries)
+}
+
+// The look-up of what a server said is committed ends like any other: a server that cannot say is
+// not taken for a yes.
+func TestL10_WhatWasAnsweredAndCannotBeLookedUpIsUnknown(t *testing.T) {
+	t.Parallel()
+	_, err := lookedUp(t, func(timeout time.Duration) (*fixture, bool, error) {
+		f := setup(t)
+		f.Exec(`create schema nolock`)
+		f.Exec(`create function nolock.pg_is_in_recovery() returns boolean language sql as 'select true'`)
+		store, w := f.Open(storetest.LockTimeout(timeout), storetest.WithoutLock)
+		w.Reset(nil)
+		auditor := aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
+			f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
+			f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits, ai_encryption_keys`)
+			return nil
+		})
+		err := aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.Parse("OPENAI_KEY=key"), auditor, slog.Logger{})
+		_, sent := w.Count()
+		return f, strings.Contains(sent, lookUp), err
+	})
+	require.ErrorIs(t, err, aiseed.ErrCommitUnknown)
+	require.ErrorContains(t, err, "the server is a standby")
+}
+
+// A server that ends each connection at its commit is not tried for ever.
+func TestL5_CommitThatIsLostEachTimeIsTriedABoundedNumberOfTimes(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	f.Exec(`create sequence commits`)
+	f.Exec(`create function fall() returns trigger language plpgsql as $$ begin perform nextval('commits'); perform pg_terminate_backend(pg_backend_pid()); return null; end $$`)
+	f.Exec(`create constraint trigger fall after insert on ai_provider_audits deferrable initially deferred for each row execute function fall()`)
+	err := f.Store.DeleteProvider(context.Background(), "a", p.ID)
+	require.ErrorIs(t, err, aiseed.ErrDatabase)
+	require.ErrorContains(t, err, "each time, the connection was lost at the commit, and nothing was written")
+	require.Equal(t, []string{"8"}, f.Rows(`select last_value from commits`))
+	require.Equal(t, []string{"false"}, f.Rows(`select deleted from ai_providers`))
+}
+
+// A start that wrote, and then loses its connection in a later batch of its delivery, reads again.
+func TestL10_ConnectionLostInALaterBatchOfTheDelivery(t *testing.T) {
+	t.Parallel()
+	for name, missing := range map[string]bool{"and it is there": false, "and it is missing": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.Exec(`insert into ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name)
+				select gen_random_uuid(), 'a', 'create', 'ai_provider', gen_random_uuid(), gen_random_uuid(), 'x' from generate_series(1, 1500)`)
+			entries := 0
+			auditor := aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
+				if entries++; entries == 1200 {
+					f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
+					if missing {
+						f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits, ai_encryption_keys`)
+					}
+				}
+				return nil
+			})
+			plan, err := f.Store.Seed(context.Background(), f.Parse("OPENAI_KEY=key"), auditor, slog.Logger{})
+			require.NoError(t, err)
+			require.Equal(t, aiseed.ActionCreate, plan.Steps[0].Action)
+			require.Len(t, f.Rows(`select id from ai_providers`), 1)
+			require.Empty(t, f.Rows(`select id from ai_provider_audits where delivered_at is null`), "and the rest was delivered")
+		})
+	}
 }
 
 // gate makes each commit of a change wait until the returned connection is closed.

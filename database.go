@@ -64,16 +64,17 @@ func (d *database) failed(ctx context.Context, conn *pgx.Conn, operation string,
 		Args: [][]byte{[]byte(d.schema)},
 		Rows: pg.One(&db.policies),
 	})
-	if len(db.policies) > 0 {
+	if len(db.policies) == 1 {
 		db.Table = db.policies[0]
 	}
 	return wrapped
 }
 
-// selectPolicies finds the tables of a schema with a row security policy that applies to the role.
+// selectPolicies finds our tables in a schema with a row security policy that applies to the role.
 const selectPolicies = `
 select array(select c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
-              where n.nspname = $1 and c.relkind in ('r', 'p') and row_security_active(c.oid) order by c.relname)`
+              where n.nspname = $1 and row_security_active(c.oid) and c.relname in
+                    ('ai_providers', 'ai_provider_keys', 'ai_provider_audits', 'ai_encryption_keys', 'aiseed_schema') order by c.relname)`
 
 // read is query for queries that can be repeated. It hides a lost connection by
 // retrying.

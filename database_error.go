@@ -99,12 +99,10 @@ func sqlStateHint(state string) string {
 	return ""
 }
 
-// databaseError turns an error of internal/pg into a DatabaseError. It returns nil and
-// a DecryptError unchanged.
+// databaseError turns an error of internal/pg into a DatabaseError, and nil into nil.
 func databaseError(ctx context.Context, operation string, err error) error {
-	var decrypt *DecryptError
-	if err == nil || errors.As(err, &decrypt) {
-		return err
+	if err == nil {
+		return nil
 	}
 	cause := pg.Classify(ctx, err)
 	return &DatabaseError{

@@ -131,6 +131,11 @@ func (s *Store) finishDelivery(ctx context.Context, conn *pgx.Conn, d delivery, 
 		accepted = append(accepted, entry.ID)
 	}
 
+	if pool := s.pool.Stat(); auditErr != nil && ctx.Err() != nil && pool.AcquiredConns() == pool.MaxConns() {
+		auditErr = xerrors.Errorf("%w; all %d connections of the pool were in use, one of them by the delivery: if the auditor uses this pool, raise MaxConns",
+			auditErr, pool.MaxConns())
+	}
+
 	// Mark the accepted entries even if the time is up. Processes that came meanwhile
 	// left their entries to us, so look once more after the lock is released.
 	deadline, _ := ctx.Deadline()

@@ -73,6 +73,7 @@ type LockTimeoutError struct {
 	Key    int64       // of pg_advisory_xact_lock
 	Holder *LockHolder // nil if it was gone when we looked, or if the look-up failed
 	waited time.Duration
+	unsure bool // something may have been changed before
 }
 
 // A commitUnknownError says why the library could not find out the outcome of a commit.
@@ -86,11 +87,7 @@ type commitUnknownError struct {
 
 func (e *commitUnknownError) Error() string {
 	reason := strings.TrimPrefix(e.reason.Error(), "aiseed: ")
-	var timeout *LockTimeoutError
-	if errors.As(e.reason, &timeout) {
-		reason = timeout.wait() + timeout.remedy()
-	}
-	return fmt.Sprintf("aiseed: %s: the connection was lost after the commit was sent, and it is not known what became of it: "+
+	return fmt.Sprintf("aiseed: %s: the connection was lost at the commit, and it is not known what became of it: "+
 		"either everything was written or nothing was. It could not be looked up, because: %s. "+
 		"A start finds out by itself. By hand: select from %s where id in (%s) has a row if it was written",
 		e.operation, reason, e.table, strings.Join(e.witnesses, ", "))
@@ -114,19 +111,15 @@ type LockHolder struct {
 }
 
 func (e *LockTimeoutError) Error() string {
-	return "aiseed: " + e.wait() + "; nothing was changed" + e.remedy()
-}
-
-func (e *LockTimeoutError) wait() string {
-	return fmt.Sprintf("waited %s for advisory lock %d, which another process holds while it writes AI providers", e.waited, e.Key)
-}
-
-func (e *LockTimeoutError) remedy() string {
+	text := fmt.Sprintf("aiseed: waited %s for advisory lock %d, which another process holds while it writes AI providers", e.waited, e.Key)
+	if !e.unsure {
+		text += "; nothing was changed"
+	}
 	if e.Holder == nil {
-		return ". No holder is to be found any more: start again"
+		return text + ". No holder is to be found any more: start again"
 	}
 	h := e.Holder
-	text := fmt.Sprintf(". Holder: pid %d", h.PID)
+	text += fmt.Sprintf(". Holder: pid %d", h.PID)
 	if h.ApplicationName != "" {
 		text += fmt.Sprintf(", application %q", h.ApplicationName)
 	}

@@ -73,12 +73,10 @@ func (d *database) locked(ctx context.Context, operation string, reads []pg.Quer
 // A lockedCall is one call of locked.
 type lockedCall struct {
 	*database
-	operation    string
-	reads        []pg.Query
-	decide       func() (write, error)
-	acknowledged *write // the last write that a server said is committed, until a server lacks it
-
-	lost []*write // whose connection was lost after the commit was sent
+	operation string
+	reads     []pg.Query
+	decide    func() (write, error)
+	lost      []*write // whose connection was lost after the commit was sent
 	// look is not nil while the outcome of the last of them has not been asked. It outlives the
 	// caller's context for a short time. A server has to be found by the deadline.
 	look     context.Context
@@ -98,18 +96,16 @@ func (l *lockedCall) run(ctx context.Context) error {
 			// What this attempt wrote was lost: look it up, whatever the reason.
 			_ = pg.Pause(l.look, attempt)
 		case l.look == nil:
-			if !tryAgain(err, attempt) || attempt == pg.MaxAttempts || pg.Pause(ctx, attempt) != nil {
+			if !tryAgain(err, attempt) || attempt >= pg.MaxAttempts || pg.Pause(ctx, attempt) != nil {
 				return err
 			}
 		default:
-			if l.reason == nil || !errors.Is(err, context.DeadlineExceeded) {
-				l.reason = err // our own deadline says less than what was in the way before
+			err = l.withoutOurDeadline(ctx, err)
+			if l.reason == nil || time.Now().Before(l.deadline) {
+				l.reason = err // later, it says less than what was in the way before
 			}
 			if (isTransient(err) || isUnreachable(err)) && pg.Pause(l.look, attempt) == nil && time.Now().Before(l.deadline) {
 				continue
-			}
-			if l.acknowledged != nil {
-				return l.acknowledged.finish()
 			}
 			return l.unknown(ctx)
 		}
@@ -151,9 +147,12 @@ func (l *lockedCall) attempt(ctx context.Context) error {
 			return &DatabaseError{Operation: l.operation, cause: pg.Error{Transient: true, Reason: "the server is a standby, which can lack what its primary committed"}}
 		}
 		l.answered()
-		l.acknowledged = nil
 		if err := ctx.Err(); err != nil {
 			return &DatabaseError{Operation: l.operation, cause: pg.Error{Context: err}}
+		}
+		if len(l.lost) >= pg.MaxAttempts {
+			return &DatabaseError{Operation: l.operation, cause: pg.Error{Lost: true,
+				Reason: "each time, the connection was lost at the commit, and nothing was written; the server's log says why"}}
 		}
 	}
 	w, err := l.decide()
@@ -180,7 +179,6 @@ func (l *lockedCall) write(ctx context.Context, conn *pgxpool.Conn, w *write) er
 	}
 	committed, err := pg.Commit(ctx, conn.Conn(), writes, w.behind...)
 	if committed {
-		l.acknowledged = w
 		if err != nil && !conn.Conn().IsClosed() {
 			return w.finish() // only what is behind the commit failed
 		}
@@ -217,7 +215,7 @@ func (l *lockedCall) lose(ctx context.Context, w *write) {
 	if !slices.Contains(l.lost, w) {
 		l.lost = append(l.lost, w)
 	}
-	l.deadline = time.Now().Add(l.lockTimeout)
+	l.deadline = time.Time{}
 	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*l.lockTimeout+pg.CleanupTimeout)
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(pg.CleanupTimeout, cancel) })
 	l.answered() // an earlier look-up
@@ -235,6 +233,9 @@ func (l *lockedCall) answered() {
 // acquireBy takes a connection, for a look-up by its deadline.
 func (l *lockedCall) acquireBy(ctx context.Context) (*pgxpool.Conn, error) {
 	if l.look != nil {
+		if l.deadline.IsZero() {
+			l.deadline = time.Now().Add(l.lockTimeout)
+		}
 		bounded, cancel := context.WithDeadline(ctx, l.deadline)
 		defer cancel()
 		ctx = bounded
@@ -242,8 +243,21 @@ func (l *lockedCall) acquireBy(ctx context.Context) (*pgxpool.Conn, error) {
 	return l.acquire(ctx, l.operation)
 }
 
+// withoutOurDeadline replaces an error of a context that is ours and not the caller's.
+func (l *lockedCall) withoutOurDeadline(ctx context.Context, err error) error {
+	var db *DatabaseError
+	if ctx.Err() != nil || !errors.As(err, &db) || db.cause.Context == nil {
+		return err
+	}
+	return &DatabaseError{Operation: l.operation, cause: pg.Error{Unreachable: true, Reason: "neither the pool nor the server answered within " + l.lockTimeout.String()}}
+}
+
 // unknown is the error of a look-up that failed.
 func (l *lockedCall) unknown(ctx context.Context) error {
+	var timeout *LockTimeoutError
+	if errors.As(l.reason, &timeout) {
+		timeout.unsure = true
+	}
 	e := &commitUnknownError{operation: l.operation, table: l.sql(`{schema}.ai_provider_audits`), reason: l.reason, cancelled: ctx.Err()}
 	for _, w := range l.lost {
 		e.witnesses = append(e.witnesses, "'"+w.witness.String()+"'")

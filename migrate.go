@@ -129,7 +129,7 @@ select count(n.oid) > 0, count(c.oid) > 0
 	}
 	if versioned {
 		if err := pg.RoundTrip(ctx, conn.Conn(), pg.Query{SQL: d.sql(selectSchemaVersion), Rows: pg.One(&version)}); err != nil {
-			return databaseError(ctx, operation, err)
+			return d.failed(ctx, conn.Conn(), operation, err)
 		}
 	}
 	if version >= schemaVersion() {
@@ -144,18 +144,18 @@ select count(n.oid) > 0, count(c.oid) > 0
 		Args: [][]byte{[]byte(d.sql("{schema}"))},
 	})
 	if err := pg.RoundTrip(ctx, conn.Conn(), writes...); err != nil {
-		return databaseError(ctx, operation, err)
+		return d.failed(ctx, conn.Conn(), operation, err)
 	}
 	for _, m := range migrations {
 		if m.version <= version {
 			continue
 		}
 		if err := pg.ExecScript(ctx, conn.Conn(), m.sql); err != nil {
-			return databaseError(ctx, operation, err)
+			return d.failed(ctx, conn.Conn(), operation, err)
 		}
 	}
 	if committed, err := pg.Commit(ctx, conn.Conn(), nil); !committed {
-		return databaseError(ctx, operation, err)
+		return d.failed(ctx, conn.Conn(), operation, err)
 	}
 	return nil
 }

@@ -124,7 +124,12 @@ type start struct {
 
 func (r *start) run(ctx context.Context) error {
 	for attempt := 1; ; attempt++ {
-		if err := r.reconcile(ctx); err != nil {
+		written := r.plan // by an earlier attempt, whose server may be gone
+		err := r.reconcile(ctx)
+		if written != nil && written.writes() && (err == nil && !r.plan.writes() || errors.Is(err, ErrDrift)) {
+			r.plan, err = written, nil // it is there, whatever others did to it since
+		}
+		if err != nil {
 			return err
 		}
 		if _, leave := r.auditor.(leaveAudits); leave || !r.pending {
@@ -132,7 +137,7 @@ func (r *start) run(ctx context.Context) error {
 		}
 		n, err := r.store.DeliverAudits(ctx, r.auditor)
 		r.delivered, r.undelivered = r.delivered+n, err
-		if !isLost(err) || r.plan.writes() || attempt == 2 {
+		if !isLost(err) || ctx.Err() != nil || attempt == 2 {
 			return nil
 		}
 		// Another server may have taken over, and lack what was read.
@@ -174,6 +179,7 @@ func (r *start) read(ctx context.Context) error {
 
 // makePlan makes the plan from what was read.
 func (r *start) makePlan() error {
+	r.undelivered = nil // of an earlier attempt
 	stored, err := r.store.vault.openedByName(r.stored)
 	if err == nil {
 		r.plan = diff(r.want, stored, r.settle, r.store.vault.fingerprint)

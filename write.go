@@ -29,8 +29,8 @@ update {schema}.ai_providers t
        settings = case when r.keep_settings then t.settings else r.settings end,
        settings_key_id = case when r.keep_settings then t.settings_key_id else r.settings_key_id end
   from json_to_recordset($1::json) as r (id uuid, revision bigint, type text, display_name text, base_url text,
-                                         settings text, settings_key_id text, keep_settings boolean)
- where t.id = r.id and t.revision = r.revision`
+                                         settings text, settings_key_id text, keep_settings boolean, old_display_name text)
+ where t.id = r.id and t.revision = r.revision and coalesce(t.display_name, '') = r.old_display_name`
 )
 
 // A providerRow is a row of ai_providers to insert.
@@ -55,6 +55,8 @@ type providerUpdate struct {
 	KeepSettings  bool          `json:"keep_settings"`
 	Settings      *string       `json:"settings"`
 	SettingsKeyID *string       `json:"settings_key_id"`
+
+	OldDisplayName string `json:"old_display_name"` // the revision does not count its changes
 }
 
 // A keyRow is a row of ai_provider_keys to insert.
@@ -107,7 +109,7 @@ func (c *changes) addKeys(p Provider, added []ProviderKey, position int) {
 
 // update changes a provider, but not its keys. It adds nothing if nothing changes.
 func (c *changes) update(old *storedProvider, p Provider) error {
-	row := providerUpdate{ID: p.ID, Revision: old.revision, KeepSettings: sameSettings(old.Bedrock, p.Bedrock)}
+	row := providerUpdate{ID: p.ID, Revision: old.revision, OldDisplayName: old.DisplayName, KeepSettings: sameSettings(old.Bedrock, p.Bedrock)}
 	changed := !row.KeepSettings
 	if old.Type != p.Type {
 		row.Type, changed = &p.Type, true

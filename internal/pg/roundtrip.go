@@ -64,7 +64,10 @@ func ExecScript(ctx context.Context, conn *pgx.Conn, sql string) error {
 	ctx, trace := startTrace(ctx, conn, sql)
 	results := conn.PgConn().Exec(ctx, sql)
 	endPartialWrite(conn)
-	_, err := results.ReadAll()
+	all, err := results.ReadAll()
+	if err == nil && len(all) > 0 {
+		trace.result(all[len(all)-1].CommandTag, nil)
+	}
 	trace.end(err)
 	if err != nil {
 		return lostIfClosed(conn, err)

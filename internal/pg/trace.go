@@ -84,5 +84,10 @@ func shownError(err error) error {
 			SchemaName: server.SchemaName, TableName: server.TableName, ConstraintName: server.ConstraintName,
 		}
 	}
+	for _, ended := range []error{context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, ended) {
+			return ended
+		}
+	}
 	return errors.New(networkReason(err))
 }
