@@ -26,25 +26,10 @@ func TestL1_LockKeyIsFrozenAndOfTheSchema(t *testing.T) {
 	require.NotEqual(t, aiseed.LockKey("public"), aiseed.LockKey("other"))
 }
 
-// hold takes the lock of a schema until the test ends.
-func (f *fixture) hold(schema string) *pgx.Conn {
-	f.T.Helper()
-	config := f.Pool.Config().ConnConfig.Copy()
-	config.RuntimeParams["application_name"] = "the holder"
-	conn, err := pgx.ConnectConfig(context.Background(), config)
-	require.NoError(f.T, err)
-	f.T.Cleanup(func() { _ = conn.Close(context.Background()) })
-	_, err = conn.Exec(context.Background(), "begin")
-	require.NoError(f.T, err)
-	_, err = conn.Exec(context.Background(), "select pg_advisory_xact_lock($1)", aiseed.LockKey(schema))
-	require.NoError(f.T, err)
-	return conn
-}
-
 func TestL1_AnotherSchemaDoesNotBlock(t *testing.T) {
 	t.Parallel()
 	f := setup(t, storetest.LockTimeout(100*time.Millisecond))
-	f.hold("other")
+	f.Hold("other")
 	f.Seeded("OPENAI_KEY=key")
 }
 
@@ -73,7 +58,7 @@ func TestL2_ReadCommittedWhateverTheDefault(t *testing.T) {
 			f := setup(t)
 			f.Exec(`do $$ begin execute format('alter database %I set default_transaction_isolation = ''` + isolation + `''', current_database()); end $$`)
 			store, w := f.Open()
-			holder := f.hold("public")
+			holder := f.Hold("public")
 
 			// By now the waiter has read without the lock, and waits for it.
 			done := make(chan error, 1)
@@ -108,7 +93,7 @@ func TestL3_LockTimeoutNamesKeyAndHolder(t *testing.T) {
 	t.Parallel()
 	f := setup(t, storetest.LockTimeout(50*time.Millisecond))
 	before := f.State()
-	holder := f.hold("public")
+	holder := f.Hold("public")
 	err := f.Seed(f.Parse("OPENAI_KEY=key"))
 	require.ErrorIs(t, err, aiseed.ErrLockTimeout)
 	var timeout *aiseed.LockTimeoutError
@@ -138,7 +123,7 @@ func TestL3_LockTimeoutNamesKeyAndHolder(t *testing.T) {
 func TestL3_WaiterIsNotTakenForTheHolder(t *testing.T) {
 	t.Parallel()
 	f := setup(t, storetest.LockTimeout(50*time.Millisecond))
-	holder := f.hold("public")
+	holder := f.Hold("public")
 	ctx, cancel := context.WithCancel(context.Background())
 	var waiters sync.WaitGroup
 	for range 8 { // so many that one of them would probably be named by mistake
@@ -182,7 +167,7 @@ func TestL3_AnotherLockIsNotTakenForTheAdvisoryOne(t *testing.T) {
 func TestL3_TinyLockTimeoutIsNotForEver(t *testing.T) {
 	t.Parallel()
 	f := setup(t, storetest.LockTimeout(time.Microsecond))
-	f.hold("public")
+	f.Hold("public")
 	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	err := aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
@@ -223,7 +208,7 @@ func TestL3_HolderOfAnotherRoleShowsWhatTheServerShows(t *testing.T) {
 	role := f.Role("role_of_")
 	f.Exec(fmt.Sprintf(storetest.GrantTables, role))
 	store, _ := f.Open(storetest.LockTimeout(50*time.Millisecond), func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.User = role })
-	f.hold("public")
+	f.Hold("public")
 	err := aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
 	var timeout *aiseed.LockTimeoutError
 	require.ErrorAs(t, err, &timeout)
@@ -349,7 +334,7 @@ func TestL7_CancelledContextLeavesNothing(t *testing.T) {
 func TestL7_CancelledWaiterReturnsAndLeavesTheQueue(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	holder := f.hold("public")
+	holder := f.Hold("public")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	cfg := f.Parse("OPENAI_KEY=key")

@@ -76,14 +76,14 @@ func TestS8_MigrateIsSafeUnderConcurrentStarts(t *testing.T) {
 func TestS8_OpenOnACurrentSchemaTakesNoLock(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.hold("public")
+	f.Hold("public")
 	f.Open(storetest.LockTimeout(50*time.Millisecond), func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Migrate = true })
 }
 
 func TestL3_MigrationThatWaitsTooLongNamesTheLock(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.hold("fresh")
+	f.Hold("fresh")
 	_, err := aiseed.Open(context.Background(), f.Pool, aiseed.StoreOptions{Keyring: f.Keyring, Schema: "fresh", Migrate: true, LockTimeout: 50 * time.Millisecond})
 	var timeout *aiseed.LockTimeoutError
 	require.ErrorAs(t, err, &timeout)

@@ -16,14 +16,6 @@ import (
 	"example.com/aiseed/internal/testkit"
 )
 
-// created makes a provider through the operations.
-func (f *fixture) created(n aiseed.ProviderSpec) aiseed.Provider {
-	f.T.Helper()
-	p, err := f.Store.CreateProvider(context.Background(), "alice", n)
-	require.NoError(f.T, err)
-	return p
-}
-
 // lastAudit is the last entry: actor, action, resource, old, new.
 func (f *fixture) lastAudit() string {
 	f.T.Helper()
@@ -34,7 +26,7 @@ func TestO4_ALifeOfAProvider(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: aiseed.TypeOpenAI, Name: "team", BaseURL: "https://H/v1", Keys: []aiseed.Secret{aiseed.NewSecret("first-key-0123456789-tail")}})
+	p := f.Created(aiseed.ProviderSpec{Type: aiseed.TypeOpenAI, Name: "team", BaseURL: "https://H/v1", Keys: []aiseed.Secret{aiseed.NewSecret("first-key-0123456789-tail")}})
 	require.Equal(t, "team", p.DisplayName)
 	require.True(t, p.Enabled)
 	require.Equal(t, "first-key-0123456789-tail", p.Keys[0].APIKey.Reveal())
@@ -96,7 +88,7 @@ func TestO4_BedrockSettings(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "aws", Disabled: true, Bedrock: &aiseed.BedrockSettings{Region: "us"}})
+	p := f.Created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "aws", Disabled: true, Bedrock: &aiseed.BedrockSettings{Region: "us"}})
 	require.False(t, p.Enabled)
 	require.Equal(t, "us global.anthropic.claude-sonnet-4-5-20250929-v1:0", p.Bedrock.Region+" "+p.Bedrock.Model)
 	p, err := f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{Model: new("m"), AccessKey: new(aiseed.NewSecret("access")), AccessKeySecret: new(aiseed.NewSecret("secret"))})
@@ -153,7 +145,7 @@ func TestO4_ChecksAreThoseOfTheEnvironment(t *testing.T) {
 	})
 	t.Run("a sixth key", func(t *testing.T) {
 		t.Parallel()
-		p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "five", Keys: secrets("1", "2", "3", "4", "5")})
+		p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "five", Keys: secrets("1", "2", "3", "4", "5")})
 		_, err := f.Store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("6"))
 		require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
 	})
@@ -163,7 +155,7 @@ func TestO4_WhatIsNotThereAndWhatIsTaken(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	_, err := f.Store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	require.ErrorIs(t, err, aiseed.ErrNameTaken)
 	require.ErrorContains(t, err, "there is a live provider x already; choose another name, or update that one")
@@ -182,7 +174,7 @@ func TestO4_WhatIsNotThereAndWhatIsTaken(t *testing.T) {
 	}
 
 	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
-	f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	_, err = f.Store.RestoreProvider(ctx, "a", p.ID)
 	require.ErrorIs(t, err, aiseed.ErrNameTaken)
 	require.Len(t, f.Rows(`select id from ai_providers where not deleted`), 1)
@@ -241,9 +233,9 @@ func TestO4_ANameThatIsTakenIsSaidAtOnce(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
-	f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	f.Wire.Reset(nil)
 	_, err := f.Store.RestoreProvider(ctx, "a", p.ID)
 	require.ErrorIs(t, err, aiseed.ErrNameTaken)
@@ -288,8 +280,8 @@ func TestO4_UpdatesAreChecked(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
-	bare := f.created(aiseed.ProviderSpec{Type: "anthropic", Name: "y"})
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	bare := f.Created(aiseed.ProviderSpec{Type: "anthropic", Name: "y"})
 	before := f.State()
 	for want, err := range map[string]error{
 		"base_url (provider x): not an absolute http or https URL": second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: new("x")})),
@@ -309,7 +301,7 @@ func TestO4_EachSettingIsChangedByItself(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "aws", BaseURL: "https://h/", DisplayName: "AWS", Bedrock: &aiseed.BedrockSettings{
+	p := f.Created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "aws", BaseURL: "https://h/", DisplayName: "AWS", Bedrock: &aiseed.BedrockSettings{
 		Region: "r", Model: "m", SmallFastModel: "s", AccessKey: aiseed.NewSecret("a"), AccessKeySecret: aiseed.NewSecret("k"),
 	}})
 	want := *p.Bedrock
@@ -335,9 +327,9 @@ func TestO4_EachSettingIsChangedByItself(t *testing.T) {
 
 	// The library does not change the values that the host passes.
 	settings := aiseed.BedrockSettings{Region: "r"}
-	f.created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "mine", Bedrock: &settings})
+	f.Created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "mine", Bedrock: &settings})
 	require.Equal(t, aiseed.BedrockSettings{Region: "r"}, settings)
-	bare := f.created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "bare"})
+	bare := f.Created(aiseed.ProviderSpec{Type: aiseed.TypeAnthropic, Name: "bare"})
 	bare, err := f.Store.UpdateProvider(ctx, "a", bare.ID, aiseed.ProviderUpdate{Region: new("r")})
 	require.NoError(t, err)
 	require.Equal(t, "global.anthropic.claude-sonnet-4-5-20250929-v1:0 global.anthropic.claude-haiku-4-5-20251001-v1:0", bare.Bedrock.Model+" "+bare.Bedrock.SmallFastModel)
@@ -352,7 +344,7 @@ func TestO4_WhatIsEnoughForBedrock(t *testing.T) {
 		{BaseURL: "https://h/", Bedrock: &aiseed.BedrockSettings{}},
 	} {
 		n.Type, n.Name = aiseed.TypeAnthropic, "p"+string(rune('0'+i))
-		require.NotNil(t, f.created(n).Bedrock)
+		require.NotNil(t, f.Created(n).Bedrock)
 	}
 	for want, n := range map[string]aiseed.ProviderSpec{
 		"name (provider openai): required": {Type: aiseed.TypeOpenAI},
@@ -369,7 +361,7 @@ func TestO4_KeysOfAProviderWithGaps(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("1"), aiseed.NewSecret("2"), aiseed.NewSecret("3")}})
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("1"), aiseed.NewSecret("2"), aiseed.NewSecret("3")}})
 	require.NoError(t, f.Store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID))
 	added, err := f.Store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("4"))
 	require.NoError(t, err)
@@ -389,7 +381,7 @@ func TestO4_ATombstoneIsNotFound(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
 	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
 	before := f.State()
 	for name, err := range map[string]error{
@@ -410,7 +402,7 @@ func TestO4_ATombstoneIsNotFound(t *testing.T) {
 func TestO4_WhatSomeoneElseDidIsNotAudited(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	f.Wire.Reset(testkit.Once(testkit.Pass, "set enabled", func() { f.Exec(`update ai_providers set enabled = false`) }))
 	require.NoError(t, f.Store.SetProviderEnabled(context.Background(), "a", p.ID, false))
 	require.Len(t, f.Rows(`select id from ai_provider_audits`), 1, "that of its creation")
@@ -419,9 +411,9 @@ func TestO4_WhatSomeoneElseDidIsNotAudited(t *testing.T) {
 func TestO4_AKeyThatIsKnownIsNotWrittenAgain(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	before := f.Rows(`select xmin, ctid, id from ai_encryption_keys`)
-	f.created(aiseed.ProviderSpec{Type: "openai", Name: "y"})
+	f.Created(aiseed.ProviderSpec{Type: "openai", Name: "y"})
 	require.Equal(t, before, f.Rows(`select xmin, ctid, id from ai_encryption_keys`))
 }
 
@@ -429,7 +421,7 @@ func TestO4_TheKeyThatWasAddedIsReturned(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	other, _ := f.Open()
 	var first sync.Once
 	f.Wire.Reset(func(sent []byte) testkit.Action {

@@ -70,9 +70,9 @@ func TestO4_AllProvidersAreListedWithoutTheirSecrets(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	gone := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
+	gone := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
 	require.NoError(t, f.Store.DeleteProvider(ctx, "a", gone.ID))
-	live := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Disabled: true})
+	live := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Disabled: true})
 	f.Exec(`update ai_provider_keys set api_key = 'damaged'`)
 	infos, err := f.Store.ListProviders(ctx)
 	require.NoError(t, err)
@@ -88,8 +88,8 @@ func TestO4_TheListIsInOrderOfName(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	a := f.created(aiseed.ProviderSpec{Type: "openai", Name: "a", BaseURL: "https://a/", DisplayName: "A"})
-	f.created(aiseed.ProviderSpec{Type: "anthropic", Name: "b"})
+	a := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "a", BaseURL: "https://a/", DisplayName: "A"})
+	f.Created(aiseed.ProviderSpec{Type: "anthropic", Name: "b"})
 	require.NoError(t, f.Store.DeleteProvider(ctx, "a", a.ID))
 	infos, err := f.Store.ListProviders(ctx)
 	require.NoError(t, err)
@@ -108,7 +108,7 @@ func TestO4_TombstonesAreListedLatestFirst(t *testing.T) {
 	f := setup(t)
 	var latestFirst, listed []string
 	for range 3 {
-		p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+		p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 		require.NoError(t, f.Store.DeleteProvider(context.Background(), "a", p.ID))
 		latestFirst = slices.Insert(latestFirst, 0, p.ID.String())
 	}
@@ -124,7 +124,7 @@ func TestO4_UpdatedAtFollows(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	for name, do := range map[string]func() error{
 		"disable": func() error { return f.Store.SetProviderEnabled(ctx, "a", p.ID, false) },
 		"update": func() error {
@@ -147,7 +147,7 @@ func TestO4_WhatDoesNotOpenCanBeDisabledAndDeleted(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
 	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	_, err := f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("y")})
 	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
@@ -227,7 +227,7 @@ func TestO4_SettingsThatDoNotOpenAreNoHindrance(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "anthropic", Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r"}})
+	p := f.Created(aiseed.ProviderSpec{Type: "anthropic", Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r"}})
 	f.Exec(`update ai_providers set settings = 'damaged'`)
 	_, err := f.Store.ListProviders(ctx)
 	require.NoError(t, err)

@@ -143,6 +143,17 @@ func TestL5_AnotherUniqueViolationIsNotRetried(t *testing.T) {
 	require.Equal(t, 1, strings.Count(sent, `insert into "public".ai_providers `))
 }
 
+func TestL6_FailureThatTheServerToldOfIsNotLookedUp(t *testing.T) {
+	t.Parallel()
+	f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
+	f.failing(1, "53100")
+	f.Wire.Reset(nil)
+	err := f.Seed(f.Parse("OPENAI_KEY=key"))
+	require.ErrorContains(t, err, "SQLSTATE 53100")
+	_, sent := f.Wire.Count()
+	require.NotContains(t, sent, "pg_is_in_recovery")
+}
+
 // refusing is an option that makes the server unreachable while n is above 0, and
 // counts how often it was dialled.
 func refusing(n, dials *atomic.Int64) storetest.Option {
@@ -273,7 +284,7 @@ func TestL7_NoGoroutineOfAConnectionThatWasCutOutlivesTheCall(t *testing.T) {
 				}
 			})
 			// No answer comes before the call sees that it is cancelled.
-			holder := f.hold("public")
+			holder := f.Hold("public")
 			ctx, cancel := context.WithCancel(context.Background())
 			f.Wire.Reset(testkit.Once(testkit.Pass, during, func() {
 				_, err := holder.Exec(context.Background(), `lock table ai_providers`)

@@ -174,7 +174,7 @@ func TestO4_WhatWasNotWrittenIsNotAudited(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k")}})
 	f.Exec(`create function ignore() returns trigger language plpgsql as 'begin return null; end'`)
 	f.Exec(`create trigger ignore before update or delete on ai_providers for each row execute function ignore()`)
 	f.Exec(`create trigger ignore before update or delete on ai_provider_keys for each row execute function ignore()`)

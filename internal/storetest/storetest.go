@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
@@ -278,4 +279,34 @@ func (f *Fixture) AdoptWords(cfg aiseed.Config) string {
 func SetLockTimeout(s *aiseed.Store, d time.Duration) {
 	field := reflect.ValueOf(s).Elem().FieldByName("lockTimeout")
 	reflect.NewAt(field.Type(), field.Addr().UnsafePointer()).Elem().SetInt(int64(d))
+}
+
+// Created makes a provider through the operations.
+func (f *Fixture) Created(n aiseed.ProviderSpec) aiseed.Provider {
+	f.T.Helper()
+	p, err := f.Store.CreateProvider(context.Background(), "alice", n)
+	require.NoError(f.T, err)
+	return p
+}
+
+// Hold takes the lock of a schema until the test ends.
+func (f *Fixture) Hold(schema string) *pgx.Conn {
+	f.T.Helper()
+	config := f.Pool.Config().ConnConfig.Copy()
+	config.RuntimeParams["application_name"] = "the holder"
+	conn, err := pgx.ConnectConfig(context.Background(), config)
+	require.NoError(f.T, err)
+	f.T.Cleanup(func() { _ = conn.Close(context.Background()) })
+	_, err = conn.Exec(context.Background(), "begin")
+	require.NoError(f.T, err)
+	_, err = conn.Exec(context.Background(), "select pg_advisory_xact_lock($1)", aiseed.LockKey(schema))
+	require.NoError(f.T, err)
+	return conn
+}
+
+// WaitForWaiters returns when n sessions wait for a lock.
+func (f *Fixture) WaitForWaiters(n int) {
+	assert.Eventually(f.T, func() bool {
+		return len(f.Rows(`select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`)) >= n
+	}, testkit.Patience, time.Millisecond)
 }

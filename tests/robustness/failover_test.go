@@ -162,14 +162,16 @@ func TestF8_Failover(t *testing.T) {
 				}
 				for _, how := range hows {
 					direction := faultproxy.Directions[random.IntN(2)]
-					try(how, direction, 1+random.IntN(messages[direction]))
+					try(how, direction, max(2, 1+random.IntN(messages[direction])))
 				}
 				return
 			}
 			first := random.IntN(len(failovers))
 			for _, direction := range faultproxy.Directions {
-				for n := range messages[direction] {
-					try(failovers[(first+n)%len(failovers)], direction, n+1)
+				// A server that waits for the first message of a connection, and so for us, does not end:
+				// PostgreSQL 14 waits a minute for it.
+				for n := 2; n <= messages[direction]; n++ {
+					try(failovers[(first+n)%len(failovers)], direction, n)
 				}
 			}
 		})

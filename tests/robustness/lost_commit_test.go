@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"context"
@@ -37,17 +37,6 @@ func TestL6_CommitWithoutAnAnswerIsLookedUp(t *testing.T) {
 	require.Contains(t, f.Logs.String(), "INFO created AI provider provider=openai")
 }
 
-func TestL6_FailureThatTheServerToldOfIsNotLookedUp(t *testing.T) {
-	t.Parallel()
-	f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
-	f.failing(1, "53100")
-	f.Wire.Reset(nil)
-	err := f.Seed(f.Parse("OPENAI_KEY=key"))
-	require.ErrorContains(t, err, "SQLSTATE 53100")
-	_, sent := f.Wire.Count()
-	require.NotContains(t, sent, lookUp)
-}
-
 func TestL6_LooksItUpOverTheOneConnectionThatThePoolHas(t *testing.T) {
 	t.Parallel()
 	f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
@@ -70,7 +59,7 @@ func TestL6_UnknownWhereItCannotBeLookedUp(t *testing.T) {
 			require.ErrorIs(t, err, aiseed.ErrDatabase)
 			require.ErrorContains(t, err, "the connection was lost")
 		}},
-		"the lock is not granted": {func(f *fixture) { f.hold("public") }, testkit.Pass, func(t *testing.T, err error) {
+		"the lock is not granted": {func(f *fixture) { f.Hold("public") }, testkit.Pass, func(t *testing.T, err error) {
 			require.ErrorIs(t, err, aiseed.ErrLockTimeout)
 			require.ErrorContains(t, err, "pid")
 		}},
@@ -201,7 +190,7 @@ func TestL6_TransactionStillInProgressIsWaitedFor(t *testing.T) {
 				case strings.Contains(string(sent), lookUp):
 					if asked.Add(1) == 1 {
 						go func() {
-							f.waitForWaiters(2) // the commit waits for the gate, and the look-up for the commit
+							f.WaitForWaiters(2) // the commit waits for the gate, and the look-up for the commit
 							assert.NoError(t, gate.Close(context.Background()))
 						}()
 					}
@@ -283,7 +272,7 @@ func provided(p aiseed.Provider, err error) (string, error) {
 // prepare makes the provider that a lost write is about, and deletes its audits.
 func (f *fixture) prepare(tt lostWrite) aiseed.Provider {
 	f.T.Helper()
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("the-first-key")}})
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("the-first-key")}})
 	if tt.deleted {
 		require.NoError(f.T, f.Store.DeleteProvider(context.Background(), "a", p.ID))
 	}
@@ -344,7 +333,7 @@ func TestL6_WriteThatIsUnderWayIsLookedForAgain(t *testing.T) {
 				case !lost && strings.Contains(string(sent), "\x00commit\x00"):
 					lost = true
 					go func() {
-						f.waitForWaiters(2) // the commit waits for the gate, and the next write for the first one
+						f.WaitForWaiters(2) // the commit waits for the gate, and the next write for the first one
 						assert.NoError(t, gate.Close(context.Background()))
 					}()
 					return testkit.CutUnheard
@@ -363,144 +352,13 @@ func TestL6_WriteThatIsUnderWayIsLookedForAgain(t *testing.T) {
 	}
 }
 
-// A commit that one server acknowledged can be missing on the server that takes over.
-func TestL10_ConnectionLostAfterTheCommitWasAnswered(t *testing.T) {
-	t.Parallel()
-	for name, missing := range map[string]bool{"and it is there": false, "and it is missing": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
-			f.Wire.Reset(nil)
-			entries := 0
-			auditor := aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
-				if entries++; entries == 1 {
-					f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
-					if missing {
-						f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits, ai_encryption_keys`)
-					}
-				}
-				return nil
-			})
-			plan, err := f.Store.Seed(context.Background(), f.Parse("OPENAI_KEY=key"), auditor, f.Logs.Logger())
-			require.NoError(t, err)
-			require.Equal(t, aiseed.ActionCreate, plan.Steps[0].Action)
-			require.Len(t, f.Rows(`select id from ai_providers`), 1)
-			require.Len(t, f.Rows(`select id from ai_provider_audits`), 2)
-			_, sent := f.Wire.Count()
-			require.Contains(t, sent, lookUp)
-			if missing {
-				require.Equal(t, 4, entries, "and delivered again")
-				require.Empty(t, f.Rows(`select id from ai_provider_audits where delivered_at is null`))
-			} else {
-				require.Contains(t, f.Logs.String(), "not all audit entries")
-				require.Len(t, f.Rows(`select id from ai_provider_audits where delivered_at is null`), 2, "they stay for the next start")
-			}
-			f.RequireIdle()
-		})
-	}
-}
-
-// A start that changes nothing reports the state of the server that it read last.
-func TestL10_ConnectionLostInTheDeliveryOfAStartThatWritesNothing(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	cfg := f.Seeded("OPENAI_KEY=key")
-	f.Exec(`update ai_provider_audits set delivered_at = null`)
-	entries := 0
-	auditor := aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
-		if entries++; entries == 1 {
-			f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
-			f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits, ai_encryption_keys`)
-		}
-		return nil
-	})
-	plan, err := f.Store.Seed(context.Background(), cfg, auditor, slog.Logger{})
-	require.NoError(t, err)
-	require.Equal(t, aiseed.ActionCreate, plan.Steps[0].Action)
-	require.Len(t, f.Rows(`select id from ai_providers`), 1)
-	require.Equal(t, 4, entries)
-}
-
-// The look-up of what a server said is committed ends like any other: a server that cannot say is
-// not taken for a yes.
-func TestL10_WhatWasAnsweredAndCannotBeLookedUpIsUnknown(t *testing.T) {
-	t.Parallel()
-	_, err := lookedUp(t, func(timeout time.Duration) (*fixture, bool, error) {
-		f := setup(t)
-		f.Exec(`create schema nolock`)
-		f.Exec(`create function nolock.pg_is_in_recovery() returns boolean language sql as 'select true'`)
-		store, w := f.Open(storetest.LockTimeout(timeout), storetest.WithoutLock)
-		w.Reset(nil)
-		auditor := aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
-			f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
-			f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits, ai_encryption_keys`)
-			return nil
-		})
-		err := aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.Parse("OPENAI_KEY=key"), auditor, slog.Logger{})
-		_, sent := w.Count()
-		return f, strings.Contains(sent, lookUp), err
-	})
-	require.ErrorIs(t, err, aiseed.ErrCommitUnknown)
-	require.ErrorContains(t, err, "the server is a standby")
-}
-
-// A server that ends each connection at its commit is not tried for ever.
-func TestL5_CommitThatIsLostEachTimeIsTriedABoundedNumberOfTimes(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
-	f.Exec(`create sequence commits`)
-	f.Exec(`create function fall() returns trigger language plpgsql as $$ begin perform nextval('commits'); perform pg_terminate_backend(pg_backend_pid()); return null; end $$`)
-	f.Exec(`create constraint trigger fall after insert on ai_provider_audits deferrable initially deferred for each row execute function fall()`)
-	err := f.Store.DeleteProvider(context.Background(), "a", p.ID)
-	require.ErrorIs(t, err, aiseed.ErrDatabase)
-	require.ErrorContains(t, err, "each time, the connection was lost at the commit, and nothing was written")
-	require.Equal(t, []string{"8"}, f.Rows(`select last_value from commits`))
-	require.Equal(t, []string{"false"}, f.Rows(`select deleted from ai_providers`))
-}
-
-// A start that wrote, and then loses its connection in a later batch of its delivery, reads again.
-func TestL10_ConnectionLostInALaterBatchOfTheDelivery(t *testing.T) {
-	t.Parallel()
-	for name, missing := range map[string]bool{"and it is there": false, "and it is missing": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
-			f.Exec(`insert into ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name)
-				select gen_random_uuid(), 'a', 'create', 'ai_provider', gen_random_uuid(), gen_random_uuid(), 'x' from generate_series(1, 1500)`)
-			entries := 0
-			auditor := aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
-				if entries++; entries == 1200 {
-					f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
-					if missing {
-						f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits, ai_encryption_keys`)
-					}
-				}
-				return nil
-			})
-			plan, err := f.Store.Seed(context.Background(), f.Parse("OPENAI_KEY=key"), auditor, slog.Logger{})
-			require.NoError(t, err)
-			require.Equal(t, aiseed.ActionCreate, plan.Steps[0].Action)
-			require.Len(t, f.Rows(`select id from ai_providers`), 1)
-			require.Empty(t, f.Rows(`select id from ai_provider_audits where delivered_at is null`), "and the rest was delivered")
-		})
-	}
-}
-
 // gate makes each commit of a change wait until the returned connection is closed.
 func (f *fixture) gate() *pgx.Conn {
 	f.T.Helper()
-	conn := f.hold("gate")
+	conn := f.Hold("gate")
 	f.Exec(fmt.Sprintf(`create function pass_the_gate() returns trigger language plpgsql as $$ begin perform pg_catalog.pg_advisory_xact_lock_shared(%d); return null; end $$`, aiseed.LockKey("gate")))
 	f.Exec(`create constraint trigger gate after insert on ai_provider_audits deferrable initially deferred for each row execute function pass_the_gate()`)
 	return conn
-}
-
-// waitForWaiters returns when n sessions wait for a lock.
-func (f *fixture) waitForWaiters(n int) {
-	assert.Eventually(f.T, func() bool {
-		return len(f.Rows(`select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`)) >= n
-	}, testkit.Patience, time.Millisecond)
 }
 
 // isCancelRequest recognises what pgx sends for a connection that it closed.

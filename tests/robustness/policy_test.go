@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"context"
@@ -39,7 +39,7 @@ func TestS12_RowSecurityNeverHidesRows(t *testing.T) {
 				t.Parallel()
 				f := setup(t)
 				cfg := f.Seeded("OPENAI_KEY=key")
-				p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("key")}})
+				p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("key")}})
 				store := f.asRole("policy_")
 				if strings.Contains(policy, "%s") {
 					policy = fmt.Sprintf(policy, table)
@@ -104,7 +104,7 @@ func TestS12_EveryTransactionBeginsWithIt(t *testing.T) {
 	f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.Tracer = tracer })
 	cfg := f.Seeded("OPENAI_KEY=key")
 	require.NoError(t, f.Seed(cfg))
-	p := f.created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
 	_, err := f.Store.Providers(ctx)
 	require.NoError(t, err)

@@ -1,4 +1,4 @@
-package aiseed_test
+package robustness
 
 import (
 	"context"
@@ -162,7 +162,7 @@ func TestL9_TracerSeesFailures(t *testing.T) {
 	require.Zero(t, queries.open)
 
 	f := setup(t, traced(queries))
-	holder := f.hold("public")
+	holder := f.Hold("public")
 	ctx, cancel := context.WithCancel(context.Background())
 	f.Wire.Reset(f.Wire.OnceWritten(testkit.Pass, "pg_advisory_xact_lock", cancel))
 	queries.queries = nil
