@@ -26,7 +26,7 @@ type Error struct {
 	Context     error // the context's error, if the context ended the operation
 	Transient   bool  // a repetition can succeed
 	Lost        bool  // the connection was lost; what was sent before can have been executed
-	Unreachable bool  // no connection could be acquired
+	Unreachable bool  // no connection to a server could be made
 	Policy      bool  // a row security policy applies to the role; see [SeeAllRows]
 }
 
@@ -66,6 +66,7 @@ func Classify(ctx context.Context, err error) Error {
 		lost    *lostError
 		connect *connectError
 		written *rowsError
+		config  *pgconn.ConnectError
 	)
 	if errors.As(err, &known) {
 		return *known
@@ -73,13 +74,14 @@ func Classify(ctx context.Context, err error) Error {
 	out := Error{Context: ctx.Err()}
 	out.Lost = errors.As(err, &lost)
 	out.Transient = out.Lost || errors.As(err, &written) || errors.Is(err, errRolledBack)
-	out.Unreachable = errors.As(err, &connect)
+	// A pool that was closed, or a hook of it, is not mended by waiting.
+	out.Unreachable = errors.As(err, &connect) && errors.As(err, &config)
 	switch {
 	case errors.As(err, &pgErr):
 		out.SQLState, out.Constraint, out.Table = pgErr.Code, pgErr.ConstraintName, pgErr.TableName
 		// The routine of the server's source that refuses is in every version from 9.5 on.
 		out.Policy = pgErr.Code == "42501" && pgErr.Routine == "check_enable_rls"
-	case out.Unreachable:
+	case connect != nil:
 		out.Reason = connectReason(err)
 	case lost != nil:
 		out.Reason = "the connection was lost: " + networkReason(err)
