@@ -85,8 +85,7 @@ func (r *rig) kill(op operation, key []byte, fault faultproxy.Fault) (hit bool, 
 	for _, word := range cfg.DriftAdopt {
 		environ = append(environ, aiseed.DefaultPrefix+"DRIFT_ADOPT="+word)
 	}
-	c := r.Pool.Config().ConnConfig
-	dsn := fmt.Sprintf("host='%s' port=5432 user='%s' password='%s' dbname='%s' application_name=%s", r.proxy.Host(), c.User, c.Password, c.Database, sweptApplication)
+	dsn := r.DSN() + fmt.Sprintf(" host='%s' port=5432 sslmode=disable application_name=%s", r.proxy.Host(), sweptApplication)
 	r.proxy.Arm(faultproxy.Fault{}, nil)
 	p := launch(r.T, start{DSN: dsn, Environ: environ, Key: key, OpenFirst: true})
 	r.proxy.Arm(fault, func() { _ = p.Process.Kill() }) // it may have ended: the last message closes the connection
