@@ -151,8 +151,10 @@ func (l *lockedCall) attempt(ctx context.Context) error {
 			return &DatabaseError{Operation: l.operation, cause: pg.Error{Context: err}}
 		}
 		if len(l.lost) >= pg.MaxAttempts {
-			return &DatabaseError{Operation: l.operation, cause: pg.Error{Lost: true,
-				Reason: "each time, the connection was lost at the commit, and nothing was written; the server's log says why"}}
+			return &DatabaseError{Operation: l.operation, cause: pg.Error{
+				Lost:   true,
+				Reason: "each time, the connection was lost at the commit, and nothing was written; the server's log says why",
+			}}
 		}
 	}
 	w, err := l.decide()
