@@ -33,7 +33,7 @@ var (
 	// ErrPlaintext: a keyring is in use and a stored value is not sealed. See
 	// [DecryptError].
 	ErrPlaintext = errors.New("aiseed: a stored value is not sealed")
-	// ErrCommitUnknown: the connection was lost after the commit was sent, and the library
+	// ErrCommitUnknown: the connection was lost at the commit, and the library
 	// could not find out whether the server committed. Either everything was written or
 	// nothing was. It wraps the reason, which can match [ErrDatabase] or [ErrLockTimeout].
 	ErrCommitUnknown = errors.New("aiseed: it is not known whether the transaction was committed")

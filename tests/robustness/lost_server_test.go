@@ -24,10 +24,7 @@ func TestL10_ConnectionLostAfterTheCommitWasAnswered(t *testing.T) {
 			entries := 0
 			auditor := aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
 				if entries++; entries == 1 {
-					f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
-					if missing {
-						f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits, ai_encryption_keys`)
-					}
+					f.takeOver(missing)
 				}
 				return nil
 			})
@@ -59,8 +56,7 @@ func TestL10_ConnectionLostInTheDeliveryOfAStartThatWritesNothing(t *testing.T) 
 	entries := 0
 	auditor := aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
 		if entries++; entries == 1 {
-			f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
-			f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits, ai_encryption_keys`)
+			f.takeOver(true)
 		}
 		return nil
 	})
@@ -82,8 +78,7 @@ func TestL10_WhatWasAnsweredAndCannotBeLookedUpIsUnknown(t *testing.T) {
 		store, w := f.Open(storetest.LockTimeout(timeout), storetest.WithoutLock)
 		w.Reset(nil)
 		auditor := aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
-			f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
-			f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits, ai_encryption_keys`)
+			f.takeOver(true)
 			return nil
 		})
 		err := aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.Parse("OPENAI_KEY=key"), auditor, slog.Logger{})
@@ -121,10 +116,7 @@ func TestL10_ConnectionLostInALaterBatchOfTheDelivery(t *testing.T) {
 			entries := 0
 			auditor := aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
 				if entries++; entries == 1200 {
-					f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
-					if missing {
-						f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits, ai_encryption_keys`)
-					}
+					f.takeOver(missing)
 				}
 				return nil
 			})
@@ -134,5 +126,14 @@ func TestL10_ConnectionLostInALaterBatchOfTheDelivery(t *testing.T) {
 			require.Len(t, f.Rows(`select id from ai_providers`), 1)
 			require.Empty(t, f.Rows(`select id from ai_provider_audits where delivered_at is null`), "and the rest was delivered")
 		})
+	}
+}
+
+// takeOver ends the connection of the delivery, as a server that fails does. The one that takes
+// over can lack everything.
+func (f *fixture) takeOver(missing bool) {
+	f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`)
+	if missing {
+		f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits, ai_encryption_keys`)
 	}
 }
