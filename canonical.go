@@ -1,9 +1,11 @@
 package aiseed
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"slices"
 	"strconv"
+	"strings"
 
 	"example.com/aiseed/internal/baseurl"
 	"example.com/aiseed/internal/seal"
@@ -16,26 +18,43 @@ import (
 // tuned in the database, which does not stop the next start.
 type shapeField struct {
 	name     string
-	variable string // that the environment's value comes from, a field of E3
-	value    func(Provider) string
-	compared func(string) string // the form that is compared and hashed
-	printed  func(string) string // the form that is shown
+	variable string                // that the environment's value comes from, a field of E3
+	value    func(Provider) string // what is compared and hashed
+	printed  func(Provider) string // what is shown
 }
 
 var shapeFields = []shapeField{
-	{"type", fieldType, func(p Provider) string { return string(p.Type) }, verbatim, text.Printable},
-	{"base URL", fieldBaseURL, func(p Provider) string { return p.BaseURL }, baseurl.Normalise, MaskURL},
-	{"Bedrock region", fieldBedrockRegion, Provider.region, verbatim, text.Printable},
+	{"type", fieldType, canonicalType, printedType},
+	{"base URL", fieldBaseURL, canonicalBaseURL, func(p Provider) string { return MaskURL(p.BaseURL) }},
+	{"Bedrock region", fieldBedrockRegion, Provider.region, func(p Provider) string { return text.Printable(p.region()) }},
 }
 
-func verbatim(s string) string { return s }
+// canonicalType is one type for Bedrock, which can be written as anthropic or as bedrock.
+func canonicalType(p Provider) string {
+	if p.Type == TypeAnthropic && p.Bedrock != nil {
+		return string(TypeBedrock)
+	}
+	return string(p.Type)
+}
+
+func printedType(p Provider) string {
+	if canonicalType(p) != string(p.Type) {
+		return text.Printable(string(p.Type)) + " with Bedrock settings"
+	}
+	return text.Printable(string(p.Type))
+}
+
+// canonicalBaseURL is the base URL where requests go, in its normal form.
+func canonicalBaseURL(p Provider) string {
+	return baseurl.Normalise(cmp.Or(p.BaseURL, ProviderType(canonicalType(p)).DefaultBaseURL()))
+}
 
 // canonicalEncoding returns the shape as bytes: a version, then each field with
 // its length before it.
 func canonicalEncoding(p Provider) []byte {
 	b := []byte("aiseed shape v1\n")
 	for _, f := range shapeFields {
-		b = seal.AppendFields(b, f.compared(f.value(p)))
+		b = seal.AppendFields(b, f.value(p))
 	}
 	return b
 }
@@ -46,20 +65,20 @@ func canonicalHash(p Provider) [sha256.Size]byte { return sha256.Sum256(canonica
 
 // shapeDrift lists the fields of the shape in which stored and want differ.
 func shapeDrift(stored Provider, want desired) []FieldDrift {
-	writtenAlike := !slices.ContainsFunc(shapeFields, func(f shapeField) bool { return f.value(stored) != f.value(want.Provider) })
+	writtenAlike := stored.Type == want.Type && stored.BaseURL == want.BaseURL && stored.region() == want.region() && (stored.Bedrock == nil) == (want.Bedrock == nil)
 	if writtenAlike || canonicalHash(stored) == canonicalHash(want.Provider) {
 		return nil
 	}
 	var drift []FieldDrift
 	for _, f := range shapeFields {
 		was, is := f.value(stored), f.value(want.Provider)
-		if f.compared(was) == f.compared(is) {
+		if was == is {
 			continue
 		}
 		field := FieldDrift{
 			Field:       f.name,
-			Stored:      f.printed(was),
-			Environment: f.printed(is),
+			Stored:      f.printed(stored),
+			Environment: f.printed(want.Provider),
 			Variable:    want.variableOf(f.variable),
 		}
 		switch {
@@ -67,6 +86,10 @@ func shapeDrift(stored Provider, want desired) []FieldDrift {
 			field.note = "the masked part differs"
 		case f.variable == fieldBaseURL && want.defaultBaseURL:
 			field.note = "the default; the variable is not set"
+		case f.variable == fieldBaseURL && strings.TrimSuffix(was, "/") == strings.TrimSuffix(is, "/"):
+			field.note = "only the slash at the end differs"
+		case f.variable == fieldType && stored.Type == want.Type:
+			field.Variable = want.variableOf(bedrockMaker(want.Provider))
 		case f.variable == fieldType && want.legacy:
 			field.variableNote = ", which makes a provider of this type: it can only be removed"
 		}
@@ -75,37 +98,63 @@ func shapeDrift(stored Provider, want desired) []FieldDrift {
 	return drift
 }
 
-// credentialDifferences and tunableDifferences describe how two providers with
-// the same shape differ. They show credentials as fingerprints only.
-func credentialDifferences(stored, want Provider, fingerprint func(Secret) string) []string {
-	var out []string
-	compare := func(what string, was, is Secret) {
+// bedrockMaker returns the field that gives a provider Bedrock settings, or would.
+func bedrockMaker(p Provider) string {
+	switch is := settingsOf(p); {
+	case is.Region == "" && p.BaseURL != "" && p.Bedrock != nil:
+		return fieldBedrockBaseURL
+	case is.Region == "" && !is.AccessKey.IsZero():
+		return fieldBedrockAccessKey
+	}
+	return fieldBedrockRegion
+}
+
+// divergence describes how two providers with the same shape differ, and in which fields. It
+// shows credentials as fingerprints only. Keys are a set: their order is no difference.
+func divergence(stored, want Provider, fingerprint func(Secret) string) (differences, fields []string) {
+	differ := func(field, what, was, is string) {
+		differences = append(differences, what+" (database "+was+", environment "+is+")")
+		if !slices.Contains(fields, field) {
+			fields = append(fields, field)
+		}
+	}
+	credential := func(field, what string, was, is Secret) {
 		if !was.Equal(is) {
-			out = append(out, what+" (database "+fingerprint(was)+", environment "+fingerprint(is)+")")
+			differ(field, what, fingerprint(was), fingerprint(is))
 		}
 	}
-	for i := range max(len(stored.Keys), len(want.Keys)) {
-		compare("API key "+strconv.Itoa(i+1), keyAt(stored, i), keyAt(want, i))
-	}
-	was, is := settingsOf(stored), settingsOf(want)
-	compare("Bedrock access key", was.AccessKey, is.AccessKey)
-	compare("Bedrock access key secret", was.AccessKeySecret, is.AccessKeySecret)
-	return out
-}
-
-func tunableDifferences(stored, want Provider) []string {
-	var out []string
-	compare := func(what, was, is string) {
+	tunable := func(field, what, was, is string) {
 		if was != is {
-			out = append(out, what+" (database "+text.OrNone(text.Printable(was))+", environment "+text.OrNone(text.Printable(is))+")")
+			differ(field, what, text.OrNone(text.Printable(was)), text.OrNone(text.Printable(is)))
 		}
 	}
+	had, has := secretsOf(stored), secretsOf(want)
+	stale, missing := without(had, has), without(has, had)
+	for i := range max(len(stale), len(missing)) {
+		var was, is Secret
+		number := 0 // in the database, or else in the environment
+		if i < len(missing) {
+			number, is = missing[i]+1, has[missing[i]]
+		}
+		if i < len(stale) {
+			number, was = stale[i]+1, had[stale[i]]
+		}
+		credential(fieldKey, "API key "+strconv.Itoa(number), was, is)
+	}
 	was, is := settingsOf(stored), settingsOf(want)
-	compare("Bedrock model", was.Model, is.Model)
-	compare("Bedrock small fast model", was.SmallFastModel, is.SmallFastModel)
-	return out
+	credential(fieldBedrockAccessKey, "Bedrock access key", was.AccessKey, is.AccessKey)
+	credential(fieldBedrockAccessKeySecret, "Bedrock access key secret", was.AccessKeySecret, is.AccessKeySecret)
+	tunable(fieldBedrockModel, "Bedrock model", was.Model, is.Model)
+	tunable(fieldBedrockSmallFastModel, "Bedrock small fast model", was.SmallFastModel, is.SmallFastModel)
+	return differences, fields
 }
 
-func divergence(stored, want Provider, fingerprint func(Secret) string) []string {
-	return slices.Concat(credentialDifferences(stored, want, fingerprint), tunableDifferences(stored, want))
+// without returns the positions of the secrets of a that are not in b.
+func without(a, b []Secret) (positions []int) {
+	for i, s := range a {
+		if !slices.ContainsFunc(b, s.Equal) {
+			positions = append(positions, i)
+		}
+	}
+	return positions
 }

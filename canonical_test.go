@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -16,6 +17,7 @@ func TestC2_FrozenVectors(t *testing.T) {
 	t.Parallel()
 	var vectors []struct {
 		Type, BaseURL, Region string
+		Bedrock               bool // it has Bedrock settings; one with a region has them anyway
 		Encoding              string
 		SHA256                string
 	}
@@ -24,7 +26,10 @@ func TestC2_FrozenVectors(t *testing.T) {
 	require.NoError(t, json.Unmarshal(raw, &vectors))
 	require.NotEmpty(t, vectors)
 	for _, v := range vectors {
-		p := Provider{Type: ProviderType(v.Type), BaseURL: v.BaseURL, Bedrock: &BedrockSettings{Region: v.Region}}
+		p := Provider{Type: ProviderType(v.Type), BaseURL: v.BaseURL}
+		if v.Region != "" || v.Bedrock {
+			p.Bedrock = &BedrockSettings{Region: v.Region}
+		}
 		require.Equal(t, v.Encoding, string(canonicalEncoding(p)))
 		hash := canonicalHash(p)
 		require.Equal(t, v.SHA256, hex.EncodeToString(hash[:]))
@@ -33,8 +38,8 @@ func TestC2_FrozenVectors(t *testing.T) {
 
 func TestC2_DifferentShapesEncodeDifferently(t *testing.T) {
 	t.Parallel()
-	a := Provider{Type: "openai", BaseURL: "ab", Bedrock: &BedrockSettings{Region: "c"}}
-	b := Provider{Type: "openai", BaseURL: "a", Bedrock: &BedrockSettings{Region: "bc"}}
+	a := Provider{Type: "bedrock", BaseURL: "ab", Bedrock: &BedrockSettings{Region: "c"}}
+	b := Provider{Type: "bedrock", BaseURL: "a", Bedrock: &BedrockSettings{Region: "bc"}}
 	require.NotEqual(t, canonicalEncoding(a), canonicalEncoding(b))
 }
 
@@ -69,8 +74,10 @@ func TestC1_C4_EveryFieldIsInItsClass(t *testing.T) {
 			require.Equal(t, wantShape, canonicalHash(p) != canonicalHash(changed), "%s in the hash", name)
 			require.Equal(t, wantShape, len(shapeDrift(p, desired{Provider: changed})) > 0, "%s drifts", name)
 			fingerprint := func(Secret) string { return "" }
-			require.Equal(t, wantCredential, len(credentialDifferences(p, changed, fingerprint)) > 0, "%s is a credential", name)
-			require.Equal(t, wantTunable, len(tunableDifferences(p, changed)) > 0, "%s is a tunable", name)
+			_, fields := divergence(p, changed, fingerprint)
+			tunable := slices.ContainsFunc(fields, func(f string) bool { return f == fieldBedrockModel || f == fieldBedrockSmallFastModel })
+			require.Equal(t, wantTunable, tunable, "%s is a tunable", name)
+			require.Equal(t, wantCredential, len(fields) > 0 && !tunable, "%s is a credential", name)
 		}
 	}
 	require.Equal(t, len(fieldClasses), seen, "a class for a field that is gone")
@@ -134,6 +141,7 @@ func TestR3_DriftNamesValuesAndVariable(t *testing.T) {
 		variable: func(field string) string { return "X_" + field },
 	}
 	require.Equal(t, []FieldDrift{
+		{"type", "anthropic", "anthropic with Bedrock settings", "X_BEDROCK_REGION", "", ""},
 		{"base URL", "https://old/?k=****", "https://old/?k=****", "X_BEDROCK_BASE_URL", "the masked part differs", ""},
 		{"Bedrock region", "", "eu", "X_BEDROCK_REGION", "", ""},
 	}, shapeDrift(stored, want))

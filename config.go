@@ -1,10 +1,14 @@
 package aiseed
 
 import (
+	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 
 	"example.com/aiseed/internal/baseurl"
+	"example.com/aiseed/internal/environ"
 	"example.com/aiseed/internal/text"
 )
 
@@ -51,80 +55,286 @@ type BedrockConfig struct {
 	SmallFastModel  string // "" is the documented default
 }
 
-// ProviderConfig is one provider. Its Bedrock fields are for type "anthropic" and
+// ProviderConfig is one provider. [ProviderSpec] says what each type takes. The Bedrock fields
 // have the same meaning as in [BedrockConfig].
 type ProviderConfig struct {
 	Type                                       string   // required
 	Name                                       string   // "" is the type
-	BaseURL                                    string   // "" leaves it to the runtime
+	BaseURL                                    string   // "" is the default of the type
 	Keys                                       []Secret // bearer keys, at most 5
 	BedrockBaseURL, BedrockRegion              string
 	BedrockAccessKeys, BedrockAccessKeySecrets []Secret // equal in number; the first pair is used
 	BedrockModel, BedrockSmallFastModel        string
 }
 
-const (
-	maxSecretBytes = 8 << 10
-	maxListLength  = 5
+// A source says how a value came into a Config, which decides what can be wrong with it.
+type source struct {
+	checkURL, checkWord func(string) string
+	checkSecret         func(value, variable, plural string) string // plural is the variable of a list, or ""
+}
+
+var (
+	// byProgram is the source of a Config that was built by hand.
+	byProgram = source{baseurl.Check, text.CheckWord, func(value, _, _ string) string { return text.CheckSecret(value) }}
+
+	byEnvironment = source{checkURLVariable, environ.CheckWord, checkSecretVariable}
 )
 
+func checkURLVariable(value string) (problem string) {
+	if environ.IsTemplate(value) {
+		return environ.NotFilledIn
+	}
+	return baseurl.Check(value)
+}
+
+func checkSecretVariable(value, variable, plural string) (problem string) {
+	if strings.HasSuffix(variable, fileTwinSuffix) {
+		return environ.CheckSecretFile(value)
+	}
+	return environ.CheckSecret(value, plural)
+}
+
 // checkValues checks the values that are set, even if they have no effect. It calls report with
-// each problem and its fields. An unreadable field is already reported.
-func (c *ProviderConfig) checkValues(unreadable func(field string) bool, report func(reason string, fields ...string)) {
+// each problem and its fields. variable returns the variable of a field. One that is refused is
+// reported already. lists says whether secrets have a plural.
+func (c *ProviderConfig) checkValues(from source, lists bool, variable func(field string) string, refused map[string]bool, report func(reason string, fields ...string)) {
 	for _, f := range []struct {
 		field, value string
 		check        func(string) string
 	}{
-		{fieldBaseURL, c.BaseURL, baseurl.Check},
-		{fieldBedrockBaseURL, c.BedrockBaseURL, baseurl.Check},
-		{fieldBedrockRegion, c.BedrockRegion, text.CheckWord},
-		{fieldBedrockModel, c.BedrockModel, text.CheckWord},
-		{fieldBedrockSmallFastModel, c.BedrockSmallFastModel, text.CheckWord},
+		{fieldBaseURL, c.BaseURL, from.checkURL},
+		{fieldBedrockBaseURL, c.BedrockBaseURL, from.checkURL},
+		{fieldBedrockRegion, c.BedrockRegion, from.checkWord},
+		{fieldBedrockModel, c.BedrockModel, from.checkWord},
+		{fieldBedrockSmallFastModel, c.BedrockSmallFastModel, from.checkWord},
 	} {
 		if reason := f.check(f.value); reason != "" {
 			report(reason, f.field)
 		}
 	}
-	checkSecrets(c.Keys, func(reason string) { report(reason, secretName(fieldKey, len(c.Keys))) })
-	checkSecrets(c.BedrockAccessKeys, func(reason string) { report(reason, secretName(fieldBedrockAccessKey, len(c.BedrockAccessKeys))) })
-	checkSecrets(c.BedrockAccessKeySecrets, func(reason string) {
-		report(reason, secretName(fieldBedrockAccessKeySecret, len(c.BedrockAccessKeySecrets)))
-	})
-	if keys, secrets := len(c.BedrockAccessKeys), len(c.BedrockAccessKeySecrets); keys != secrets {
-		keysField, secretsField := secretName(fieldBedrockAccessKey, keys), secretName(fieldBedrockAccessKeySecret, secrets)
-		if !unreadable(keysField) && !unreadable(secretsField) {
-			report(fmt.Sprintf("%s and %s; each access key needs its secret", text.Count(keys, "access key"), text.Count(secrets, "secret")),
-				keysField, secretsField)
+	wrong := false
+	checkList := func(field string, secrets []Secret) (name string) {
+		name = secretName(field, len(secrets))
+		if refused != nil && refused[variable(name)] {
+			wrong = true
+			return name
 		}
+		check := func(value string) string {
+			if text.IsHarmless(value) {
+				return text.CheckSecret(value)
+			}
+			plural := ""
+			if lists {
+				plural = variable(field + pluralSuffix)
+			}
+			return from.checkSecret(value, variable(name), plural)
+		}
+		checkSecrets(secrets, check, func(reason string) { wrong = true; report(reason, name) })
+		return name
+	}
+	checkList(fieldKey, c.Keys)
+	wrong = false
+	keys, secrets := checkList(fieldBedrockAccessKey, c.BedrockAccessKeys), checkList(fieldBedrockAccessKeySecret, c.BedrockAccessKeySecrets)
+	if nKeys, nSecrets := len(c.BedrockAccessKeys), len(c.BedrockAccessKeySecrets); nKeys != nSecrets && !wrong {
+		report(unpaired(nKeys, nSecrets), keys, secrets)
 	}
 }
 
-func checkSecrets(secrets []Secret, problem func(reason string)) {
-	if len(secrets) > maxListLength {
-		problem(fmt.Sprintf("%d elements; at most %d are allowed", len(secrets), maxListLength))
-		return
+// tokenPattern matches name@digest.
+var tokenPattern = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*@[0-9a-f]{16}$`)
+
+// checkTokens reports what is wrong with the tokens that settle drifts.
+func (cfg *Config) checkTokens() (problems []problem) {
+	report := func(reason string, names ...string) {
+		for i := range names {
+			names[i] = cfg.variables.legacy(names[i])
+		}
+		problems = append(problems, problem{problemsLast, Problem{Variables: names, Reason: reason}})
 	}
-	for i, s := range secrets {
-		reason := checkSecret(s)
-		if j := slices.IndexFunc(secrets[:i], s.Equal); j >= 0 && reason == "" {
-			reason = fmt.Sprintf("the same as element %d", j+1)
-		}
-		if reason != "" && len(secrets) > 1 {
-			reason = fmt.Sprintf("element %d: %s", i+1, reason)
-		}
-		if reason != "" {
-			problem(reason)
+	for _, list := range []struct {
+		name    string
+		entries []string
+	}{{variableDriftAdopt, cfg.DriftAdopt}, {variableDriftKeep, cfg.DriftKeep}} {
+		for i, entry := range list.entries {
+			if !tokenPattern.MatchString(entry) {
+				report(fmt.Sprintf("element %d: not a name@digest; copy the token that the drift error prints", i+1), list.name)
+			}
 		}
 	}
+	for _, entry := range cfg.DriftAdopt {
+		// Other text is not shown: it could be anything, even a secret.
+		if tokenPattern.MatchString(entry) && slices.Contains(cfg.DriftKeep, entry) {
+			report(entry+" is in both; choose one", variableDriftAdopt, variableDriftKeep)
+		}
+	}
+	return problems
 }
 
-func checkSecret(s Secret) (problem string) {
-	value := s.Reveal()
-	switch {
-	case value == "":
-		return "empty"
-	case len(value) > maxSecretBytes:
-		return "longer than 8 KiB"
+// An entry is a provider of a Config: an indexed one, or one from the legacy variables.
+type entry struct {
+	place          int
+	legacy         bool
+	defaultBaseURL bool
+	config         ProviderConfig
+	variables      *variables
+	source         func(field string) string // where a field comes from; nil for an indexed one
+}
+
+// Problems are reported in the order of the places of their entries.
+const (
+	openAIPlace = iota
+	anthropicPlace
+	firstIndexedPlace
+)
+
+func indexedPlace(i int) int { return firstIndexedPlace + i }
+
+// plainPlace returns the place that a variable without an index belongs to.
+func plainPlace(name string) int {
+	switch groupOf(name) {
+	case "":
+		return noPlace
+	case openAIGroup:
+		return openAIPlace
 	}
-	return text.CheckWord(value)
+	return anthropicPlace
+}
+
+// entry returns the entry at a place, and whether it makes a provider. Check its values even
+// if it makes none.
+func (cfg *Config) entry(place int) (e entry, makes bool) {
+	switch place {
+	case openAIPlace:
+		return cfg.legacyOpenAI()
+	case anthropicPlace:
+		return cfg.legacyAnthropic()
+	}
+	return entry{place: place, config: cfg.Providers[place-firstIndexedPlace], variables: &cfg.variables}, true
+}
+
+// variable returns the full name of the variable that sets a field, or that would set it.
+func (e *entry) variable(field string) string {
+	if e.source != nil {
+		return e.source(field)
+	}
+	return e.variables.indexed(e.place-firstIndexedPlace, field)
+}
+
+func (cfg *Config) legacyOpenAI() (e entry, makes bool) {
+	if cfg.LegacyOpenAI == (OpenAIConfig{}) {
+		return e, false
+	}
+	e = entry{
+		place:          openAIPlace,
+		variables:      &cfg.variables,
+		legacy:         true,
+		defaultBaseURL: cfg.LegacyOpenAI.BaseURL == "",
+		config: ProviderConfig{
+			Type:    string(TypeOpenAI),
+			BaseURL: cmp.Or(cfg.LegacyOpenAI.BaseURL, defaultOpenAIBaseURL),
+			Keys:    nonZero(cfg.LegacyOpenAI.Key),
+		},
+		source: func(field string) string {
+			switch field {
+			case fieldType, fieldName, fieldKey:
+				return cfg.variables.legacy(openAIGroup + fieldKey)
+			case fieldBaseURL:
+				return cfg.variables.legacy(openAIGroup + fieldBaseURL)
+			}
+			return cfg.variables.legacy(field)
+		},
+	}
+	return e, len(e.config.Keys) > 0
+}
+
+func (cfg *Config) legacyAnthropic() (e entry, makes bool) {
+	if cfg.LegacyAnthropic == (AnthropicConfig{}) && cfg.LegacyBedrock == (BedrockConfig{}) {
+		return e, false
+	}
+	bedrock := cfg.LegacyBedrock
+	e = entry{
+		place:     anthropicPlace,
+		variables: &cfg.variables,
+		legacy:    true,
+		config: ProviderConfig{
+			Type:                    string(TypeAnthropic),
+			BaseURL:                 cfg.LegacyAnthropic.BaseURL,
+			Keys:                    nonZero(cfg.LegacyAnthropic.Key),
+			BedrockBaseURL:          bedrock.BaseURL,
+			BedrockRegion:           bedrock.Region,
+			BedrockAccessKeys:       nonZero(bedrock.AccessKey),
+			BedrockAccessKeySecrets: nonZero(bedrock.AccessKeySecret),
+			BedrockModel:            bedrock.Model,
+			BedrockSmallFastModel:   bedrock.SmallFastModel,
+		},
+	}
+	signals := e.bedrockSignals()
+	e.source = func(field string) string {
+		switch field {
+		case fieldType, fieldName:
+			if len(signals) > 0 {
+				return cfg.variables.legacy(signals[0])
+			}
+			return cfg.variables.legacy(anthropicGroup + fieldKey)
+		case fieldKey, fieldBaseURL:
+			return cfg.variables.legacy(anthropicGroup + field)
+		}
+		return cfg.variables.legacy(field)
+	}
+	if len(signals) > 0 {
+		return e, true
+	}
+	if len(e.config.Keys) == 0 {
+		return e, false
+	}
+	e.defaultBaseURL = e.config.BaseURL == ""
+	e.config.BaseURL = cmp.Or(e.config.BaseURL, defaultAnthropicBaseURL)
+	return e, true
+}
+
+// bedrockSignalFields are the fields that can make a provider authenticate through Bedrock. An
+// access key comes with its secret.
+var bedrockSignalFields = [...]string{fieldBedrockRegion, fieldBedrockBaseURL, fieldBedrockAccessKey}
+
+// bedrockSignals lists the fields that are set and make the provider authenticate through
+// Bedrock. The models are not among them, because they have defaults.
+func (e entry) bedrockSignals() []string {
+	var set []string
+	for _, f := range e.bedrockFields() {
+		if f != fieldBedrockModel && f != fieldBedrockSmallFastModel {
+			set = append(set, f)
+		}
+	}
+	return set
+}
+
+func (e entry) bedrockFields() []string {
+	c := e.config
+	var set []string
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{fieldBedrockBaseURL, c.BedrockBaseURL != ""},
+		{fieldBedrockRegion, c.BedrockRegion != ""},
+		{secretName(fieldBedrockAccessKey, len(c.BedrockAccessKeys)), len(c.BedrockAccessKeys) > 0},
+		{secretName(fieldBedrockAccessKeySecret, len(c.BedrockAccessKeySecrets)), len(c.BedrockAccessKeySecrets) > 0},
+		{fieldBedrockModel, c.BedrockModel != ""},
+		{fieldBedrockSmallFastModel, c.BedrockSmallFastModel != ""},
+	} {
+		if f.set {
+			set = append(set, f.name)
+		}
+	}
+	return set
+}
+
+func (e *entry) name() string { return cmp.Or(e.config.Name, e.config.Type) }
+
+// nameVariable returns the variable that gives the provider its name.
+func (e *entry) nameVariable() string {
+	if e.config.Name == "" {
+		return e.variable(fieldType)
+	}
+	return e.variable(fieldName)
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 
 	"example.com/aiseed/internal/text"
@@ -74,65 +73,3 @@ func configError(problems []problem) error {
 	}
 	return err
 }
-
-// A WarningCode says what a [Warning] is about.
-type WarningCode string
-
-// The codes of a [Warning].
-const (
-	WarningUnknownVariable WarningCode = "unknown_variable" // a likely misspelt variable is ignored
-	WarningUnsupportedType WarningCode = "unsupported_type" // the provider is skipped
-	WarningSameName        WarningCode = "same_name"        // of two providers, the first wins
-	WarningIgnored         WarningCode = "ignored"          // a variable is set but has no effect
-	WarningDeleted         WarningCode = "deleted"          // an operator deleted the provider
-	WarningDiverged        WarningCode = "diverged"         // credentials or models differ; both stay
-	WarningAdopted         WarningCode = "adopted"          // a token settled the drift: the environment wins
-	WarningKept            WarningCode = "kept"             // a token settled the drift: the database wins
-	WarningStaleToken      WarningCode = "stale_token"      // a token settles nothing
-)
-
-// A Warning is something that an operator should look at. It does not stop a start. Its text
-// and its encodings are made from the fields. No field holds a secret.
-type Warning struct {
-	Code        WarningCode
-	Variables   []string // full names of the variables concerned
-	Type        string   // the type that is not supported
-	Differences []string // between environment and database, with fingerprints of credentials
-	BesideDrift bool     // the differences are in addition to those of a drift
-	Token       string   // the stale token
-	Reason      string   // why the variables are ignored
-}
-
-// unknownVariable is also a log message, with the variable as a field.
-const unknownVariable = "unknown environment variable is ignored; check its spelling"
-
-// String returns the text of the warning.
-func (w Warning) String() string {
-	switch w.Code {
-	case WarningUnknownVariable:
-		return strings.Join(w.Variables, ", ") + ": " + unknownVariable
-	case WarningUnsupportedType:
-		return fmt.Sprintf("type %s is not supported, so the provider is skipped; supported are %s", strconv.QuoteToGraphic(w.Type), supportedTypes())
-	case WarningSameName:
-		return strings.Join(w.Variables, " and ") + " name the same provider with different credentials or models; those of the first are used"
-	case WarningIgnored:
-		return strings.Join(w.Variables, ", ") + ": " + w.Reason
-	case WarningDeleted:
-		return "an operator deleted it, and it stays deleted: remove its variables from the environment, or restore it in the database"
-	case WarningDiverged:
-		if w.BesideDrift {
-			return "apart from the drift, environment and database differ in " + strings.Join(w.Differences, ", ")
-		}
-		return "environment and database differ in " + strings.Join(w.Differences, ", ") + "; the database's value is the one in use"
-	case WarningAdopted:
-		return "drift settled by " + strings.Join(w.Variables, ", ") + ": the database takes the environment's values"
-	case WarningKept:
-		return "drift settled by " + strings.Join(w.Variables, ", ") + ": the database's values stay in use"
-	case WarningStaleToken:
-		return strings.Join(w.Variables, ", ") + ": " + w.Token + " matches no current drift and has no effect; remove it"
-	}
-	return string(w.Code)
-}
-
-// MarshalText returns the text of String. JSON uses it too.
-func (w Warning) MarshalText() ([]byte, error) { return []byte(w.String()), nil }

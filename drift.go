@@ -3,15 +3,11 @@ package aiseed
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 
 	"example.com/aiseed/internal/seal"
 )
-
-var settlementPattern = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*@[0-9a-f]{16}$`)
 
 // A settlement holds the operator's choices about drifts, as tokens (name@digest).
 type settlement struct {
@@ -21,33 +17,6 @@ type settlement struct {
 
 func (cfg Config) settlement() settlement {
 	return settlement{variables: cfg.variables, adopt: cfg.DriftAdopt, keep: cfg.DriftKeep}
-}
-
-// check reports invalid entries.
-func (s settlement) check() (problems []problem) {
-	report := func(reason string, names ...string) {
-		for i := range names {
-			names[i] = s.variables.full(names[i])
-		}
-		problems = append(problems, problem{problemsLast, Problem{Variables: names, Reason: reason}})
-	}
-	for _, list := range []struct {
-		name    string
-		entries []string
-	}{{variableDriftAdopt, s.adopt}, {variableDriftKeep, s.keep}} {
-		for i, entry := range list.entries {
-			if !settlementPattern.MatchString(entry) {
-				report(fmt.Sprintf("element %d: not a name@digest; copy the token that the drift error prints", i+1), list.name)
-			}
-		}
-	}
-	for _, entry := range s.adopt {
-		// Other text is not shown: it could be anything, even a secret.
-		if settlementPattern.MatchString(entry) && slices.Contains(s.keep, entry) {
-			report(entry+" is in both; choose one", variableDriftAdopt, variableDriftKeep)
-		}
-	}
-	return problems
 }
 
 // adopts and keeps report what the operator chose about a drift.

@@ -14,7 +14,7 @@ import (
 type DriftError struct {
 	Providers []ProviderDrift // in order of name
 
-	prefix string // of the variables that settle the drift
+	keep, adopt string // the variables that settle the drift
 }
 
 // A ProviderDrift is one provider that drifted.
@@ -89,11 +89,11 @@ do not exist yet. Choose for each provider above, and start again:
     (unset it for "(none)"), or remove the provider's variables. Indexed providers
     after it then move up by one, since their numbers have no gap.
   - The database is right, for now:
-      %sDRIFT_KEEP=%s
+      %s=%s
   - The environment is right: the database takes its values with
-      %sDRIFT_ADOPT=%s
+      %s=%s
 Each token settles only the difference shown. Leave out the tokens of the
-providers for which you choose otherwise.`, e.prefix, words(e.Providers), e.prefix, words(e.Providers))
+providers for which you choose otherwise.`, e.keep, words(e.Providers), e.adopt, words(e.Providers))
 	return b.String()
 }
 

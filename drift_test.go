@@ -194,7 +194,7 @@ func TestO3_Typos(t *testing.T) {
 		f.Seeded("OPENAI_KEY=key", "DRIFT_ADOPT=opneai@0123456789abcdef", "DRIFT_ADPOT=x")
 		warnings := strings.Join(f.Logs.Warnings(), "\n")
 		require.Contains(t, warnings, "opneai@0123456789abcdef matches no current drift")
-		require.Contains(t, warnings, "variable=CODER_AIBRIDGE_DRIFT_ADPOT")
+		require.Contains(t, warnings, "CODER_AIBRIDGE_DRIFT_ADPOT: unknown environment variable is ignored; want CODER_AIBRIDGE_DRIFT_ADOPT?")
 	})
 }
 
@@ -240,7 +240,7 @@ func (w *world) environ(t *rapid.T, settings []string) []string {
 	environ := slices.Clone(settings)
 	for i := range rapid.IntRange(0, 3).Draw(t, "providers") {
 		p := fmt.Sprintf("PROVIDER_%d_", i)
-		environ = append(environ, p+"TYPE="+rapid.SampledFrom([]string{"openai", "anthropic", "copilot"}).Draw(t, "type"),
+		environ = append(environ, p+"TYPE="+rapid.SampledFrom([]string{"openai", "anthropic", "cohere"}).Draw(t, "type"),
 			p+"NAME="+string(rune('a'+i)), p+"BASE_URL=https://"+rapid.SampledFrom(w.values).Draw(t, "url")+"/",
 			p+"KEY="+rapid.SampledFrom(w.values).Draw(t, "key"))
 	}

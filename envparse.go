@@ -10,6 +10,7 @@ import (
 
 	"cdr.dev/slog/v3"
 
+	"example.com/aiseed/internal/environ"
 	"example.com/aiseed/internal/secretfile"
 	"example.com/aiseed/internal/text"
 )
@@ -17,15 +18,25 @@ import (
 // A ParseOption changes how [ParseEnviron] reads the environment.
 type ParseOption func(*parser)
 
-// WithPrefix replaces [DefaultPrefix]. An empty prefix means the default.
-func WithPrefix(prefix string) ParseOption {
-	return func(p *parser) { p.prefix = prefix }
+// WithPrefix replaces [DefaultPrefix] and [GatewayPrefix], by one prefix or several. A prefix
+// consists of letters, digits and underscores, does not begin with a digit, and ends with an
+// underscore; another one is a problem that [ParseEnviron] reports. None, or only empty ones,
+// change nothing.
+func WithPrefix(prefixes ...string) ParseOption {
+	return func(p *parser) {
+		for _, prefix := range prefixes {
+			if prefix != "" && !slices.Contains(p.prefixes, prefix) {
+				p.prefixes = append(p.prefixes, prefix)
+			}
+		}
+	}
 }
 
 // ParseEnviron reads a [Config] from an environment in the form of [os.Environ],
 // and reads the files that `_FILE` variables name. It does not look at the
 // process's own environment. A variable with an empty value counts as not set. If a
-// variable appears twice, the first wins.
+// variable appears twice, the first wins. Legacy variables can have different prefixes;
+// indexed ones have one.
 //
 // ParseEnviron reports all problems at once, in one [*ConfigError]. The Config then has
 // only its warnings. Variables that look misspelt are logged as warnings.
@@ -34,13 +45,16 @@ func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opt
 	for _, opt := range opts {
 		opt(p)
 	}
+	if len(p.prefixes) == 0 {
+		p.prefixes = []string{DefaultPrefix, GatewayPrefix}
+	}
+	if problems := p.checkPrefixes(); problems != nil {
+		return Config{}, configError(problems)
+	}
 	p.collect(environ)
-	slices.Sort(p.unknown)
-	var warnings []Warning
-	for _, name := range p.unknown {
-		name = text.Shorten(p.full(name))
-		logger.Warn(ctx, unknownVariable, slog.F("variable", name))
-		warnings = append(warnings, Warning{Code: WarningUnknownVariable, Variables: []string{name}})
+	warnings := p.warnings()
+	for _, w := range warnings {
+		logger.Warn(ctx, "AI providers: "+w.String())
 	}
 
 	cfg := Config{Providers: p.providers(), DriftAdopt: p.list(variableDriftAdopt), DriftKeep: p.list(variableDriftKeep)}
@@ -50,172 +64,142 @@ func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opt
 		return Config{Warnings: warnings}, configError(problems)
 	}
 	cfg.Warnings = warnings
-	cfg.variables.indices = nil // without problems they are the usual ones
+	cfg.variables.stems, cfg.variables.set = nil, p.setVariables // without problems the stems are the usual ones
 	return cfg, nil
 }
 
-// parser collects variables, then resolves them. Its names omit the prefix.
+// parser resolves the variables that were collected.
 type parser struct {
 	variables
-	settings values // the variables that are not about a provider
-	legacies values
-	indexed  []indexedValues
-	places   map[string]int // positions in indexed, by index
-	unknown  []string
-	problems []problem
+	prefixes  environ.Prefixes
+	collected *environ.Collected
+	problems  []problem
 }
 
-// problem records a problem. names are the variables without their prefix.
+// problem records a problem of variables, by their full names.
 func (p *parser) problem(place int, provider, reason string, names ...string) {
-	for i, name := range names {
-		names[i] = p.full(name)
-	}
 	p.problems = append(p.problems, problem{place, Problem{Variables: names, Provider: text.Label(provider), Reason: reason}})
 }
 
-// values are variables that belong together. They are few, so a linear search is
-// faster than a map. If a variable appears twice, the first wins, even if it is empty.
-type values []setting
-
-type setting struct{ name, value string }
-
-// indexedValues are the values of one index.
-type indexedValues struct {
-	index string
-	values
-}
-
-func (v *values) add(name, value string) {
-	for _, known := range *v {
-		if known.name == name {
-			return
+func (p *parser) checkPrefixes() (problems []problem) {
+	for _, prefix := range p.prefixes {
+		if !environ.IsPrefix(prefix) {
+			problems = append(problems, problem{problemsLast, Problem{
+				Variables: []string{text.Shorten(prefix) + "*"},
+				Reason:    "not a prefix of variables; want letters, digits and underscores, no digit first and an underscore last",
+			}})
 		}
 	}
-	*v = append(*v, setting{name, value})
+	return problems
 }
 
-func (v values) get(name string) string {
-	for _, known := range v {
-		if known.name == name {
-			return known.value
+func (p *parser) collect(environment []string) {
+	p.collected = environ.Collect(environment, p.prefixes, environ.Names{
+		Plain: plainNames, Group: indexedGroup, Fields: indexedNames,
+		Groups: []string{openAIGroup, anthropicGroup, bedrockGroup, driftGroup},
+	})
+	p.parsed = true
+	if p.collected.Prefix != DefaultPrefix {
+		p.prefix = p.collected.Prefix
+	}
+}
+
+// warnings explains the variables that are not read. It reports those that are problems.
+func (p *parser) warnings() (warnings []Warning) {
+	bad := map[string]int{} // positions in problems, by what is before the field
+	for _, s := range p.collected.Strays {
+		name, prefix := s.Name(), s.Full[:s.At]
+		w := Warning{Variables: []string{text.Shorten(s.Full)}, Meant: s.Meant}
+		switch s.Kind {
+		case environ.BadIndex:
+			number, _, _ := strings.Cut(name[len(indexedGroup):], "_")
+			if i, known := bad[prefix+number]; known && number != "" {
+				p.problems[i].Variables = append(p.problems[i].Variables, w.Variables...)
+				continue
+			}
+			bad[prefix+number] = len(p.problems)
+			p.problem(problemsLast, "", "no valid index; want "+prefix+indexedGroup+"<N>_<FIELD>, with <N> a decimal number without sign or leading zero", w.Variables...)
+			continue
+		case environ.NoField:
+			p.problem(problemsLast, "", "no field; want "+prefix+indexedGroup+"<N>_<FIELD>", w.Variables...)
+			continue
+		case environ.OtherLetters:
+			w.Code = WarningLetterCase
+		case environ.Misnamed:
+			w.Code, w.Reason = WarningMisnamedVariable, s.Wrong
+		case environ.Unknown:
+			w.Code = WarningUnknownVariable
+			if indexed, ok := strings.CutPrefix(name, indexedGroup); ok {
+				p.explainIndexed(&w, prefix, indexed)
+			} else if meant := nearest(name, groupOf(name), plainNames); meant != "" {
+				w.Meant = prefix + meant
+			}
+		}
+		warnings = append(warnings, w)
+	}
+	if len(p.collected.Links) > 0 {
+		warnings = append(warnings, Warning{Code: WarningServiceLinks, Variables: p.collected.Links})
+	}
+	return warnings
+}
+
+// explainIndexed says more about an unknown variable, indexed being what follows its group.
+func (p *parser) explainIndexed(w *Warning, prefix, indexed string) {
+	number, field, _ := strings.Cut(indexed, "_")
+	stem := prefix + indexedGroup + number + "_"
+	if removedFields[field] {
+		w.Code = WarningRemovedVariable
+		return
+	}
+	if meant := nearest(field, "", indexedNames); meant != "" {
+		w.Meant = stem + meant
+	}
+	i := slices.IndexFunc(p.collected.Indexed, func(index environ.Index) bool { return index.Stem == stem })
+	if i < 0 || !looksLikeKey(field) {
+		return
+	}
+	group := valueGroup{parser: p, values: p.collected.Indexed[i].Values}
+	kind, _ := closestType(group.Get(fieldType))
+	if providerTypes[kind].keys && len(group.Set(fieldKey))+len(group.Set(bedrockGroup)) == 0 {
+		w.Code, w.Provider, w.Meant = WarningMissingKey, text.Label(group.name()), stem+fieldKey
+	}
+}
+
+// setVariables lists the variables that are set, in the order of the Config.
+func (p *parser) setVariables() (set []setVariable) {
+	for _, s := range p.collected.Plain {
+		set = append(set, setVariable{s.Full, plainPlace(s.Name())})
+	}
+	for i, index := range p.collected.Indexed {
+		for _, full := range index.Set("") {
+			set = append(set, setVariable{full, indexedPlace(i)})
 		}
 	}
-	return ""
-}
-
-func (v values) anySet() bool {
-	return slices.ContainsFunc(v, func(known setting) bool { return known.value != "" })
-}
-
-// set lists the variables that are set and whose name begins with start.
-func (v values) set(start string) []string {
-	var set []string
-	for _, known := range v {
-		if known.value != "" && strings.HasPrefix(known.name, start) {
-			set = append(set, known.name)
-		}
+	for _, s := range p.collected.Strays {
+		set = append(set, setVariable{text.Shorten(s.Full), noPlace})
 	}
-	slices.Sort(set)
+	for _, full := range p.collected.Links {
+		set = append(set, setVariable{full, noPlace})
+	}
 	return set
 }
 
-func (p *parser) collect(environ []string) {
-	prefix := p.full("")
-	providers := len(environ) / 4 // a provider mostly has four variables
-	p.indexed, p.places = make([]indexedValues, 0, providers), make(map[string]int, providers)
-	others := map[string]bool{}
-	for _, entry := range environ {
-		if !strings.HasPrefix(entry, prefix) {
-			continue
-		}
-		name, value, ok := strings.Cut(entry[len(prefix):], "=")
-		if !ok || p.addIndexed(name, value) || others[name] {
-			continue
-		}
-		others[name] = true
-		if value != "" {
-			p.addOther(name, value)
-		}
-	}
-}
-
-// addIndexed adds a known indexed variable. It reports whether name is one.
-func (p *parser) addIndexed(name, value string) bool {
-	indexed, ok := strings.CutPrefix(name, indexedGroup)
-	index, fieldName, _ := strings.Cut(indexed, "_")
-	if !ok || !indexedNames[fieldName] {
-		return false
-	}
-	last := len(p.indexed) - 1
-	if last < 0 || p.indexed[last].index != index { // the variables of one index are mostly adjacent
-		at, known := p.places[index]
-		if !known {
-			if !isIndex(index) {
-				return false
-			}
-			at = len(p.indexed)
-			p.places[index] = at
-			p.indexed = append(p.indexed, indexedValues{index, make(values, 0, 4)})
-		}
-		last = at
-	}
-	p.indexed[last].add(fieldName, value)
-	return true
-}
-
-func (p *parser) addOther(name, value string) {
-	indexed, ok := strings.CutPrefix(name, indexedGroup)
-	index, fieldName, _ := strings.Cut(indexed, "_")
-	switch {
-	case ok && !isIndex(index):
-		p.problem(problemsLast, "", "no valid index; want "+p.full(indexedGroup)+"<N>_<FIELD>, with <N> a decimal number without sign or leading zero", name)
-	case ok && fieldName == "":
-		p.problem(problemsLast, "", "no field; want "+p.full(indexedGroup)+"<N>_<FIELD>", name)
-	case ok:
-		p.unknown = append(p.unknown, name)
-	case settingNames[name]:
-		p.settings.add(name, value)
-	case legacyNames[name]:
-		p.legacies.add(name, value)
-	case strings.HasPrefix(name, driftGroup), strings.HasPrefix(name, openAIGroup), strings.HasPrefix(name, anthropicGroup), strings.HasPrefix(name, bedrockGroup):
-		p.unknown = append(p.unknown, name)
-	}
-	// Anything else under the prefix belongs to the host.
-}
-
-// isIndex reports whether s is an index. It checks text, not a number: an index may
-// be larger than any integer type.
-func isIndex(s string) bool {
-	if s == "" || len(s) > 1 && s[0] == '0' {
-		return false
-	}
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' {
-			return false
-		}
-	}
-	return true
-}
-
-// compareIndices orders indices as numbers. Without leading zeros, the longer index
-// is larger.
-func compareIndices(a, b string) int {
-	return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
-}
-
 func (p *parser) providers() []ProviderConfig {
-	groups := slices.DeleteFunc(p.indexed, func(v indexedValues) bool { return !v.anySet() })
-	slices.SortFunc(groups, func(a, b indexedValues) int { return compareIndices(a.index, b.index) })
-	p.indices = make([]string, 0, len(groups))
-	providers := make([]ProviderConfig, 0, len(groups))
+	indices := p.collected.Indexed
+	p.stems = make([]string, 0, len(indices))
+	providers := make([]ProviderConfig, 0, len(indices))
 	expected := []byte("0")
-	for i, g := range groups {
-		group := valueGroup{parser: p, place: indexedPlace(i), index: g.index, values: g.values}
-		if g.index != string(expected) {
-			p.problem(group.place, group.name(), "a gap: indices start at 0 and go up by one, and "+p.full(indexedGroup)+string(expected)+"_* is not set", group.set("")...)
+	for i, g := range indices {
+		group := valueGroup{parser: p, place: indexedPlace(i), stem: g.Stem, values: g.Values}
+		if g.Prefix != indices[0].Prefix && !p.mixed {
+			p.mixed = true
+			p.problem(group.place, "", "indexed variables under two prefixes; want all under one", indices[0].Set("")[0], g.Set("")[0])
 		}
-		expected = increment(append(expected[:0], g.index...))
-		p.indices = append(p.indices, g.index)
+		if g.Number != string(expected) && !p.mixed && !p.collected.BadIndices[string(expected)] {
+			p.problem(group.place, group.name(), "a gap: indices start at 0 and go up by one, and "+g.Prefix+indexedGroup+string(expected)+"_* is not set", g.Set("")...)
+		}
+		expected = increment(append(expected[:0], g.Number...))
+		p.stems = append(p.stems, g.Stem)
 		providers = append(providers, group.provider())
 	}
 	return providers
@@ -235,7 +219,7 @@ func increment(digits []byte) []byte {
 
 // list returns the setting of a name as a list.
 func (p *parser) list(name string) []string {
-	words := p.settings.get(name)
+	words := valueGroup{parser: p, place: problemsLast, values: p.collected.Plain}.value(name)
 	if words == "" {
 		return nil
 	}
@@ -252,131 +236,136 @@ func splitList(words string) []string {
 }
 
 func (p *parser) legacy(cfg *Config) {
-	group := valueGroup{parser: p, values: p.legacies}
+	group := valueGroup{parser: p, values: p.collected.Plain}
 	one := func(name string) (s Secret) {
+		group.place = plainPlace(name)
 		if secrets := group.secrets(name); len(secrets) > 0 {
 			s = secrets[0]
 		}
 		return s
 	}
+	value := func(name string) string {
+		group.place = plainPlace(name)
+		return group.value(name)
+	}
 	cfg.LegacyOpenAI = OpenAIConfig{
-		BaseURL: p.legacies.get(openAIGroup + fieldBaseURL),
+		BaseURL: value(openAIGroup + fieldBaseURL),
 		Key:     one(openAIGroup + fieldKey),
 	}
 	cfg.LegacyAnthropic = AnthropicConfig{
-		BaseURL: p.legacies.get(anthropicGroup + fieldBaseURL),
+		BaseURL: value(anthropicGroup + fieldBaseURL),
 		Key:     one(anthropicGroup + fieldKey),
 	}
 	cfg.LegacyBedrock = BedrockConfig{
-		BaseURL:         p.legacies.get(fieldBedrockBaseURL),
-		Region:          p.legacies.get(fieldBedrockRegion),
+		BaseURL:         value(fieldBedrockBaseURL),
+		Region:          value(fieldBedrockRegion),
 		AccessKey:       one(fieldBedrockAccessKey),
 		AccessKeySecret: one(fieldBedrockAccessKeySecret),
-		Model:           p.legacies.get(fieldBedrockModel),
-		SmallFastModel:  p.legacies.get(fieldBedrockSmallFastModel),
+		Model:           value(fieldBedrockModel),
+		SmallFastModel:  value(fieldBedrockSmallFastModel),
 	}
 }
 
-// valueGroup holds the variables of one provider, or the legacy ones.
+// valueGroup holds the variables of one provider, or the others.
 type valueGroup struct {
 	*parser
 	place int
-	index string // "" for the legacy variables
+	stem  string // "" unless they are indexed
 	values
 }
 
-// stem returns the text before each name.
-func (v valueGroup) stem() string {
-	if v.index == "" {
-		return ""
-	}
-	return indexedGroup + v.index + "_"
-}
+type values = environ.Values
 
-func (v valueGroup) name() string { return cmp.Or(v.get(fieldName), v.get(fieldType)) }
+func (v valueGroup) name() string { return cmp.Or(v.Get(fieldName), v.Get(fieldType)) }
 
-// nameOf returns the name of the provider that a field belongs to.
-func (v valueGroup) nameOf(field string) string {
+// nameOf returns the name of the provider that the variables belong to.
+func (v valueGroup) nameOf() string {
 	switch {
-	case v.index != "":
+	case v.stem != "":
 		return v.name()
-	case strings.HasPrefix(field, openAIGroup):
+	case v.place == openAIPlace:
 		return string(TypeOpenAI)
+	case v.place == anthropicPlace:
+		return string(TypeAnthropic)
 	}
-	return string(TypeAnthropic)
+	return ""
 }
 
-// set lists the variables that are set and whose field begins with start.
-func (v valueGroup) set(start string) []string {
-	set := v.values.set(start)
-	for i := range set {
-		set[i] = v.stem() + set[i]
+// value returns the value of a variable that is not a secret and not indexed.
+func (v valueGroup) value(name string) string {
+	var first environ.Setting
+	for _, known := range v.values {
+		switch {
+		case known.Name() != name:
+		case first.Full == "":
+			first = known
+			if full := v.full(name); known.Full != full {
+				v.actual = withKey(v.actual, name, known.Full)
+			}
+		case known.Value != first.Value:
+			v.twice(first.Full, known.Full)
+		}
 	}
-	return set
+	return first.Value
+}
+
+// twice reports a setting under two prefixes that has two values.
+func (v valueGroup) twice(names ...string) {
+	slices.Sort(names)
+	v.problem(v.place, v.nameOf(), "one setting under two prefixes, with two values; remove one", names...)
 }
 
 func (v valueGroup) provider() ProviderConfig {
 	cfg := ProviderConfig{
-		Type:    v.get(fieldType),
-		Name:    v.get(fieldName),
-		BaseURL: v.get(fieldBaseURL),
+		Type:    v.Get(fieldType),
+		Name:    v.Get(fieldName),
+		BaseURL: v.Get(fieldBaseURL),
 	}
-	kind, supported := providerTypes[ProviderType(cfg.Type)]
-	if cfg.Type != "" && !supported {
+	if _, supported := closestType(cfg.Type); cfg.Type != "" && !supported {
 		return cfg // it will be skipped, so its other values may not stop a start
 	}
 	cfg.Keys = v.secrets(fieldKey)
-	cfg.BedrockBaseURL = v.get(fieldBedrockBaseURL)
-	cfg.BedrockRegion = v.get(fieldBedrockRegion)
+	cfg.BedrockBaseURL = v.Get(fieldBedrockBaseURL)
+	cfg.BedrockRegion = v.Get(fieldBedrockRegion)
 	cfg.BedrockAccessKeys = v.secrets(fieldBedrockAccessKey)
 	cfg.BedrockAccessKeySecrets = v.secrets(fieldBedrockAccessKeySecret)
-	cfg.BedrockModel = v.get(fieldBedrockModel)
-	cfg.BedrockSmallFastModel = v.get(fieldBedrockSmallFastModel)
-
-	if kind.bedrock && len(cfg.Keys) > 0 {
-		if set := v.set(bedrockGroup); len(set) > 0 {
-			v.problem(v.place, v.name(), "a provider authenticates with bearer keys or with Bedrock settings, not with both; remove one",
-				append(v.set(fieldKey), set...)...)
-		}
-	}
+	cfg.BedrockModel = v.Get(fieldBedrockModel)
+	cfg.BedrockSmallFastModel = v.Get(fieldBedrockSmallFastModel)
 	return cfg
 }
 
-// secrets resolves a secret that can come from up to four variables. If there is a
-// problem, it still returns a value, so that the first problem does not cause a
-// second.
+// secrets resolves a secret that can come from up to four variables, each under several
+// prefixes. If there is a problem, it still returns a value, so that the first problem does
+// not cause a second.
 func (v valueGroup) secrets(name string) []Secret {
-	set := make([]setting, 0, len(secretSpellings)) // by spelling
+	set := make(values, 0, len(secretSpellings)) // by spelling
 	for _, known := range v.values {
-		if known.value == "" || !strings.HasPrefix(known.name, name) {
+		if known.Value == "" || !strings.HasPrefix(known.Name(), name) {
 			continue
 		}
-		if spelling := known.name[len(name):]; slices.Contains(secretSpellings[:], spelling) {
-			set = append(set, setting{spelling, known.value})
+		if spelling := known.Name()[len(name):]; slices.Contains(secretSpellings[:], spelling) {
+			set = append(set, known)
 		}
 	}
 	if len(set) == 0 {
 		return nil
 	}
-	if len(set) > 1 {
-		slices.SortFunc(set, func(a, b setting) int {
-			return cmp.Compare(slices.Index(secretSpellings[:], a.name), slices.Index(secretSpellings[:], b.name))
-		})
-		var names []string
-		for _, s := range set {
-			names = append(names, v.stem()+name+s.name)
-		}
-		v.problem(v.place, v.nameOf(name), "only one of them may be set", names...)
+	chosen := set[0]
+	spelling := chosen.Name()[len(name):]
+	usual := v.stem + name // the key of actual
+	if len(set) > 1 && !v.agree(name, set) {
+		v.refused = withKey(v.refused, chosen.Full, true)
 	}
-	spelling, value := set[0].name, set[0].value
+	value := chosen.Value
 	plural, isFile := strings.CutSuffix(spelling, fileTwinSuffix)
 	if isFile {
-		variable := v.stem() + name + spelling
 		contents, reason := secretfile.Read(value)
 		if reason != "" {
-			v.problem(v.place, v.nameOf(name), shownPath(value)+" "+reason, variable)
-			v.unreadable = withKey(v.unreadable, v.full(variable), true)
-			v.actual = withKey(v.actual, v.full(v.stem()+name), v.full(variable))
+			if !v.refused[chosen.Full] {
+				v.problem(v.place, v.nameOf(), shownPath(value)+" "+reason, chosen.Full)
+			}
+			v.refused = withKey(v.refused, chosen.Full, true)
+			v.actual = withKey(v.actual, usual, chosen.Full)
 			return []Secret{NewSecret("unreadable")}
 		}
 		value = contents
@@ -384,6 +373,8 @@ func (v valueGroup) secrets(name string) []Secret {
 	var secrets []Secret
 	if plural == "" {
 		secrets = []Secret{NewSecret(value)}
+	} else if environ.IsWhole(value, isFile) {
+		secrets = []Secret{NewSecret(value)} // its elements would be wrong one by one
 	} else {
 		elements := splitList(value)
 		secrets = make([]Secret, len(elements))
@@ -391,10 +382,39 @@ func (v valueGroup) secrets(name string) []Secret {
 			secrets[i] = secretAt(&elements[i])
 		}
 	}
-	if usual := secretName("", len(secrets)); usual != spelling {
-		v.actual = withKey(v.actual, v.full(v.stem()+name+usual), v.full(v.stem()+name+spelling))
+	usual = secretName(usual, len(secrets))
+	before := v.stem
+	if before == "" {
+		before = v.full("")
+	}
+	if chosen.Full != before+usual[len(v.stem):] {
+		v.actual = withKey(v.actual, usual, chosen.Full)
 	}
 	return secrets
+}
+
+// agree reports whether several variables of one secret say the same, and reports a problem if
+// not.
+func (v valueGroup) agree(name string, set values) bool {
+	spelling := func(s environ.Setting) int { return slices.Index(secretSpellings[:], s.Name()[len(name):]) }
+	slices.SortFunc(set, func(a, b environ.Setting) int {
+		return cmp.Or(cmp.Compare(spelling(a), spelling(b)), cmp.Compare(a.Full, b.Full))
+	})
+	var names []string
+	different := false
+	for _, s := range set {
+		names = append(names, s.Full)
+		different = different || s.Name() != set[0].Name()
+	}
+	switch {
+	case different:
+		v.problem(v.place, v.nameOf(), "only one of them may be set", names...)
+	case slices.ContainsFunc(set, func(s environ.Setting) bool { return s.Value != set[0].Value }):
+		v.twice(names...)
+	default:
+		return true
+	}
+	return false
 }
 
 // secretSpellings are the suffixes that the name of a secret can have.

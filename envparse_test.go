@@ -34,7 +34,7 @@ func TestE10_AllMistakesAtOnce(t *testing.T) {
 	_, err := ParseEnviron(context.Background(), environ, logs.Logger())
 	require.Error(t, err)
 	testkit.Golden(t, "mistakes.error.txt", err.Error()+"\n")
-	require.Equal(t, []string{"WARN unknown environment variable is ignored; check its spelling variable=CODER_AIBRIDGE_PROVIDER_2_TPYE"}, logs.Warnings())
+	require.Equal(t, []string{"WARN AI providers: CODER_AIBRIDGE_PROVIDER_2_TPYE: unknown environment variable is ignored; want CODER_AIBRIDGE_PROVIDER_2_TYPE?"}, logs.Warnings())
 	testkit.RequireNoSecret(t, environ, err.Error()+logs.String())
 
 	for range 20 { // in a stable order, whatever the order of the environment
@@ -76,6 +76,7 @@ func TestE2_E3_ParsedConfigIsTheOneBuiltByHand(t *testing.T) {
 	cfg, err := ParseEnviron(context.Background(), vars("OPENAI_KEY=k", "OPENAI_BASE_URL=https://h",
 		"PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x", "PROVIDER_0_KEYS=a,b"), slog.Logger{})
 	require.NoError(t, err)
+	cfg.variables = variables{}
 	require.Equal(t, Config{
 		LegacyOpenAI: OpenAIConfig{BaseURL: "https://h", Key: NewSecret("k")},
 		Providers:    []ProviderConfig{{Type: "anthropic", Name: "x", Keys: []Secret{NewSecret("a"), NewSecret("b")}}},
@@ -151,7 +152,7 @@ func TestE8_SecretsFromFiles(t *testing.T) {
 		"a folder":                   {dir, "is not a regular file"},
 		"a pipe, which is not read":  {fifo, "is not a regular file"},
 		"below a file":               {file("plain", "x") + "/x", "cannot be read"},
-		"two trailing newlines (E9)": {file("two", "very-secret-contents\n\n"), "CODER_AIBRIDGE_OPENAI_KEY_FILE (provider openai): a control character in it"},
+		"two trailing newlines (E9)": {file("two", "very-secret-contents\n\n"), "CODER_AIBRIDGE_OPENAI_KEY_FILE (provider openai): a line break at its end"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -159,7 +160,7 @@ func TestE8_SecretsFromFiles(t *testing.T) {
 			require.ErrorIs(t, err, ErrInvalidConfig)
 			require.ErrorContains(t, err, "CODER_AIBRIDGE_OPENAI_KEY_FILE")
 			require.ErrorContains(t, err, tt.reason)
-			if !strings.Contains(tt.reason, "control") {
+			if !strings.Contains(tt.reason, "line break") {
 				require.ErrorContains(t, err, tt.path)
 			}
 			require.NotContains(t, err.Error(), "very-secret")
@@ -214,7 +215,7 @@ func TestO7_VariablesAreThoseThatAreRead(t *testing.T) {
 		"X_BEDROCK_ACCESS_KEY":                     {Secret: true, Default: "the AWS environment"},
 		"X_PROVIDER_<N>_KEY":                       {Secret: true, Plural: "X_PROVIDER_<N>_KEYS"},
 		"X_PROVIDER_<N>_BEDROCK_ACCESS_KEY_SECRET": {Secret: true, Default: "the AWS environment", Plural: "X_PROVIDER_<N>_BEDROCK_ACCESS_KEY_SECRETS"},
-		"X_PROVIDER_<N>_BASE_URL":                  {Default: "the runtime's own"},
+		"X_PROVIDER_<N>_BASE_URL":                  {Default: "that of the type"},
 		"X_DRIFT_ADOPT":                            {},
 		"X_DRIFT_KEEP":                             {},
 	} {
@@ -279,7 +280,7 @@ func TestN10_ConfigBuiltByHandPassesTheSameChecks(t *testing.T) {
 			{Type: "openai", Name: "six", Keys: secrets("1", "2", "3", "4", "5", "5")},
 			{Type: "openai", Name: "zero", Keys: []Secret{{}}},
 			{Type: "anthropic", Name: "pairs", BedrockAccessKeySecrets: secrets("1", "2")},
-			{Type: "copilot", Name: "Bad"},
+			{Type: "cohere", Name: "Bad"},
 			{Type: "anthropic", Name: "six"},
 		},
 	})

@@ -124,7 +124,7 @@ func TestC2_O3_L1_FrozenShapeTokenAndLockKeys(t *testing.T) {
 	want := Provider{Type: TypeOpenAI, BaseURL: "https://proxy.example/v1"}
 	token := "openai@" + driftDigest(&storedProvider{Provider: p, revision: 1}, want)
 	require.Equal(t, v["token"], token)
-	require.Regexp(t, settlementPattern, token)
+	require.Regexp(t, tokenPattern, token)
 
 	s := &database{schema: "public"}
 	require.Equal(t, v["lock keys"], fmt.Sprintf("%d\n%d", s.lockKey(), s.deliveryLockKey()))

@@ -272,8 +272,8 @@ func TestL4_CorrectWithoutTheLock(t *testing.T) {
 		})
 	}
 	all.Wait()
-	require.Equal(t, []string{"6 6 4"}, f.Rows(`select count(*), count(distinct name), (select count(*) from ai_provider_keys) from ai_providers`))
-	require.Equal(t, []string{"10"}, f.Rows(`select count(*) from ai_provider_audits`))
+	require.Equal(t, []string{"7 7 4"}, f.Rows(`select count(*), count(distinct name), (select count(*) from ai_provider_keys) from ai_providers`))
+	require.Equal(t, []string{"11"}, f.Rows(`select count(*) from ai_provider_audits`))
 }
 
 func TestL4_RowThatAppearsBetweenReadAndInsertIsReadAgain(t *testing.T) {

@@ -24,11 +24,11 @@ func TestS8_MissingAndOlderSchema(t *testing.T) {
 	ctx := context.Background()
 	pool := aiseedtest.NewPool(t)
 	options := aiseed.StoreOptions{AllowPlaintext: true}
-	_, err := pool.Exec(ctx, `delete from aiseed_schema where version = 2`)
+	_, err := pool.Exec(ctx, `delete from aiseed_schema where version >= 2`)
 	require.NoError(t, err)
 	_, err = aiseed.Open(ctx, pool, options)
 	require.ErrorIs(t, err, aiseed.ErrSchemaOutdated)
-	require.ErrorContains(t, err, "are at version 1, and this library needs 2; call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations")
+	require.ErrorContains(t, err, "are at version 1, and this library needs 3; call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations")
 
 	_, err = pool.Exec(ctx, `insert into aiseed_schema (version) values (99)`)
 	require.NoError(t, err)
@@ -70,7 +70,7 @@ func TestS8_MigrateIsSafeUnderConcurrentStarts(t *testing.T) {
 	all.Wait()
 	var versions string
 	require.NoError(t, pool.QueryRow(ctx, `select (select string_agg(version::text, ',') from fresh.aiseed_schema) || ';' || (select string_agg(version::text, ',') from "also-fresh".aiseed_schema)`).Scan(&versions))
-	require.Equal(t, "1,2;1,2", versions)
+	require.Equal(t, "1,2,3;1,2,3", versions)
 }
 
 func TestS8_OpenOnACurrentSchemaTakesNoLock(t *testing.T) {
@@ -185,7 +185,7 @@ func TestS8_TablesRefuseWhatMakesNoSense(t *testing.T) {
 		keyID      any
 		constraint string
 	}{
-		{"copilot", "a", nil, "ai_providers_type_check"},
+		{"cohere", "a", nil, "ai_providers_type_check"},
 		{"OpenAI", "a", nil, "ai_providers_type_check"},
 		{"openai", "", nil, "ai_providers_name_check"},
 		{"openai", "Team_A", nil, "ai_providers_name_check"},

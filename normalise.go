@@ -5,10 +5,52 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode/utf8"
+	"unicode"
 
+	"example.com/aiseed/internal/environ"
 	"example.com/aiseed/internal/text"
 )
+
+// desired is a provider as the environment wants it, without an id.
+type desired struct {
+	Provider
+	places         []int                     // of the entries that ask for it, see entry
+	variable       func(field string) string // see variableOf
+	defaultBaseURL bool                      // the base URL is the documented default
+	warnings       []Warning
+	unsupported    bool
+	legacy         bool
+}
+
+// variableOf returns the full name of the variable that sets a field, or would.
+func (d desired) variableOf(field string) string {
+	if field == fieldBaseURL && d.Bedrock != nil {
+		field = fieldBedrockBaseURL
+	}
+	if d.variable == nil {
+		return ""
+	}
+	return d.variable(field)
+}
+
+// variablesOf returns the variables that can set a secret or a model.
+func (d desired) variablesOf(field string) []string {
+	return []string{d.variableOf(field), d.variableOf(field + pluralSuffix)}
+}
+
+// placeholders returns the variables whose secret is that of an example.
+func (d desired) placeholders() (variables []string) {
+	is := settingsOf(d.Provider)
+	for _, f := range []struct {
+		name    string
+		secrets []Secret
+	}{{secretName(fieldKey, len(d.Keys)), secretsOf(d.Provider)}, {fieldBedrockAccessKey, []Secret{is.AccessKey}}, {fieldBedrockAccessKeySecret, []Secret{is.AccessKeySecret}}} {
+		if slices.ContainsFunc(f.secrets, func(s Secret) bool { return environ.IsPlaceholder(s.Reveal()) }) {
+			variables = append(variables, d.variableOf(f.name))
+		}
+	}
+	return variables
+}
 
 // normalise turns a Config into the providers that it asks for, sorted by name.
 func normalise(cfg Config) ([]desired, error) {
@@ -20,7 +62,11 @@ func normalise(cfg Config) ([]desired, error) {
 	for i, place := range n.kept {
 		e, _ := cfg.entry(place)
 		want[i] = e.desired()
-		want[i].warnings = append(want[i].warnings, n.warnings[place]...)
+		for _, also := range n.merged[place] {
+			e, _ := cfg.entry(also)
+			want[i].places = append(want[i].places, also)
+			want[i].warnings = append(want[i].warnings, e.desired().warnings...)
+		}
 	}
 	slices.SortStableFunc(want, func(a, b desired) int { return cmp.Compare(a.Name, b.Name) })
 	return want, nil
@@ -29,9 +75,10 @@ func normalise(cfg Config) ([]desired, error) {
 // A normaliser decides which entries of a Config are used, and collects all problems.
 type normaliser struct {
 	cfg      *Config
-	kept     []int             // places
-	byName   map[string]int    // place; without entries of an unsupported type
-	warnings map[int][]Warning // by place
+	kept     []int            // places
+	byName   map[string]int   // place; without entries of an unsupported type
+	merged   map[int][]int    // by a place that is kept, those that say the same
+	wrong    map[int][]string // by place, the fields with a problem
 	problems []problem
 }
 
@@ -40,8 +87,9 @@ func check(cfg *Config) *normaliser {
 		cfg:      cfg,
 		kept:     make([]int, 0, len(cfg.Providers)),
 		byName:   make(map[string]int, len(cfg.Providers)),
-		warnings: map[int][]Warning{},
-		problems: cfg.settlement().check(),
+		merged:   map[int][]int{},
+		wrong:    map[int][]string{},
+		problems: cfg.checkTokens(),
 	}
 	for place := range indexedPlace(len(cfg.Providers)) {
 		if e, makes := cfg.entry(place); makes {
@@ -53,204 +101,63 @@ func check(cfg *Config) *normaliser {
 	return n
 }
 
-// An entry is a provider of a Config: an indexed one, or one from the legacy variables.
-type entry struct {
-	place          int
-	legacy         bool
-	defaultBaseURL bool
-	config         ProviderConfig
-	variables      *variables
-	source         func(field string) string // where a field comes from; nil for an indexed one
-}
-
-// Problems are reported in the order of the places of their entries.
-const (
-	openAIPlace = iota
-	anthropicPlace
-	firstIndexedPlace
-)
-
-func indexedPlace(i int) int { return firstIndexedPlace + i }
-
-// entry returns the entry at a place, and whether it makes a provider. Check its values even
-// if it makes none.
-func (cfg *Config) entry(place int) (e entry, makes bool) {
-	switch place {
-	case openAIPlace:
-		return cfg.legacyOpenAI()
-	case anthropicPlace:
-		return cfg.legacyAnthropic()
-	}
-	return entry{place: place, config: cfg.Providers[place-firstIndexedPlace], variables: &cfg.variables}, true
-}
-
-// variable returns the full name of the variable that sets a field, or that would set it.
-func (e *entry) variable(field string) string {
-	if e.source != nil {
-		return e.source(field)
-	}
-	return e.variables.indexed(e.place-firstIndexedPlace, field)
-}
-
-func (cfg *Config) legacyOpenAI() (e entry, makes bool) {
-	if cfg.LegacyOpenAI == (OpenAIConfig{}) {
-		return e, false
-	}
-	e = entry{
-		place:          openAIPlace,
-		variables:      &cfg.variables,
-		legacy:         true,
-		defaultBaseURL: cfg.LegacyOpenAI.BaseURL == "",
-		config: ProviderConfig{
-			Type:    string(TypeOpenAI),
-			BaseURL: cmp.Or(cfg.LegacyOpenAI.BaseURL, defaultOpenAIBaseURL),
-			Keys:    nonZero(cfg.LegacyOpenAI.Key),
-		},
-		source: func(field string) string {
-			switch field {
-			case fieldType, fieldName, fieldKey:
-				return cfg.variables.legacy(openAIGroup + fieldKey)
-			case fieldBaseURL:
-				return cfg.variables.legacy(openAIGroup + fieldBaseURL)
-			}
-			return cfg.variables.legacy(field)
-		},
-	}
-	return e, len(e.config.Keys) > 0
-}
-
-func (cfg *Config) legacyAnthropic() (e entry, makes bool) {
-	if cfg.LegacyAnthropic == (AnthropicConfig{}) && cfg.LegacyBedrock == (BedrockConfig{}) {
-		return e, false
-	}
-	bedrock := cfg.LegacyBedrock
-	e = entry{
-		place:     anthropicPlace,
-		variables: &cfg.variables,
-		legacy:    true,
-		config: ProviderConfig{
-			Type:                    string(TypeAnthropic),
-			BaseURL:                 cfg.LegacyAnthropic.BaseURL,
-			Keys:                    nonZero(cfg.LegacyAnthropic.Key),
-			BedrockBaseURL:          bedrock.BaseURL,
-			BedrockRegion:           bedrock.Region,
-			BedrockAccessKeys:       nonZero(bedrock.AccessKey),
-			BedrockAccessKeySecrets: nonZero(bedrock.AccessKeySecret),
-			BedrockModel:            bedrock.Model,
-			BedrockSmallFastModel:   bedrock.SmallFastModel,
-		},
-	}
-	signals := e.bedrockSignals()
-	e.source = func(field string) string {
-		switch field {
-		case fieldType, fieldName:
-			if len(signals) > 0 {
-				return cfg.variables.legacy(signals[0])
-			}
-			return cfg.variables.legacy(anthropicGroup + fieldKey)
-		case fieldKey, fieldBaseURL:
-			return cfg.variables.legacy(anthropicGroup + field)
-		}
-		return cfg.variables.legacy(field)
-	}
-	if len(signals) > 0 {
-		return e, true
-	}
-	if len(e.config.Keys) == 0 {
-		return e, false
-	}
-	e.defaultBaseURL = e.config.BaseURL == ""
-	e.config.BaseURL = cmp.Or(e.config.BaseURL, defaultAnthropicBaseURL)
-	return e, true
-}
-
-func nonZero(s Secret) []Secret {
-	if s.IsZero() {
-		return nil
-	}
-	return []Secret{s}
-}
-
-// bedrockSignals lists the fields that are set and make the provider authenticate through
-// Bedrock. The models are not among them, because they have defaults.
-func (e entry) bedrockSignals() []string {
-	var set []string
-	for _, f := range e.bedrockFields() {
-		if f != fieldBedrockModel && f != fieldBedrockSmallFastModel {
-			set = append(set, f)
-		}
-	}
-	return set
-}
-
-func (e entry) bedrockFields() []string {
-	c := e.config
-	var set []string
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
-		{fieldBedrockBaseURL, c.BedrockBaseURL != ""},
-		{fieldBedrockRegion, c.BedrockRegion != ""},
-		{secretName(fieldBedrockAccessKey, len(c.BedrockAccessKeys)), len(c.BedrockAccessKeys) > 0},
-		{secretName(fieldBedrockAccessKeySecret, len(c.BedrockAccessKeySecrets)), len(c.BedrockAccessKeySecrets) > 0},
-		{fieldBedrockModel, c.BedrockModel != ""},
-		{fieldBedrockSmallFastModel, c.BedrockSmallFastModel != ""},
-	} {
-		if f.set {
-			set = append(set, f.name)
-		}
-	}
-	return set
-}
-
-func (e *entry) name() string { return cmp.Or(e.config.Name, e.config.Type) }
-
-// nameVariable returns the variable that gives the provider its name.
-func (e *entry) nameVariable() string {
-	if e.config.Name == "" {
-		return e.variable(fieldType)
-	}
-	return e.variable(fieldName)
-}
-
 func (n *normaliser) problem(e *entry, reason string, fields ...string) {
 	var names []string
 	for _, f := range fields {
 		names = append(names, e.variable(f))
 	}
+	n.wrong[e.place] = append(n.wrong[e.place], fields...)
 	n.problems = append(n.problems, problem{e.place, Problem{Variables: names, Provider: text.Label(e.name()), Reason: reason}})
 }
 
 func (n *normaliser) checkValues(e *entry) {
-	e.config.checkValues(func(field string) bool { return e.variables.unreadable[e.variable(field)] },
-		func(reason string, fields ...string) { n.problem(e, reason, fields...) })
+	if e.variables == nil {
+		return // nothing is set
+	}
+	from := byProgram
+	if e.variables.parsed {
+		from = byEnvironment
+	}
+	e.config.checkValues(from, !e.legacy, e.variable, e.variables.refused, func(reason string, fields ...string) { n.problem(e, reason, fields...) })
 }
 
 func (n *normaliser) add(e *entry) {
 	c := &e.config
-	kind, supported := providerTypes[ProviderType(c.Type)]
+	if e.variables.mixed && !e.legacy {
+		n.checkValues(e) // what two prefixes have of one provider does not fit together
+		return
+	}
+	closest, supported := closestType(c.Type)
+	badType := text.Check(c.Type)
 	switch {
 	case c.Type == "" && c.Name == "":
 		n.problem(e, "neither a type nor a name; want at least a type, one of "+supportedTypes(), fieldType, fieldName)
 	case c.Type == "":
 		n.problem(e, "required; want one of "+supportedTypes(), fieldType)
-	case !utf8.ValidString(c.Type):
-		n.problem(e, "not valid UTF-8", fieldType)
+	case badType != "":
+		n.problem(e, badType, fieldType)
+	case supported && string(closest) != c.Type:
+		n.problem(e, "written in another way than the supported type; want "+string(closest)+", in lower case, without quotes and spaces", fieldType)
 	}
 	if c.Name != "" && !text.IsName(c.Name) {
-		n.problem(e, "not a valid name; want lower-case letters, digits and single hyphens between them, at most 255 bytes", fieldName)
+		n.problem(e, cmp.Or(text.Check(c.Name), notAName), fieldName)
 	}
 	if c.Type != "" && !supported {
 		n.kept = append(n.kept, e.place)
 		return
 	}
+	c.Type = string(closest)
 	n.checkValues(e)
-	if set := e.bedrockFields(); supported && !kind.bedrock && len(set) > 0 {
-		n.problem(e, "for type anthropic only, and the type is "+c.Type, set...)
-	}
 	if c.Type == "" {
 		return // the checks below need a type
+	}
+	set := givenFields{bedrock: e.bedrockFields(), signals: e.bedrockSignals(), baseURL: c.BaseURL != ""}
+	if len(c.Keys) > 0 {
+		set.keys = []string{secretName(fieldKey, len(c.Keys))}
+	}
+	closest.misfits(set, bedrockSignalFields[:], func(reason string, fields ...string) { n.problem(e, reason, fields...) })
+	if kind := providerTypes[closest]; !e.legacy && e.variables.parsed && kind.keys && kind.bedrock && len(set.keys) > 0 && len(set.bedrock) > 0 {
+		n.problem(e, bothCredentials, slices.Concat(set.keys, set.bedrock)...)
 	}
 	if first, exists := n.byName[e.name()]; exists {
 		n.merge(first, e)
@@ -258,6 +165,22 @@ func (n *normaliser) add(e *entry) {
 	}
 	n.byName[e.name()] = e.place
 	n.kept = append(n.kept, e.place)
+}
+
+// closestType returns the supported type that a text names, also in other letters, with quotes or
+// spaces.
+func closestType(written string) (t ProviderType, supported bool) {
+	if _, supported = providerTypes[ProviderType(written)]; supported {
+		return ProviderType(written), true
+	}
+	t = ProviderType(strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) || text.IsInvisible(r) || text.IsQuote(r) {
+			return -1
+		}
+		return unicode.ToLower(r)
+	}, written))
+	_, supported = providerTypes[t]
+	return t, supported
 }
 
 // merge leaves out e, because an entry with its name already exists.
@@ -272,23 +195,53 @@ func (n *normaliser) merge(place int, e *entry) {
 		}})
 		return
 	}
-	variables := []string{first.nameVariable(), e.nameVariable()}
-	if drift := shapeDrift(first.desired().Provider, e.desired()); drift != nil {
-		var fields []string
-		for _, f := range drift {
-			fields = append(fields, f.Field)
+	different := differentFields(&first.config, &e.config)
+	isWrong := func(field string) bool {
+		wrong := func(place int) bool {
+			return slices.ContainsFunc(n.wrong[place], func(f string) bool { return strings.HasPrefix(f, field) })
 		}
-		n.problems = append(n.problems, problem{e.place, Problem{
-			Variables: variables,
-			Provider:  e.name(),
-			Reason:    "one name for two providers that differ in " + strings.Join(fields, " and ") + "; remove or rename one",
-		}})
+		return wrong(place) || wrong(e.place)
+	}
+	// What is wrong by itself can be the only difference.
+	if len(different) == 0 {
+		n.merged[place] = append(n.merged[place], e.place)
 		return
 	}
-	different := divergence(first.desired().Provider, e.desired().Provider, func(Secret) string { return "" })
-	if len(different) > 0 {
-		n.warnings[place] = append(n.warnings[place], Warning{Code: WarningSameName, Variables: variables})
+	if different = slices.DeleteFunc(different, isWrong); len(different) == 0 {
+		return
 	}
+	n.problems = append(n.problems, problem{e.place, Problem{
+		Variables: []string{first.nameVariable(), e.nameVariable()},
+		Provider:  e.name(),
+		Reason:    "two providers of one name, which differ in " + strings.Join(different, " and ") + "; give each a NAME of its own, or remove one",
+	}})
+}
+
+// differentFields lists the fields in which two configurations of one name differ, keys in
+// another order aside.
+func differentFields(a, b *ProviderConfig) (fields []string) {
+	secrets := func(a, b []Secret) bool {
+		return len(a) == len(b) && !slices.ContainsFunc(a, func(s Secret) bool { return !slices.ContainsFunc(b, s.Equal) })
+	}
+	for _, f := range []struct {
+		name string
+		same bool
+	}{
+		{fieldType, a.Type == b.Type},
+		{fieldBaseURL, a.BaseURL == b.BaseURL},
+		{fieldKey, secrets(a.Keys, b.Keys)},
+		{fieldBedrockBaseURL, a.BedrockBaseURL == b.BedrockBaseURL},
+		{fieldBedrockRegion, a.BedrockRegion == b.BedrockRegion},
+		{fieldBedrockAccessKey, slices.EqualFunc(a.BedrockAccessKeys, b.BedrockAccessKeys, Secret.Equal)},
+		{fieldBedrockAccessKeySecret, slices.EqualFunc(a.BedrockAccessKeySecrets, b.BedrockAccessKeySecrets, Secret.Equal)},
+		{fieldBedrockModel, a.BedrockModel == b.BedrockModel},
+		{fieldBedrockSmallFastModel, a.BedrockSmallFastModel == b.BedrockSmallFastModel},
+	} {
+		if !f.same {
+			fields = append(fields, f.name)
+		}
+	}
+	return fields
 }
 
 // makers lists the variables that make a legacy provider.
@@ -310,8 +263,9 @@ func (e entry) desired() desired {
 	if _, supported := providerTypes[ProviderType(c.Type)]; !supported {
 		return desired{
 			Provider:    Provider{Name: e.name(), Type: ProviderType(c.Type), BaseURL: c.BaseURL},
+			places:      []int{e.place},
 			unsupported: true,
-			warnings:    []Warning{{Code: WarningUnsupportedType, Type: text.Label(c.Type)}},
+			warnings:    []Warning{{Code: WarningUnsupportedType, Type: text.Label(c.Type), Meant: nearestType(c.Type)}},
 		}
 	}
 	d := desired{
@@ -322,6 +276,7 @@ func (e entry) desired() desired {
 			Enabled:     true,
 			BaseURL:     c.BaseURL,
 		},
+		places:         []int{e.place},
 		variable:       e.variable,
 		defaultBaseURL: e.defaultBaseURL,
 		legacy:         e.legacy,
@@ -340,12 +295,35 @@ func (e entry) desired() desired {
 		for i, key := range c.Keys {
 			d.Keys[i].APIKey = key
 		}
-		// A legacy model can be a default of the host, so it gets no warning.
-		if models := e.bedrockFields(); len(models) > 0 && !e.legacy {
+		if models := e.bedrockFields(); len(models) > 0 {
 			warn("ignored, since there is no Bedrock base URL, region or access key to use a model with", models...)
 		}
 	}
 	return d
+}
+
+// ineffective returns warnings about the legacy variables that make no provider.
+func (cfg *Config) ineffective() (warnings []Warning) {
+	for place, makers := range map[int]string{openAIPlace: openAIGroup + fieldKey, anthropicPlace: anthropicGroup + fieldKey} {
+		e, makes := cfg.entry(place)
+		if makes || e.variables == nil {
+			continue
+		}
+		var names []string
+		for _, f := range e.bedrockFields() {
+			names = append(names, e.variable(f))
+		}
+		if e.config.BaseURL != "" && !e.defaultBaseURL {
+			names = append(names, e.variable(fieldBaseURL))
+		}
+		reason := "ignored, since there is no " + cfg.variables.legacy(makers)
+		if place == anthropicPlace {
+			reason += " and no Bedrock region, base URL or access key"
+		}
+		warnings = append(warnings, Warning{Code: WarningIgnored, Variables: names, Reason: reason + " to make a provider of it"})
+	}
+	slices.SortFunc(warnings, func(a, b Warning) int { return slices.Compare(a.Variables, b.Variables) })
+	return warnings
 }
 
 func (d *desired) authenticateWithBedrock(c *ProviderConfig, warn func(reason string, fields ...string)) {

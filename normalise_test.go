@@ -58,22 +58,21 @@ func TestWantedProviders(t *testing.T) {
 			want:    []string{"openai openai HTTPS://Proxy/x key=k"},
 		},
 		"N1: a base URL without a key is no provider": {
-			environ: vars("OPENAI_BASE_URL=https://proxy/x", "ANTHROPIC_BASE_URL=https://proxy/x"),
-		},
-		"N1: a legacy key may have a comma in it": {
-			environ: vars("OPENAI_KEY=a,b"),
-			want:    []string{"openai openai https://api.openai.com/v1/ key=a,b"},
+			environ:  vars("OPENAI_BASE_URL=https://proxy/x"),
+			warnings: []string{"CODER_AIBRIDGE_OPENAI_BASE_URL: ignored"},
 		},
 		"E2, N2: a legacy Anthropic key": {
 			environ: vars("ANTHROPIC_KEY=k"),
 			want:    []string{"anthropic anthropic https://api.anthropic.com/ key=k"},
 		},
 		"N2, N3: models alone are no signal, and leave no settings": {
-			environ: vars("ANTHROPIC_KEY=k", "BEDROCK_MODEL=m", "BEDROCK_SMALL_FAST_MODEL=s"),
-			want:    []string{"anthropic anthropic https://api.anthropic.com/ key=k"},
+			environ:  vars("ANTHROPIC_KEY=k", "BEDROCK_MODEL=m", "BEDROCK_SMALL_FAST_MODEL=s"),
+			want:     []string{"anthropic anthropic https://api.anthropic.com/ key=k"},
+			warnings: []string{"CODER_AIBRIDGE_BEDROCK_MODEL, CODER_AIBRIDGE_BEDROCK_SMALL_FAST_MODEL: ignored, since there is no Bedrock"}, // E12
 		},
 		"N2: models alone are no provider": {
-			environ: vars("BEDROCK_MODEL=m", "BEDROCK_SMALL_FAST_MODEL=s"),
+			environ:  vars("BEDROCK_MODEL=m", "BEDROCK_SMALL_FAST_MODEL=s"),
+			warnings: []string{"CODER_AIBRIDGE_BEDROCK_MODEL, CODER_AIBRIDGE_BEDROCK_SMALL_FAST_MODEL: ignored"},
 		},
 		"N2: a region is a signal": {
 			environ: vars("BEDROCK_REGION=us-east-1"),
@@ -141,9 +140,9 @@ func TestWantedProviders(t *testing.T) {
 			environ: vars("ENABLED=true", "RETENTION=60d", "PROVIDERS=x", "PROVIDER=x", "OPENAI=x"),
 		},
 		"E7, N7: a type that is not supported is skipped with a warning": {
-			environ:  vars("PROVIDER_0_TYPE=copilot", "PROVIDER_0_NAME=co", "PROVIDER_0_BASE_URL=https://co"),
-			want:     []string{"co copilot https://co unsupported"},
-			warnings: []string{`co: type "copilot" is not supported`},
+			environ:  vars("PROVIDER_0_TYPE=watsonx", "PROVIDER_0_NAME=co", "PROVIDER_0_BASE_URL=https://co"),
+			want:     []string{"co watsonx https://co unsupported"},
+			warnings: []string{`co: type "watsonx" is not supported`},
 		},
 		"S11: a key in place of a type": {
 			environ:  vars("PROVIDER_0_TYPE=sk-proj-8Jx2mQvT4LrN0cWkZyB7uHdE", "PROVIDER_0_NAME=x"),
@@ -151,22 +150,22 @@ func TestWantedProviders(t *testing.T) {
 			warnings: []string{`x: type "****uHdE" is not supported`},
 		},
 		"N7: nothing else about it stops a start": {
-			environ: vars("PROVIDER_0_TYPE=Open AI", "PROVIDER_0_KEY=a b", "PROVIDER_0_KEYS=,", "PROVIDER_0_KEY_FILE=/tmp/nonexistent",
+			environ: vars("PROVIDER_0_TYPE=Open-AI", "PROVIDER_0_KEY=a b", "PROVIDER_0_KEYS=,", "PROVIDER_0_KEY_FILE=/tmp/nonexistent",
 				"PROVIDER_0_BASE_URL=nonsense", "PROVIDER_0_BEDROCK_REGION=r", "PROVIDER_1_TYPE=x", "PROVIDER_1_NAME=openai", "OPENAI_KEY=k"),
 			want: []string{
-				"Open AI Open AI nonsense unsupported", "openai openai https://api.openai.com/v1/ key=k", "openai x (none) unsupported",
+				"Open-AI Open-AI nonsense unsupported", "openai openai https://api.openai.com/v1/ key=k", "openai x (none) unsupported",
 			},
-			warnings: []string{`Open AI: type "Open AI" is not supported`, `openai: type "x" is not supported`},
+			warnings: []string{`Open-AI: type "Open-AI" is not supported`, `openai: type "x" is not supported`},
 		},
 		"N7: beside a supported one of its name": {
-			environ:  vars("PROVIDER_0_TYPE=copilot", "PROVIDER_0_NAME=a", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=a"),
-			want:     []string{"a copilot (none) unsupported", "a openai (none)"},
-			warnings: []string{`a: type "copilot" is not supported`},
+			environ:  vars("PROVIDER_0_TYPE=gemini", "PROVIDER_0_NAME=a", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=a"),
+			want:     []string{"a gemini (none) unsupported", "a openai (none)"},
+			warnings: []string{`a: type "gemini" is not supported, so the provider is skipped; want google?`},
 		},
-		"N9: one name and one shape is one provider": {
-			environ: vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://H", "PROVIDER_0_KEY=k",
-				"PROVIDER_1_TYPE=openai", "PROVIDER_1_BASE_URL=https://h/", "PROVIDER_1_KEY=k"),
-			want: []string{"openai openai https://H key=k"},
+		"N9: two that agree in everything but the order of keys are one provider": {
+			environ: vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://h", "PROVIDER_0_KEYS=k,l",
+				"PROVIDER_1_TYPE=openai", "PROVIDER_1_BASE_URL=https://h", "PROVIDER_1_KEYS=l,k"),
+			want: []string{"openai openai https://h key=k key=l"},
 		},
 		"N3: a base URL that is the Bedrock one too is not ignored": {
 			environ: vars("PROVIDER_0_TYPE=anthropic", "PROVIDER_0_BASE_URL=https://a", "PROVIDER_0_BEDROCK_BASE_URL=https://a"),
@@ -176,16 +175,26 @@ func TestWantedProviders(t *testing.T) {
 			environ: vars("OPENAI_KEY=" + strings.Repeat("k", 8<<10)),
 			want:    []string{"openai openai https://api.openai.com/v1/ key=" + strings.Repeat("k", 8<<10)},
 		},
-		"N9: other models are a warning": {
-			environ: vars("PROVIDER_0_TYPE=anthropic", "PROVIDER_0_BEDROCK_REGION=r", "PROVIDER_0_BEDROCK_MODEL=m",
-				"PROVIDER_1_TYPE=anthropic", "PROVIDER_1_BEDROCK_REGION=r", "PROVIDER_1_BEDROCK_MODEL=n"),
-			want:     []string{"anthropic anthropic (none) region=r access=/ model=m small=global.anthropic.claude-haiku-4-5-20251001-v1:0"},
-			warnings: []string{"anthropic: CODER_AIBRIDGE_PROVIDER_0_TYPE and CODER_AIBRIDGE_PROVIDER_1_TYPE name the same provider with different credentials or models"},
+		"N7: a bedrock provider is an anthropic one with Bedrock settings": {
+			environ:  vars("PROVIDER_0_TYPE=bedrock", "PROVIDER_0_BEDROCK_REGION=r", "PROVIDER_0_BASE_URL=https://a"),
+			want:     []string{"bedrock bedrock (none) region=r access=/" + models},
+			warnings: []string{"CODER_AIBRIDGE_PROVIDER_0_BASE_URL: ignored"},
 		},
-		"N9: other credentials are a warning": {
-			environ:  vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEY=k0", "PROVIDER_1_TYPE=openai", "PROVIDER_1_KEY=k1"),
-			want:     []string{"openai openai (none) key=k0"},
-			warnings: []string{"openai: CODER_AIBRIDGE_PROVIDER_0_TYPE and CODER_AIBRIDGE_PROVIDER_1_TYPE name the same provider"},
+		"N7: the rest with a base URL, and copilot without": {
+			environ: vars("PROVIDER_0_TYPE=azure", "PROVIDER_0_BASE_URL=https://a", "PROVIDER_0_KEYS=k,l", "PROVIDER_1_TYPE=google", "PROVIDER_1_BASE_URL=https://g",
+				"PROVIDER_2_TYPE=openrouter", "PROVIDER_2_BASE_URL=https://o", "PROVIDER_3_TYPE=vercel", "PROVIDER_3_BASE_URL=https://v",
+				"PROVIDER_4_TYPE=openai-compat", "PROVIDER_4_BASE_URL=http://c", "PROVIDER_5_TYPE=copilot"),
+			want: []string{
+				"azure azure https://a key=k key=l", "copilot copilot (none)", "google google https://g", "openai-compat openai-compat http://c",
+				"openrouter openrouter https://o", "vercel vercel https://v",
+			},
+		},
+		"E12: a vendor's variables without what makes a provider of them": {
+			environ: vars("OPENAI_BASE_URL=https://proxy/x", "ANTHROPIC_BASE_URL=https://proxy/x", "BEDROCK_MODEL=m"),
+			warnings: []string{
+				"CODER_AIBRIDGE_BEDROCK_MODEL, CODER_AIBRIDGE_ANTHROPIC_BASE_URL: ignored, since there is no CODER_AIBRIDGE_ANTHROPIC_KEY and no Bedrock region, base URL or access key",
+				"CODER_AIBRIDGE_OPENAI_BASE_URL: ignored, since there is no CODER_AIBRIDGE_OPENAI_KEY to make a provider of it",
+			},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -209,11 +218,11 @@ func TestConfigProblems(t *testing.T) {
 	}{
 		"E3: a type is required": {
 			vars("PROVIDER_0_NAME=n"),
-			[]string{"CODER_AIBRIDGE_PROVIDER_0_TYPE (provider n): required; want one of anthropic, openai"},
+			[]string{"CODER_AIBRIDGE_PROVIDER_0_TYPE (provider n): required; want one of " + supportedTypes()},
 		},
 		"N6: neither name nor type": {
 			vars("PROVIDER_0_KEY=k"),
-			[]string{"CODER_AIBRIDGE_PROVIDER_0_TYPE, CODER_AIBRIDGE_PROVIDER_0_NAME: neither a type nor a name; want at least a type, one of anthropic, openai"},
+			[]string{"CODER_AIBRIDGE_PROVIDER_0_TYPE, CODER_AIBRIDGE_PROVIDER_0_NAME: neither a type nor a name; want at least a type, one of " + supportedTypes()},
 		},
 		"E4: gaps": {
 			vars("PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=b", "PROVIDER_4_TYPE=openai"),
@@ -259,7 +268,7 @@ func TestConfigProblems(t *testing.T) {
 		},
 		"E6: Bedrock fields of another type": {
 			vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_BEDROCK_MODEL=m", "PROVIDER_0_BEDROCK_REGION=r"),
-			[]string{"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_REGION, CODER_AIBRIDGE_PROVIDER_0_BEDROCK_MODEL (provider openai): for type anthropic only, and the type is openai"},
+			[]string{"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_REGION, CODER_AIBRIDGE_PROVIDER_0_BEDROCK_MODEL (provider openai): for the types anthropic and bedrock only, and the type is openai"},
 		},
 		"E6: bearer keys with Bedrock settings": {
 			vars("PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x", "PROVIDER_0_KEYS=k", "PROVIDER_0_BEDROCK_REGION=r"),
@@ -267,7 +276,7 @@ func TestConfigProblems(t *testing.T) {
 		},
 		"E6: and with a bearer key too, it is one problem": {
 			vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEY=k", "PROVIDER_0_BEDROCK_REGION=r"),
-			[]string{"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_REGION (provider openai): for type anthropic only, and the type is openai"},
+			[]string{"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_REGION (provider openai): for the types anthropic and bedrock only, and the type is openai"},
 		},
 		"E8: an access key that cannot be read is one problem, and lacks no secret": {
 			vars("BEDROCK_ACCESS_KEY_FILE=/tmp/nonexistent", "PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x", "PROVIDER_0_BEDROCK_ACCESS_KEYS=a,b", "PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS_FILE=/tmp/nonexistent"),
@@ -335,7 +344,7 @@ func TestConfigProblems(t *testing.T) {
 		},
 		"N5: names, also of types that are skipped": {
 			vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=Team_A", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=-a", "PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=a-",
-				"PROVIDER_3_TYPE=openai", "PROVIDER_3_NAME=a--b", "PROVIDER_4_TYPE=copilot", "PROVIDER_4_NAME=a b", "PROVIDER_5_TYPE=openai", "PROVIDER_5_NAME="+long,
+				"PROVIDER_3_TYPE=openai", "PROVIDER_3_NAME=a--b", "PROVIDER_4_TYPE=watsonx", "PROVIDER_4_NAME=a b", "PROVIDER_5_TYPE=openai", "PROVIDER_5_NAME="+long,
 				"PROVIDER_6_TYPE=openai", "PROVIDER_6_NAME=a\n", "PROVIDER_7_TYPE=openai", "PROVIDER_7_NAME="+long[:255], "PROVIDER_8_TYPE=openai", "PROVIDER_8_NAME=0-a-1"),
 			[]string{"PROVIDER_0_NAME (provider Team_A): not a valid name", "PROVIDER_1_NAME", "PROVIDER_2_NAME", "PROVIDER_3_NAME", "PROVIDER_4_NAME", "PROVIDER_5_NAME", `PROVIDER_6_NAME (provider "a\n")`},
 		},
@@ -346,7 +355,7 @@ func TestConfigProblems(t *testing.T) {
 		},
 		"N9: one name and two shapes": {
 			vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=x", "PROVIDER_1_TYPE=anthropic", "PROVIDER_1_NAME=x", "PROVIDER_1_BEDROCK_REGION=r"),
-			[]string{"CODER_AIBRIDGE_PROVIDER_0_NAME, CODER_AIBRIDGE_PROVIDER_1_NAME (provider x): one name for two providers that differ in type and Bedrock region; remove or rename one"},
+			[]string{"CODER_AIBRIDGE_PROVIDER_0_NAME, CODER_AIBRIDGE_PROVIDER_1_NAME (provider x): two providers of one name, which differ in TYPE and BEDROCK_REGION; give each a NAME of its own, or remove one"},
 		},
 		"E4: a huge index is a gap like any other": {
 			vars("PROVIDER_999999999_TYPE=openai", "PROVIDER_99999999999999999999999999_TYPE=openai"),
@@ -415,7 +424,11 @@ func wanted(t *testing.T, environ []string) (providers, warnings []string) {
 	require.NoError(t, err)
 	want, err := normalise(cfg)
 	require.NoError(t, err)
-	return describe(want), append(logs.Warnings(), warningsOf(want)...)
+	warnings = append(logs.Warnings(), warningsOf(want)...)
+	for _, w := range cfg.ineffective() {
+		warnings = append(warnings, w.String())
+	}
+	return describe(want), warnings
 }
 
 func warningsOf(want []desired) (lines []string) {

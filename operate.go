@@ -13,14 +13,21 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// ProviderSpec is a provider to create. Name and Type are required.
+// ProviderSpec is a provider to create. Name and Type are required. The type decides what else
+// a provider takes and needs:
+//
+//   - openai, anthropic: up to 5 keys and a base URL, both optional
+//   - anthropic with Bedrock settings in place of keys, and bedrock: a region, an access key or
+//     the base URL of a Bedrock endpoint, at least one of them
+//   - copilot: a base URL, optional, and no keys
+//   - azure, google, openrouter, vercel, openai-compat: a base URL, and up to 5 keys
 type ProviderSpec struct {
 	Type        ProviderType
 	Name        string
 	DisplayName string           // "" means Name
 	Disabled    bool             // false is enabled
-	BaseURL     string           // "" leaves it to the runtime
-	Bedrock     *BedrockSettings // type anthropic only, without Keys; a model "" is the default
+	BaseURL     string           // "" is the default of the type
+	Bedrock     *BedrockSettings // a model "" is the default
 	Keys        []Secret         // bearer keys, at most 5
 }
 
@@ -52,7 +59,7 @@ func (s *Store) CreateProvider(ctx context.Context, actor string, n ProviderSpec
 	for _, key := range n.Keys {
 		p.Keys = append(p.Keys, ProviderKey{APIKey: key})
 	}
-	if err := checkProvider(Provider{}, p); err != nil {
+	if err := p.check(Provider{}); err != nil {
 		return Provider{}, err
 	}
 	if n.Bedrock != nil {
@@ -89,7 +96,7 @@ func (s *Store) UpdateProvider(ctx context.Context, actor string, id uuid.UUID, 
 			return write{}, err
 		}
 		p := u.apply(found.Provider)
-		if err := checkProvider(found.Provider, p); err != nil {
+		if err := p.check(found.Provider); err != nil {
 			return write{}, err
 		}
 		c := &changes{store: s, actor: actor}
@@ -181,7 +188,7 @@ func (s *Store) AddProviderKey(ctx context.Context, actor string, id uuid.UUID, 
 		}
 		p, k := found.Provider, ProviderKey{ID: uuid.New(), APIKey: key, CreatedAt: now, UpdatedAt: now}
 		p.Keys = append(slices.Clone(p.Keys), k)
-		if err := checkProvider(found.Provider, p); err != nil {
+		if err := p.check(found.Provider); err != nil {
 			return write{}, err
 		}
 		position := 0
@@ -277,44 +284,4 @@ func (u ProviderUpdate) apply(p Provider) Provider {
 	settings = settings.withDefaults()
 	p.Bedrock = &settings
 	return p
-}
-
-// checkProvider applies the checks of the environment to p. Bearer keys next to Bedrock
-// settings are no problem if old has both too: settling a drift leaves the keys alone.
-func checkProvider(old, p Provider) error {
-	c := ProviderConfig{Type: string(p.Type), Name: p.Name, BaseURL: p.BaseURL}
-	for _, k := range p.Keys {
-		c.Keys = append(c.Keys, k.APIKey)
-	}
-	if b := p.Bedrock; b != nil {
-		c.BedrockRegion, c.BedrockModel, c.BedrockSmallFastModel = b.Region, b.Model, b.SmallFastModel
-		c.BedrockAccessKeys, c.BedrockAccessKeySecrets = nonZero(b.AccessKey), nonZero(b.AccessKeySecret)
-	}
-	e := &entry{config: c, variables: &variables{}, source: strings.ToLower}
-	n := &normaliser{byName: map[string]int{}}
-	if c.Name == "" && c.Type != "" {
-		n.problem(e, "required", fieldName)
-	}
-	if _, supported := providerTypes[p.Type]; !supported && p.Type != "" {
-		n.problem(e, "not a supported type; want one of "+supportedTypes(), fieldType)
-	} else {
-		n.add(e)
-	}
-	both := func(p Provider) bool { return p.Bedrock != nil && len(p.Keys) > 0 }
-	if both(p) && !both(old) {
-		n.problem(e, "a provider authenticates with bearer keys or with Bedrock settings, not with both", fieldKey, bedrockGroup+"*")
-	}
-	switch reason := text.Check(p.DisplayName); {
-	case reason != "":
-		n.problem(e, reason, "DISPLAY_NAME")
-	case len(p.DisplayName) > text.MaxNameBytes:
-		n.problem(e, "longer than 255 bytes", "DISPLAY_NAME")
-	}
-	if b := p.Bedrock; b != nil && b.Region == "" && b.AccessKey.IsZero() && p.BaseURL == "" {
-		n.problem(e, "none is set; Bedrock needs a region, a base URL or an access key", fieldBedrockRegion, fieldBaseURL, fieldBedrockAccessKey)
-	}
-	if len(n.problems) > 0 {
-		return configError(n.problems)
-	}
-	return nil
 }

@@ -117,14 +117,14 @@ func TestO4_ChecksAreThoseOfTheEnvironment(t *testing.T) {
 	}{
 		"nothing":            {aiseed.ProviderSpec{}, []string{"1 problem", "type, name: neither a type nor a name"}},
 		"a bad name":         {aiseed.ProviderSpec{Type: "openai", Name: "Bad"}, []string{"name (provider Bad): not a valid name"}},
-		"an unknown type":    {aiseed.ProviderSpec{Type: "copilot", Name: "x"}, []string{"type (provider x): not a supported type; want one of anthropic, openai"}},
+		"an unknown type":    {aiseed.ProviderSpec{Type: "cohere", Name: "x"}, []string{"type (provider x): not a supported type; want one of anthropic, azure"}},
 		"a bad base URL":     {aiseed.ProviderSpec{Type: "openai", Name: "x", BaseURL: "x"}, []string{"base_url (provider x): not an absolute http or https URL"}},
 		"bad keys":           {aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: secrets("a b", "c", "c")}, []string{"keys (provider x): element 1: a space in it", "element 3: the same as element 2"}},
 		"too many keys":      {aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: secrets("1", "2", "3", "4", "5", "6")}, []string{"keys (provider x): 6 elements"}},
-		"Bedrock for OpenAI": {aiseed.ProviderSpec{Type: "openai", Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r"}}, []string{"  1. bedrock_region (provider x): for type anthropic only"}},
+		"Bedrock for OpenAI": {aiseed.ProviderSpec{Type: "openai", Name: "x", Bedrock: &aiseed.BedrockSettings{Region: "r"}}, []string{"  1. bedrock_region (provider x): for the types anthropic and bedrock only"}},
 		"both":               {aiseed.ProviderSpec{Type: "anthropic", Name: "x", Keys: secrets("k"), Bedrock: &aiseed.BedrockSettings{Region: "r"}}, []string{"not with both"}},
 		"half a pair":        {aiseed.ProviderSpec{Type: "anthropic", Name: "x", Bedrock: &aiseed.BedrockSettings{AccessKey: aiseed.NewSecret("a")}}, []string{"1 access key and 0 secrets"}},
-		"a display name":     {aiseed.ProviderSpec{Type: "openai", Name: "x", DisplayName: "a\nb"}, []string{"display_name (provider x): a control character in it"}},
+		"a display name":     {aiseed.ProviderSpec{Type: "openai", Name: "x", DisplayName: "a\nb"}, []string{"display_name (provider x): a line break in it"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -285,7 +285,7 @@ func TestO4_UpdatesAreChecked(t *testing.T) {
 	before := f.State()
 	for want, err := range map[string]error{
 		"base_url (provider x): not an absolute http or https URL": second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: new("x")})),
-		"for type anthropic only":                                  second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{Region: new("r")})),
+		"for the types anthropic and bedrock only":                 second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{Region: new("r")})),
 		"Bedrock needs a region, a base URL or an access key":      second(f.Store.UpdateProvider(ctx, "a", bare.ID, aiseed.ProviderUpdate{Model: new("m")})),
 		"display_name (provider x): longer than 255 bytes":         second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new(strings.Repeat("d", 256))})),
 		"empty": second(f.Store.AddProviderKey(ctx, "a", p.ID, aiseed.Secret{})),

@@ -26,7 +26,11 @@ const (
 // or encoding it never shows a secret.
 type Plan struct {
 	Steps    []Step
-	Warnings []Warning // not about a step: those of [Config.Warnings], and stale tokens
+	Warnings []Warning // not about a step: those of [Config.Warnings], of variables without a provider, and of stale tokens
+
+	// Variables has each variable that is set, and what becomes of it. It is nil for a Config
+	// that was built by hand.
+	Variables []VariableFate
 }
 
 // A Step is the decision about one provider.
@@ -48,8 +52,10 @@ type Step struct {
 
 // sides holds what a step compares.
 type sides struct {
-	want   *desired
-	stored *storedProvider // empty if there is no row
+	want      *desired
+	stored    *storedProvider // empty if there is no row
+	diverged  []string        // in a diverged step, the variables whose value is not in use
+	reordered bool            // the row has the same keys in another order
 }
 
 // between returns the sides. They are empty for a Step that this package did not make.
@@ -82,6 +88,9 @@ func diff(want []desired, stored map[string]*storedProvider, settle settlement, 
 			step.Action = ActionUnsupported
 		case !exists:
 			step.Action = ActionCreate
+			if placeholders := d.placeholders(); len(placeholders) > 0 {
+				step.warn(Warning{Code: WarningPlaceholder, Variables: placeholders})
+			}
 		case row.deleted:
 			step.Action = ActionDeleted
 			step.warn(Warning{Code: WarningDeleted})
@@ -102,10 +111,10 @@ func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
 		switch {
 		case settle.adopts(entry):
 			s.Action = ActionAdopt
-			s.warn(Warning{Code: WarningAdopted, Variables: []string{settle.variables.full(variableDriftAdopt)}})
+			s.warn(Warning{Code: WarningAdopted, Variables: []string{settle.variables.legacy(variableDriftAdopt)}})
 		case settle.keeps(entry):
 			s.Action = ActionKeep
-			s.warn(Warning{Code: WarningKept, Variables: []string{settle.variables.full(variableDriftKeep)}})
+			s.warn(Warning{Code: WarningKept, Variables: []string{settle.variables.legacy(variableDriftKeep)}})
 		default:
 			s.Action = ActionDrifted
 		}
@@ -113,19 +122,22 @@ func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
 		if s.Action == ActionAdopt {
 			left, _ = adopted(left, want.Provider) // adopting settles the rest too
 		}
-		if differences := divergence(left, want.Provider, fingerprint); len(differences) > 0 {
+		if differences, _ := divergence(left, want.Provider, fingerprint); len(differences) > 0 {
 			s.warn(Warning{Code: WarningDiverged, Differences: differences, BesideDrift: true})
 		}
 		return
 	}
-	differences := divergence(stored.Provider, want.Provider, fingerprint)
-	switch {
-	case len(differences) > 0:
+	s.Action = ActionUnchanged
+	differences, fields := divergence(stored.Provider, want.Provider, fingerprint)
+	if len(differences) > 0 {
 		s.Action = ActionDiverged
 		s.warn(Warning{Code: WarningDiverged, Differences: differences})
-	default:
-		s.Action = ActionUnchanged
 	}
+	both := s.between()
+	for _, f := range fields {
+		both.diverged = append(both.diverged, want.variablesOf(f)...)
+	}
+	both.reordered = len(differences) == 0 && !slices.EqualFunc(secretsOf(stored.Provider), secretsOf(want.Provider), Secret.Equal)
 }
 
 func (s *Step) warn(w Warning) { s.Warnings = append(s.Warnings, w) }
@@ -143,7 +155,7 @@ func (s settlement) unused(plan *Plan) (warnings []Warning) {
 		}
 	}
 	warn := func(name, entry string) {
-		warnings = append(warnings, Warning{Code: WarningStaleToken, Variables: []string{s.variables.full(name)}, Token: entry})
+		warnings = append(warnings, Warning{Code: WarningStaleToken, Variables: []string{s.variables.legacy(name)}, Token: entry})
 	}
 	for _, entry := range s.adopt {
 		if !adopts[entry] {
@@ -159,7 +171,7 @@ func (s settlement) unused(plan *Plan) (warnings []Warning) {
 }
 
 // drift returns a [DriftError] if any provider drifted.
-func (p *Plan) drift(prefix string) error {
+func (p *Plan) drift(variables variables) error {
 	var drifted []ProviderDrift
 	for _, s := range p.Steps {
 		if s.Action == ActionDrifted {
@@ -169,7 +181,7 @@ func (p *Plan) drift(prefix string) error {
 	if drifted == nil {
 		return nil
 	}
-	return &DriftError{Providers: drifted, prefix: prefix}
+	return &DriftError{Providers: drifted, keep: variables.legacy(variableDriftKeep), adopt: variables.legacy(variableDriftAdopt)}
 }
 
 // creates returns the providers to insert.
@@ -193,4 +205,97 @@ func (p *Plan) count(action Action) (n int) {
 		}
 	}
 	return n
+}
+
+// A Fate says what becomes of a variable that is set.
+type Fate string
+
+// The fates of a [VariableFate].
+const (
+	FateCreates   Fate = "creates"         // its provider is created with it
+	FateAgrees    Fate = "agrees"          // the database says the same
+	FateOverruled Fate = "overruled"       // the database says something else, and that is in use
+	FateAdopted   Fate = "adopted"         // the database takes its value
+	FateSettles   Fate = "settles"         // it holds a token that settles a drift
+	FateStops     Fate = "stops the start" // its provider drifted
+	FateDeleted   Fate = "deleted"         // an operator deleted its provider, which stays deleted
+	FateSkipped   Fate = "skipped"         // its provider has a type that is not supported
+	FateNoEffect  Fate = "no effect"       // nothing reads it, or another variable goes before it
+)
+
+// A VariableFate is what becomes of one variable. Each variable that is set has one.
+type VariableFate struct {
+	Name     string `json:"name"`               // as it is in the environment
+	Provider string `json:"provider,omitempty"` // "" for none
+	Fate     Fate   `json:"fate"`
+	Reason   string `json:"reason"` // a sentence, without a value
+}
+
+var fateOf = map[Action]VariableFate{
+	ActionCreate:      {Fate: FateCreates, Reason: "there is no row of this provider yet"},
+	ActionUnchanged:   {Fate: FateAgrees, Reason: "the database has the same"},
+	ActionDiverged:    {Fate: FateAgrees, Reason: "the database has the same"},
+	ActionDrifted:     {Fate: FateStops, Reason: "environment and database differ, and nobody has settled that"},
+	ActionAdopt:       {Fate: FateAdopted, Reason: "the database takes the environment's values, as the operator chose"},
+	ActionKeep:        {Fate: FateOverruled, Reason: "the database keeps its values, as the operator chose"},
+	ActionDeleted:     {Fate: FateDeleted, Reason: "an operator deleted the provider, and it stays deleted"},
+	ActionUnsupported: {Fate: FateSkipped, Reason: "the type is not supported"},
+}
+
+// fates returns what becomes of each variable of a Config that was parsed, in its order, as a
+// plan for want decides. A Config that was built by hand has no variables.
+func (cfg *Config) fates(want []desired, plan *Plan) (fates []VariableFate) {
+	if cfg.variables.set == nil {
+		return nil
+	}
+	steps := map[int]int{} // by place
+	for i, d := range want {
+		for _, place := range d.places {
+			steps[place] = i
+		}
+	}
+	ignored := map[string]string{} // the reason, by variable
+	settles := map[string]bool{}
+	note := func(warnings []Warning) {
+		for _, w := range warnings {
+			for _, name := range w.Variables {
+				switch w.Code {
+				case WarningAdopted, WarningKept:
+					settles[name] = true
+				case WarningIgnored:
+					ignored[name] = w.Reason
+				case WarningStaleToken:
+					ignored[name] = "its tokens match no current drift"
+				case WarningUnknownVariable, WarningRemovedVariable, WarningLetterCase, WarningMisnamedVariable, WarningMissingKey, WarningServiceLinks:
+					ignored[name] = "it is no variable of AI providers"
+				}
+			}
+		}
+	}
+	note(plan.Warnings)
+	for _, s := range plan.Steps {
+		note(s.Warnings)
+	}
+	set := cfg.variables.set()
+	fates = make([]VariableFate, 0, len(set))
+	for _, v := range set {
+		i, has := steps[v.place]
+		reason, isIgnored := ignored[v.name]
+		fate := VariableFate{Fate: FateNoEffect, Reason: reason}
+		switch {
+		case settles[v.name]:
+			fate = VariableFate{Fate: FateSettles, Reason: "it settles a drift"}
+		case isIgnored, !has:
+		default:
+			fate = fateOf[plan.Steps[i].Action]
+			if plan.Steps[i].Action == ActionDiverged && slices.Contains(plan.Steps[i].between().diverged, v.name) {
+				fate = VariableFate{Fate: FateOverruled, Reason: "the database has another value, which is in use"}
+			}
+		}
+		if fate.Name = v.name; has {
+			fate.Provider = plan.Steps[i].Name
+		}
+		fates = append(fates, fate)
+	}
+	return fates
 }

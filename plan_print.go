@@ -128,7 +128,24 @@ func (p *Plan) MarshalJSON() ([]byte, error) {
 		steps = []Step{}
 	}
 	return json.Marshal(struct {
-		Steps    []Step    `json:"steps"`
-		Warnings []Warning `json:"warnings,omitempty"`
-	}{steps, p.Warnings})
+		Steps     []Step         `json:"steps"`
+		Warnings  []Warning      `json:"warnings,omitempty"`
+		Variables []VariableFate `json:"variables,omitempty"`
+	}{steps, p.Warnings, p.Variables})
+}
+
+// credentials describes briefly what a provider authenticates with, masked.
+func (p Provider) credentials() string {
+	switch keys := len(p.Keys); {
+	case p.Bedrock != nil && p.Bedrock.AccessKey.IsZero():
+		return "AWS environment"
+	case p.Bedrock != nil:
+		return "AWS " + p.Bedrock.AccessKey.String()
+	case keys == 0:
+		return "(none)"
+	case keys == 1:
+		return p.Keys[0].APIKey.String()
+	default:
+		return fmt.Sprintf("%s and %d more", p.Keys[0].APIKey, keys-1)
+	}
 }

@@ -4,11 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"cdr.dev/slog/v3"
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"example.com/aiseed"
 	"example.com/aiseed/internal/testkit"
@@ -29,7 +33,7 @@ func allKinds(t *testing.T) (*fixture, *aiseed.Plan) {
 		"PROVIDER_3_TYPE=anthropic", "PROVIDER_3_NAME=drifted", "PROVIDER_3_BEDROCK_REGION=eu-central-1", "PROVIDER_4_TYPE=openai", "PROVIDER_4_NAME=kept", "PROVIDER_4_BASE_URL=https://old.example/?token=hunter3hunter3",
 		"PROVIDER_5_TYPE=openai", "PROVIDER_5_NAME=unchanged",
 		"PROVIDER_6_TYPE=anthropic", "PROVIDER_6_NAME=created", "PROVIDER_6_BEDROCK_BASE_URL=https://vpce-0a1b2c3d.bedrock-runtime.eu-central-1.vpce.amazonaws.com", "PROVIDER_6_BEDROCK_ACCESS_KEY=AKIAQ7ZT5N2LEXAMPLE1", "PROVIDER_6_BEDROCK_ACCESS_KEY_SECRET=q1W2e3R4t5Y6u7I8o9P0aSdFgHjKlZxCvBnM",
-		"PROVIDER_7_TYPE=copilot", "PROVIDER_7_NAME=unsupported",
+		"PROVIDER_7_TYPE=cohere", "PROVIDER_7_NAME=unsupported",
 	}
 	digests := map[string]string{}
 	for _, p := range f.DriftOf(f.Parse(append([]string{}, environ...)...)).Providers {
@@ -110,9 +114,9 @@ func TestR10_WarningsAreValues(t *testing.T) {
 	f.Seeded("OPENAI_KEY=old", "ANTHROPIC_KEY=key")
 	f.Exec(`update ai_providers set deleted = true where name = 'anthropic'`)
 	cfg := f.Parse("OPENAI_KEY=new", "ANTHROPIC_KEY=key", "OPENAI_KYE=x", "DRIFT_KEEP=openai@0123456789abcdef",
-		"PROVIDER_0_TYPE=copilot", "PROVIDER_1_TYPE=anthropic", "PROVIDER_1_NAME=x", "PROVIDER_1_BEDROCK_REGION=r", "PROVIDER_1_BASE_URL=https://h/")
+		"PROVIDER_0_TYPE=cohere", "PROVIDER_1_TYPE=anthropic", "PROVIDER_1_NAME=x", "PROVIDER_1_BEDROCK_REGION=r", "PROVIDER_1_BASE_URL=https://h/")
 	const prefix = aiseed.DefaultPrefix
-	unknown := aiseed.Warning{Code: aiseed.WarningUnknownVariable, Variables: []string{prefix + "OPENAI_KYE"}}
+	unknown := aiseed.Warning{Code: aiseed.WarningUnknownVariable, Variables: []string{prefix + "OPENAI_KYE"}, Meant: prefix + "OPENAI_KEY"}
 	require.Equal(t, []aiseed.Warning{unknown}, cfg.Warnings)
 	logged := len(f.Logs.Warnings())
 	planned, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.Store, cfg, f.Logs.Logger())
@@ -133,10 +137,210 @@ func TestR10_WarningsAreValues(t *testing.T) {
 	byName["openai"][0].Differences = nil
 	require.Equal(t, map[string][]aiseed.Warning{
 		"anthropic": {{Code: aiseed.WarningDeleted}},
-		"copilot":   {{Code: aiseed.WarningUnsupportedType, Type: "copilot"}},
+		"cohere":    {{Code: aiseed.WarningUnsupportedType, Type: "cohere"}},
 		"openai":    {{Code: aiseed.WarningDiverged}},
 		"x":         {{Code: aiseed.WarningIgnored, Variables: []string{prefix + "PROVIDER_1_BASE_URL"}, Reason: "ignored, since the provider takes the Bedrock base URL"}},
 	}, byName)
 	require.Len(t, f.Logs.Warnings(), logged+5, "a seed logs its own only")
-	require.Equal(t, prefix+"OPENAI_KYE: unknown environment variable is ignored; check its spelling", unknown.String())
+	require.Equal(t, prefix+"OPENAI_KYE: unknown environment variable is ignored; want "+prefix+"OPENAI_KEY?", unknown.String())
+}
+
+// A deliveredCase is an environment as it arrived at a server. testdata/as-delivered.json says
+// what the fields mean.
+type deliveredCase struct {
+	ID, About  string
+	Environ    []string
+	File       string
+	Want, Says string
+	Problems   int // 0 for any number
+}
+
+func deliveredCases(t *testing.T, path string) []deliveredCase {
+	t.Helper()
+	var all struct{ Cases []deliveredCase }
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(raw, &all))
+	require.NotEmpty(t, all.Cases)
+	for i := range all.Cases {
+		if c := &all.Cases[i]; c.Want == "error" && c.Problems == 0 {
+			c.Problems = 1 // E5: one mistake makes one problem
+		}
+	}
+	return all.Cases
+}
+
+// E5, E7, E8, E9, E12, E13, N7, N9: what environments really looked like. Each case is a first
+// start on an empty database.
+func TestE9_EnvironmentsAsTheyAreDelivered(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	for _, path := range []string{"testdata/as-delivered.json", "testdata/as-delivered-more.json"} {
+		for _, c := range deliveredCases(t, path) {
+			t.Run(c.ID, func(t *testing.T) { c.run(t, f) })
+		}
+	}
+}
+
+func (c deliveredCase) run(t *testing.T, f *fixture) {
+	ctx := context.Background()
+	f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits`)
+	file := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(file, []byte(c.File), 0o600))
+	secrets, names := []string{c.File}, []string{}
+	environ := slices.Clone(c.Environ)
+	for i := range environ {
+		environ[i] = strings.ReplaceAll(environ[i], "{file}", file)
+		name, value, _ := strings.Cut(environ[i], "=")
+		names = append(names, name)
+		if strings.Contains(name, "KEY") && !strings.Contains(name, "_FILE") {
+			secrets = append(secrets, value)
+		}
+	}
+	logs := &testkit.LogRecorder{}
+	cfg, err := aiseed.ParseEnviron(ctx, environ, logs.Logger())
+	if err == nil {
+		_, err = f.Store.Seed(ctx, cfg, f.Audits, logs.Logger())
+	}
+	said := strings.Join(logs.Warnings(), "\n")
+	switch c.Want {
+	case "error":
+		require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
+		require.Empty(t, f.Rows(`select name from ai_providers`))
+		var config *aiseed.ConfigError
+		require.ErrorAs(t, err, &config)
+		if c.Problems > 0 {
+			require.Len(t, config.Problems, c.Problems, "%s", err)
+		}
+		said = err.Error()
+	case "warning":
+		require.NoError(t, err)
+		require.NotEmpty(t, said)
+	case "created":
+		require.NoError(t, err)
+		require.Empty(t, said)
+		require.NotEmpty(t, f.Rows(`select name from ai_providers`))
+	default:
+		require.FailNow(t, "an outcome that the test does not know", c.Want)
+	}
+	require.Contains(t, said, c.Says)
+	for _, secret := range secrets {
+		for i := 0; i+8 <= len(secret); i++ {
+			if slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, secret[i:i+8]) }) {
+				continue // a template can hold the name of a variable
+			}
+			require.NotContains(t, said, secret[i:i+8], "nothing of a secret is shown")
+		}
+	}
+}
+
+// O9: each variable has one fate, and without those that may go the next start does the same.
+func TestO9_EachVariableHasOneFate(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	rapid.Check(t, func(rt *rapid.T) {
+		f.Exec(`truncate ai_providers, ai_provider_keys, ai_provider_audits`)
+		ctx := context.Background()
+		first := config(rt, someEnvironment(rt))
+		require.NoError(rt, f.Seed(first))
+		for _, name := range f.Rows(`select name from ai_providers order by name`) {
+			if rapid.IntRange(0, 4).Draw(rt, "delete "+name) == 0 {
+				f.Exec(`update ai_providers set deleted = true where name = '` + name + `'`)
+			}
+		}
+		environ := someEnvironment(rt)
+		plan, err := aiseed.PlanAIProvidersFromEnv(ctx, f.Store, config(rt, environ), slog.Logger{})
+		require.NoError(rt, err)
+
+		fates := map[string]aiseed.VariableFate{}
+		for _, v := range plan.Variables {
+			require.NotContains(rt, fates, v.Name, "one fate")
+			require.NotEmpty(rt, v.Reason, v.Name)
+			fates[v.Name] = v
+		}
+		for _, entry := range environ {
+			name, value, _ := strings.Cut(entry, "=")
+			require.Equal(rt, value != "" && !strings.HasSuffix(name, "_ENABLED"), fates[name].Fate != "", "%s has a fate", name)
+		}
+		left := withoutRemovable(environ, plan)
+		after, err := aiseed.PlanAIProvidersFromEnv(ctx, f.Store, config(rt, left), slog.Logger{})
+		require.NoError(rt, err)
+		require.Equal(rt, outcome(plan), outcome(after), "%q without %q", environ, left)
+	})
+}
+
+func config(t *rapid.T, environ []string) aiseed.Config {
+	cfg, err := aiseed.ParseEnviron(context.Background(), environ, slog.Logger{})
+	require.NoError(t, err, "%q", environ)
+	return cfg
+}
+
+// outcome is what a start writes, and where it stops.
+func outcome(plan *aiseed.Plan) (out []string) {
+	for _, s := range plan.Steps {
+		if s.Action == aiseed.ActionCreate || s.Action == aiseed.ActionDrifted || s.Action == aiseed.ActionAdopt {
+			out = append(out, string(s.Action)+" "+s.Name+" "+s.BaseURL)
+		}
+	}
+	return out
+}
+
+// withoutRemovable takes the variables away that do nothing: those of whole providers, from the
+// last index down, and those without an effect.
+func withoutRemovable(environ []string, plan *aiseed.Plan) (left []string) {
+	stays := map[aiseed.Fate]bool{aiseed.FateCreates: true, aiseed.FateAdopted: true, aiseed.FateStops: true, aiseed.FateSettles: true}
+	fates := map[string]aiseed.Fate{}
+	needed := map[string]bool{} // providers
+	for _, v := range plan.Variables {
+		fates[v.Name] = v.Fate
+		needed[v.Provider] = needed[v.Provider] || v.Provider != "" && stays[v.Fate]
+	}
+	last := ""
+	for _, v := range plan.Variables { // in order of the indices
+		if _, index, ok := strings.Cut(v.Name, "PROVIDER_"); ok && v.Fate != aiseed.FateNoEffect && needed[v.Provider] {
+			last, _, _ = strings.Cut(index, "_")
+		}
+	}
+	for _, entry := range environ {
+		name, _, _ := strings.Cut(entry, "=")
+		provider := ""
+		for _, v := range plan.Variables {
+			if v.Name == name {
+				provider = v.Provider
+			}
+		}
+		_, index, indexed := strings.Cut(name, "PROVIDER_")
+		number, _, _ := strings.Cut(index, "_")
+		switch {
+		case fates[name] == "", stays[fates[name]], fates[name] != aiseed.FateNoEffect && needed[provider]:
+			left = append(left, entry)
+		case indexed && last != "" && number <= last && fates[name] != aiseed.FateNoEffect: // it would leave a gap
+			left = append(left, entry)
+		}
+	}
+	return left
+}
+
+// someEnvironment draws an environment that parses, with variables of every fate.
+func someEnvironment(t *rapid.T) (environ []string) {
+	set := func(name string, values ...string) {
+		if value := rapid.SampledFrom(values).Draw(t, name); value != "" {
+			environ = append(environ, aiseed.DefaultPrefix+name+"="+value)
+		}
+	}
+	set("OPENAI_KEY", "", "k1", "k2")
+	set("OPENAI_BASE_URL", "", "https://proxy/v1")
+	set("ANTHROPIC_KEY", "", "k1")
+	set("BEDROCK_REGION", "", "", "eu")
+	set("BEDROCK_MODEL", "", "m1", "m2")
+	set("OPENAI_TOKEN", "", "x")
+	set("ENABLED", "", "true")
+	for i := range rapid.IntRange(0, 4).Draw(t, "indices") {
+		stem := "PROVIDER_" + string(rune('0'+i)) + "_"
+		set(stem+"TYPE", "openai", "watsonx", "copilot", "azure")
+		set(stem+"NAME", "p"+string(rune('0'+i)))
+		set(stem+"BASE_URL", "https://a/", "https://b/")
+		set(stem+"TPYE", "", "x")
+	}
+	return environ
 }

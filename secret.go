@@ -67,3 +67,10 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.mask), nil }
 
 // LogValue returns the mask for log/slog.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.mask) }
+
+func nonZero(s Secret) []Secret {
+	if s.IsZero() {
+		return nil
+	}
+	return []Secret{s}
+}

@@ -72,8 +72,10 @@ func (s *Store) Seed(ctx context.Context, cfg Config, auditor Auditor, logger sl
 	err = r.run(ctx)
 	plan := r.plan
 	if plan != nil {
+		plan.Warnings = slices.Concat(cfg.ineffective(), plan.Warnings)
 		plan.warn(ctx, logger, err == nil)
 		plan.Warnings = slices.Concat(cfg.Warnings, plan.Warnings) // the parser has logged the former
+		plan.Variables = cfg.fates(want, plan)
 	}
 	if err != nil {
 		return plan, err
@@ -102,7 +104,8 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 	}
 	plan := r.plan
 	_ = store.explain(ctx, plan) // if it fails, only the side that moved is unknown
-	plan.Warnings = slices.Concat(cfg.Warnings, plan.Warnings)
+	plan.Warnings = slices.Concat(cfg.Warnings, cfg.ineffective(), plan.Warnings)
+	plan.Variables = cfg.fates(want, plan)
 	logger.Debug(ctx, "planned AI providers", plan.fields()...)
 	return plan, nil
 }
@@ -159,7 +162,7 @@ func (r *start) reconcile(ctx context.Context) error {
 	if r.plan.count(ActionDrifted) > 0 {
 		// Report the drift even if we cannot say which side moved.
 		_ = r.store.explain(ctx, r.plan)
-		return r.plan.drift(r.settle.variables.full(""))
+		return r.plan.drift(r.settle.variables)
 	}
 	return nil
 }
@@ -269,6 +272,11 @@ func (p *Plan) report(ctx context.Context, logger slog.Logger) {
 	for _, created := range p.creates() {
 		logger.Info(ctx, "created AI provider", slog.F("provider", created.Name), slog.F("type", string(created.Type)),
 			slog.F("base_url", MaskURL(created.BaseURL)), slog.F("keys", len(created.Keys)))
+	}
+	for _, s := range p.Steps {
+		if s.between().reordered {
+			logger.Info(ctx, "AI provider has the keys of the environment in another order, which stays", slog.F("provider", s.Name))
+		}
 	}
 	logger.Info(ctx, "AI providers of the environment are in the database", p.fields()...)
 }

@@ -45,9 +45,9 @@ func goldenRows(f *fixture) string {
 	return b.String()
 }
 
-func TestR1_A1_RealEnvironmentsBecomeRows(t *testing.T) {
+func TestR1_A1_N7_RealEnvironmentsBecomeRows(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"legacy", "gateway"} {
+	for _, name := range []string{"legacy", "gateway", "renamed"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
@@ -60,7 +60,7 @@ func TestR1_A1_RealEnvironmentsBecomeRows(t *testing.T) {
 
 			require.NoError(t, f.Seed(cfg))
 			testkit.Golden(t, name+".rows.txt", goldenRows(f))
-			require.Equal(t, map[string]int{"legacy": 0, "gateway": 1}[name], len(f.Logs.Warnings()), f.Logs)
+			require.Equal(t, map[string]int{"renamed": 1}[name], len(f.Logs.Warnings()), f.Logs)
 		})
 	}
 }
@@ -394,7 +394,7 @@ func TestR10_SeedReturnsThePlanThatItCarriedOut(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	cfg := f.Parse("OPENAI_KEY=key", "OPENAI_BASE_URL=https://h/v1?token=hunter2", "PROVIDER_0_TYPE=copilot")
+	cfg := f.Parse("OPENAI_KEY=key", "OPENAI_BASE_URL=https://h/v1?token=hunter2", "PROVIDER_0_TYPE=cohere")
 	plan, err := f.Store.Seed(ctx, cfg, f.Audits, slog.Logger{})
 	require.NoError(t, err)
 	require.Len(t, plan.Steps, 2)

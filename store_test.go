@@ -356,10 +356,10 @@ func TestL8_SettingsOfTheSession(t *testing.T) {
 			require.NoError(t, f.Seed(cfg))
 			f.Scan(`select clock_timestamp()`, &end)
 			require.NoError(t, f.Seed(cfg))
-			require.Len(t, f.Audits.Entries(), 10)
+			require.Len(t, f.Audits.Entries(), 11)
 			providers, err := f.Store.Providers(context.Background())
 			require.NoError(t, err)
-			require.Len(t, providers, 6)
+			require.Len(t, providers, 7)
 			require.WithinRange(t, providers[0].CreatedAt, start, end)
 		})
 	}
@@ -390,7 +390,7 @@ func TestL8_AnyQueryExecMode(t *testing.T) {
 			require.LessOrEqual(t, n, 4)
 			providers, err := f.Store.Providers(context.Background())
 			require.NoError(t, err)
-			require.Len(t, providers, 6)
+			require.Len(t, providers, 7)
 		})
 	}
 }
@@ -418,9 +418,9 @@ func TestL8_TransactionPoolingProxy(t *testing.T) {
 			assert.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, audits, slog.Logger{}))
 			providers, err := store.Providers(ctx)
 			assert.NoError(t, err)
-			assert.Len(t, providers, 6)
+			assert.Len(t, providers, 7)
 		})
 	}
 	all.Wait()
-	require.Len(t, audits.Entries(), 10, "A4: each entry once")
+	require.Len(t, audits.Entries(), 11, "A4: each entry once")
 }

@@ -2,34 +2,29 @@ package aiseed
 
 import (
 	"cmp"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
+
+	"example.com/aiseed/internal/text"
 )
 
-// DefaultPrefix starts the name of every variable, unless [WithPrefix] gives
-// another.
-const DefaultPrefix = "CODER_AIBRIDGE_"
+// The prefixes of variables, unless [WithPrefix] gives others: the product's first name, and
+// the newer one.
+const (
+	DefaultPrefix = "CODER_AIBRIDGE_"
+	GatewayPrefix = "CODER_AI_GATEWAY_"
+)
 
-// The names of variables, which follow the prefix for the legacy ones and
-// <prefix>PROVIDER_<N>_ for the indexed ones. A legacy name is its group and the field.
+// The groups of variables, behind the prefix: the indexed ones, and those of a vendor or a
+// purpose. A legacy name is its group and a field.
 const (
 	indexedGroup   = "PROVIDER_"
 	openAIGroup    = "OPENAI_"
 	anthropicGroup = "ANTHROPIC_"
-	bedrockGroup   = "BEDROCK_"
 	driftGroup     = "DRIFT_"
 
-	fieldType                   = "TYPE"
-	fieldName                   = "NAME"
-	fieldBaseURL                = "BASE_URL"
-	fieldKey                    = "KEY"
-	fieldBedrockBaseURL         = bedrockGroup + "BASE_URL"
-	fieldBedrockRegion          = bedrockGroup + "REGION"
-	fieldBedrockAccessKey       = bedrockGroup + "ACCESS_KEY"
-	fieldBedrockAccessKeySecret = bedrockGroup + "ACCESS_KEY_SECRET"
-	fieldBedrockModel           = bedrockGroup + "MODEL"
-	fieldBedrockSmallFastModel  = bedrockGroup + "SMALL_FAST_MODEL"
-
-	pluralSuffix   = "S"
 	fileTwinSuffix = "_FILE"
 )
 
@@ -67,20 +62,19 @@ var (
 		{fieldBedrockSmallFastModel, false, "small model on Bedrock", defaultBedrockSmallFastModel},
 	}
 	indexedFields = []field{
-		{fieldType, false, "openai or anthropic; required", ""},
+		{fieldType, false, "required; one of " + supportedTypes(), ""},
 		{fieldName, false, "unique name: lower-case letters, digits and single hyphens", "the type"},
-		{fieldBaseURL, false, "absolute http or https URL", "the runtime's own"},
+		{fieldBaseURL, false, "absolute http or https URL; required for " + strings.Join(typesWhere(func(k providerKind) bool { return k.needsBaseURL }), ", "), "that of the type"},
 		{fieldKey, true, "bearer key, or up to 5, comma-separated, in the plural", ""},
-		{fieldBedrockBaseURL, false, "base URL of Amazon Bedrock; type anthropic, without bearer keys", ""},
-		{fieldBedrockRegion, false, "AWS region; type anthropic, without bearer keys", ""},
+		{fieldBedrockBaseURL, false, "base URL of Amazon Bedrock; types anthropic and bedrock, without bearer keys", ""},
+		{fieldBedrockRegion, false, "AWS region; types anthropic and bedrock, without bearer keys", ""},
 		{fieldBedrockAccessKey, true, "AWS access key; of several in the plural the first is used", "the AWS environment"},
 		{fieldBedrockAccessKeySecret, true, "AWS secret access key; as many as access keys", "the AWS environment"},
 		{fieldBedrockModel, false, "model on Bedrock", defaultBedrockModel},
 		{fieldBedrockSmallFastModel, false, "small model on Bedrock", defaultBedrockSmallFastModel},
 	}
-	settingNames = variableNames(settingFields, false)
-	legacyNames  = variableNames(legacyFields, false)
 	indexedNames = variableNames(indexedFields, true)
+	plainNames   = variableNames(slices.Concat(legacyFields, settingFields), false)
 )
 
 func variableNames(fields []field, plurals bool) map[string]bool {
@@ -129,31 +123,96 @@ func Variables(prefix string) []Variable {
 
 // variables knows the full name behind each value of a [Config].
 type variables struct {
-	prefix  string            // "" is DefaultPrefix
-	indices []string          // nil is 0, 1, 2, …
-	actual  map[string]string // from the usual name of a secret to the one that was set
+	parsed bool              // the values come from variables
+	prefix string            // of a variable that is not set; "" is DefaultPrefix
+	stems  []string          // before the fields of the indexed providers; nil is 0, 1, 2, …
+	mixed  bool              // the indexed variables have two prefixes
+	actual map[string]string // from the usual name to the one that was set
 
-	unreadable map[string]bool // the variables whose value could not be read
+	refused map[string]bool // the variables whose value is reported already
+
+	// set returns all variables that are set. It is a function, because fmt prints unexported
+	// fields, and what it knows includes secrets.
+	set func() []setVariable
 }
 
-func (v variables) legacy(name string) string { return v.lookUp(v.full(name)) }
+// A setVariable is a variable that is set, and the place of the entry that it belongs to.
+type setVariable struct {
+	name  string
+	place int // noPlace for none
+}
 
-func (v variables) indexed(i int, name string) string {
-	index := strconv.Itoa(i)
-	if v.indices != nil {
-		index = v.indices[i]
+const noPlace = -1
+
+// legacy returns the variable of a name that follows the prefix.
+func (v variables) legacy(name string) string {
+	if actual, ok := v.actual[name]; ok {
+		return actual
 	}
-	return v.lookUp(v.full(indexedGroup + index + "_" + name))
+	return v.full(name)
+}
+
+func (v variables) indexed(i int, field string) string {
+	usual := v.stem(i) + field
+	return cmp.Or(v.actual[usual], usual)
+}
+
+// stem returns what is before the fields of an indexed provider.
+func (v variables) stem(i int) string {
+	if v.stems != nil {
+		return v.stems[i]
+	}
+	return v.full(indexedGroup + strconv.Itoa(i) + "_")
 }
 
 func (v variables) full(name string) string { return cmp.Or(v.prefix, DefaultPrefix) + name }
 
-func (v variables) lookUp(usual string) string { return cmp.Or(v.actual[usual], usual) }
+// removedFields are indexed fields of earlier versions.
+var removedFields = map[string]bool{"DUMP_DIR": true}
 
-// secretName returns the usual variable for n secrets.
-func secretName(name string, n int) string {
-	if n > 1 {
-		return name + pluralSuffix
+// usualMistakes are names that other products and tools have for our fields, without the
+// BEDROCK_ or the vendor before them.
+var usualMistakes = map[string]string{
+	"API_KEY": fieldKey, "APIKEY": fieldKey, "API_KEYS": fieldKey + pluralSuffix, "TOKEN": fieldKey, "API_TOKEN": fieldKey,
+	"AUTH_TOKEN": fieldKey, "SECRET": fieldKey, "SECRET_KEY": fieldKey, "BEARER_TOKEN": fieldKey, "PASSWORD": fieldKey,
+	"API_KEY_FILE": fieldKey + fileTwinSuffix, "TOKEN_FILE": fieldKey + fileTwinSuffix,
+	"URL": fieldBaseURL, "API_BASE": fieldBaseURL, "API_BASE_URL": fieldBaseURL, "API_URL": fieldBaseURL, "BASE": fieldBaseURL,
+	"ENDPOINT": fieldBaseURL, "API_ENDPOINT": fieldBaseURL, "BASEURL": fieldBaseURL,
+	"KIND": fieldType, "PROVIDER": fieldType, "VENDOR": fieldType, "ID": fieldName,
+	"REGION": fieldBedrockRegion, "AWS_REGION": fieldBedrockRegion, "MODEL": fieldBedrockModel,
+	"ACCESS_KEY": fieldBedrockAccessKey, "ACCESS_KEY_ID": fieldBedrockAccessKey, "AWS_ACCESS_KEY_ID": fieldBedrockAccessKey,
+	"ACCESS_KEY_SECRET": fieldBedrockAccessKeySecret, "SECRET_ACCESS_KEY": fieldBedrockAccessKeySecret, "AWS_SECRET_ACCESS_KEY": fieldBedrockAccessKeySecret,
+}
+
+// nearest returns the name that an unknown one was probably meant to be, or "". known are the
+// names that there are. group is what the names of a vendor begin with, or "".
+func nearest(name, group string, known map[string]bool) string {
+	upper := strings.ToUpper(name)
+	for _, before := range []string{group, bedrockGroup} {
+		meant, usual := usualMistakes[strings.TrimPrefix(upper, before)]
+		switch {
+		case !usual:
+		case known[before+meant]:
+			return before + meant
+		case known[meant]:
+			return meant
+		}
 	}
-	return name
+	return text.Near(name, slices.Collect(maps.Keys(known)))
+}
+
+// groupOf returns what the names of a vendor begin with, for one of them, or "".
+func groupOf(name string) string {
+	for _, group := range []string{openAIGroup, anthropicGroup, bedrockGroup} {
+		if strings.HasPrefix(name, group) {
+			return group
+		}
+	}
+	return ""
+}
+
+// looksLikeKey reports whether the name of a field sounds like that of a secret.
+func looksLikeKey(field string) bool {
+	field = strings.ToUpper(field)
+	return slices.ContainsFunc([]string{"KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL"}, func(part string) bool { return strings.Contains(field, part) })
 }

@@ -31,7 +31,8 @@ type app struct {
 	stdout, stderr io.Writer
 	command        string
 
-	database, keysVariable, schema, prefix string
+	database, keysVariable, schema string
+	prefixes                       prefixList
 
 	acceptPlaintext, json, noColor, discardAudits, migrate, yes, print, apply bool
 }
@@ -154,7 +155,10 @@ func (a *app) dispatch(ctx context.Context, args []string, all *flag.FlagSet) (i
 	case own.NArg() > 0:
 		return exitError, fmt.Errorf("%s: unexpected argument%s; it takes flags only, see aiseed %s -h. %s", c.name, quoted(own.Arg(0)), c.name, commandNames())
 	}
-	a.schema, a.prefix = cmp.Or(a.schema, "public"), cmp.Or(a.prefix, aiseed.DefaultPrefix)
+	a.schema = cmp.Or(a.schema, "public")
+	if len(a.prefixes) == 0 {
+		a.prefixes = defaultPrefixes
+	}
 	if err := a.checkNames(); err != nil {
 		return exitError, err
 	}
@@ -166,7 +170,7 @@ var prefixPattern = regexp.MustCompile(`^[A-Z][A-Z0-9_]*_$`)
 // checkNames refuses an invalid prefix or schema name. It does not show the name, which
 // can be a key that was given to the wrong flag.
 func (a *app) checkNames() error {
-	if !prefixPattern.MatchString(a.prefix) {
+	if slices.ContainsFunc(a.prefixes, func(prefix string) bool { return !prefixPattern.MatchString(prefix) }) {
 		return errors.New("-prefix takes the start of the names of variables: upper-case letters, digits and underscores, an underscore at the end")
 	}
 	const maxIdentifierBytes = 63
@@ -177,6 +181,28 @@ func (a *app) checkNames() error {
 	return nil
 }
 
+// A prefixList is the value of a flag that can be repeated.
+type prefixList []string
+
+var defaultPrefixes = prefixList{aiseed.DefaultPrefix, aiseed.GatewayPrefix}
+
+func (l *prefixList) String() string { return strings.Join(*l, " and ") }
+
+func (l *prefixList) Set(prefix string) error {
+	if prefix != "" {
+		*l = append(*l, prefix)
+	}
+	return nil
+}
+
+// prefix returns the first prefix that a variable has, or else the first.
+func (a *app) prefix() string {
+	i := slices.IndexFunc(a.prefixes, func(prefix string) bool {
+		return slices.ContainsFunc(a.environ, func(entry string) bool { return strings.HasPrefix(entry, prefix) })
+	})
+	return a.prefixes[max(i, 0)]
+}
+
 // flagSet returns the flags of all commands.
 func (a *app) flagSet(stdout io.Writer) *flag.FlagSet {
 	f := flag.NewFlagSet("aiseed", flag.ContinueOnError)
@@ -184,7 +210,7 @@ func (a *app) flagSet(stdout io.Writer) *flag.FlagSet {
 	f.StringVar(&a.keysVariable, "keys-variable", defaultKeysVariable, "`name` of the variable with the keyring: base64 keys, comma-separated;\nwith the suffix _FILE, of the one that names a file with them")
 	f.BoolVar(&a.acceptPlaintext, "plaintext", false, "accept that there is no keyring")
 	f.StringVar(&a.schema, "schema", "public", "`name` of the Postgres schema with the tables")
-	f.StringVar(&a.prefix, "prefix", aiseed.DefaultPrefix, "`start` of the names of the server's variables")
+	f.Var(&a.prefixes, "prefix", "`start` of the names of the server's variables; it can be repeated (default "+defaultPrefixes.String()+")")
 	f.BoolVar(&a.json, "json", false, "print JSON, for machines")
 	f.BoolVar(&a.noColor, "no-color", !isTerminal(stdout), "no colours; NO_COLOR does the same")
 	f.BoolVar(&a.discardAudits, "discard-audits", false, "mark all waiting audit entries as delivered, those from before too,\ninstead of leaving them to the server's own audit log")

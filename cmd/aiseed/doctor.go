@@ -131,7 +131,7 @@ func (a *app) printFinding(f finding) {
 
 // environment finds variables that a start would refuse, and those that look misspelt.
 func (d *doctor) environment(ctx context.Context) (findings []finding) {
-	cfg, err := aiseed.ParseEnviron(ctx, d.environ, slog.Logger{}, aiseed.WithPrefix(d.prefix))
+	cfg, err := aiseed.ParseEnviron(ctx, d.environ, slog.Logger{}, aiseed.WithPrefix(d.prefixes...))
 	d.cfg = cfg
 	for _, problem := range problems(err) {
 		findings = append(findings, fail(problem, "")...)
@@ -139,11 +139,11 @@ func (d *doctor) environment(ctx context.Context) (findings []finding) {
 	for _, w := range cfg.Warnings {
 		findings = append(findings, warn(w.String(), "")...)
 	}
-	if !slices.ContainsFunc(d.environ, func(entry string) bool { return strings.HasPrefix(entry, d.prefix) }) {
-		findings = append(findings, warn(fmt.Sprintf("no variable %s* is set; is this the server's environment, and -prefix its prefix?", d.prefix), "")...)
+	if !slices.ContainsFunc(d.environ, func(entry string) bool { return strings.HasPrefix(entry, d.prefix()) }) {
+		findings = append(findings, warn(fmt.Sprintf("no variable %s* is set; is this the server's environment, and -prefix its prefix?", strings.Join(d.prefixes, "* or ")), "")...)
 	}
 	if findings == nil {
-		return ok("nothing is wrong with the variables %s*", d.prefix)
+		return ok("nothing is wrong with the variables %s*", strings.Join(d.prefixes, "* and "))
 	}
 	return findings
 }
@@ -338,7 +338,7 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 	for _, step := range plan.Steps {
 		switch step.Action {
 		case aiseed.ActionDrifted:
-			findings = append(findings, fail(drifted(step), fmt.Sprintf("Settle it with %[1]sDRIFT_KEEP=%[2]s@%[3]s or %[1]sDRIFT_ADOPT=%[2]s@%[3]s, or see: %[4]s", d.prefix, step.Name, step.Digest, d.sibling("plan")))...)
+			findings = append(findings, fail(drifted(step), fmt.Sprintf("Settle it with %[1]sDRIFT_KEEP=%[2]s@%[3]s or %[1]sDRIFT_ADOPT=%[2]s@%[3]s, or see: %[4]s", d.prefix(), step.Name, step.Digest, d.sibling("plan")))...)
 		case aiseed.ActionCreate:
 			creates++
 		}

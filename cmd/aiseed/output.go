@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -90,8 +91,8 @@ func (a *app) sibling(words string) string {
 	if a.keysVariable != defaultKeysVariable && !strings.HasPrefix(words, "schema") {
 		words += " -keys-variable " + a.keysVariable
 	}
-	if a.prefix != aiseed.DefaultPrefix && (strings.HasPrefix(words, "plan") || strings.HasPrefix(words, "apply")) {
-		words += " -prefix " + a.prefix
+	if !slices.Equal(a.prefixes, defaultPrefixes) && (strings.HasPrefix(words, "plan") || strings.HasPrefix(words, "apply")) {
+		words += " -prefix " + strings.Join(a.prefixes, " -prefix ")
 	}
 	return "aiseed " + words
 }

@@ -70,7 +70,7 @@ func runEnv(_ context.Context, a *app) (int, error) {
 		{Name: databaseVariable, Meaning: "connection string of the database", Default: "the PG* variables", Secret: true},
 		{Name: a.keysVariable, Meaning: "keyring: base64 keys of 32 bytes, comma-separated, the first one seals", Secret: true, File: a.keysVariable + "_FILE"},
 	}
-	for _, v := range aiseed.Variables(a.prefix) {
+	for _, v := range aiseed.Variables(a.prefix()) {
 		e := environmentVariable{Name: v.Name, Meaning: v.Meaning, Default: v.Default, Secret: v.Secret, Plural: v.Plural}
 		if v.Secret {
 			e.File = v.Name + "_FILE"
@@ -97,7 +97,13 @@ func (a *app) setAs(v environmentVariable) []string {
 		if value == "" || a.lookup(name) == "" {
 			continue
 		}
-		usual := withoutIndex(name, v.Name)
+		usual := name
+		for _, prefix := range a.prefixes {
+			if rest, ok := strings.CutPrefix(name, prefix); ok {
+				usual = a.prefix() + rest
+			}
+		}
+		usual = withoutIndex(usual, v.Name)
 		for _, form := range []string{v.Name, v.File, v.Plural, v.Plural + "_FILE"} {
 			if usual == form && form != "_FILE" {
 				names = append(names, name)

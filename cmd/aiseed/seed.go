@@ -42,7 +42,7 @@ func notNothing(s aiseed.Step) bool {
 
 // config parses the environment and shows its warnings.
 func (a *app) config(ctx context.Context) (aiseed.Config, error) {
-	cfg, err := aiseed.ParseEnviron(ctx, a.environ, slog.Logger{}, aiseed.WithPrefix(a.prefix))
+	cfg, err := aiseed.ParseEnviron(ctx, a.environ, slog.Logger{}, aiseed.WithPrefix(a.prefixes...))
 	for _, w := range cfg.Warnings {
 		fmt.Fprintln(a.stderr, "warning: "+w.String())
 	}

@@ -68,7 +68,7 @@ func TestDemoTellsEveryScene(t *testing.T) {
 		want    []string // in this order
 	}{
 		"gateway.env": {sample(t, "gateway.env"), []string{
-			"unsupported  copilot-business",
+			"create  copilot-business",
 			"created AI provider", "ai_provider_key  anthropic-corp     {\"api_key\":\"****a1Sd\"",
 			"anthropic-corp     ai_provider_keys.api_key", "aiseed:v1:",
 			"first   4            1\n  second  1            0\n",
@@ -95,17 +95,17 @@ func TestDemoTellsEveryScene(t *testing.T) {
 		}},
 		"a provider that is named twice, without keys": {[]string{
 			"CODER_AIBRIDGE_PROVIDER_0_TYPE=openai", "CODER_AIBRIDGE_PROVIDER_0_BASE_URL=https://host.example/v1?token=hunter2hunter2",
-			"CODER_AIBRIDGE_PROVIDER_1_TYPE=openai", "CODER_AIBRIDGE_PROVIDER_1_BASE_URL=https://host.example:443/v1?token=hunter2hunter2",
+			"CODER_AIBRIDGE_PROVIDER_1_TYPE=openai", "CODER_AIBRIDGE_PROVIDER_1_BASE_URL=https://host.example/v1?token=hunter2hunter2",
 			"CODER_AIBRIDGE_PROVIDER_1_KYE=oops",
 		}, []string{
-			"check its spelling", "Skipped: this scene rotates a bearer key",
+			"want CODER_AIBRIDGE_PROVIDER_1_KEY?", "Skipped: this scene rotates a bearer key",
 			"sets CODER_AIBRIDGE_PROVIDER_0_BASE_URL and CODER_AIBRIDGE_PROVIDER_1_BASE_URL to", "environment:  https://elsewhere.example/v1/",
 			"deletes openai", "an operator deleted it",
 		}},
 		"unsupported types only": {[]string{
-			"CODER_AIBRIDGE_PROVIDER_0_TYPE=copilot", "CODER_AIBRIDGE_PROVIDER_0_BASE_URL=not a URL",
+			"CODER_AIBRIDGE_PROVIDER_0_TYPE=watsonx", "CODER_AIBRIDGE_PROVIDER_0_BASE_URL=not a URL",
 		}, []string{
-			"unsupported  copilot", "(none)", "first   1\n  second  1\n", "Skipped", "Skipped", "Skipped", "(none)",
+			"unsupported  watsonx", "(none)", "first   1\n  second  1\n", "Skipped", "Skipped", "Skipped", "(none)",
 		}},
 		"nothing at all": {nil, []string{
 			"The environment names no AI providers.", "(none)", "Skipped", "Skipped", "Skipped", "(none)",

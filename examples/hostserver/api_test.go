@@ -163,7 +163,7 @@ func TestErrorsOfTheAPI(t *testing.T) {
 				{"fields": ["base_url"], "reason": "a URL with user info (user:password@); put the credential into a key variable instead"},
 				{"fields": ["bedrock_region"], "reason": "a space in it"},
 				{"fields": ["key"], "reason": "a space in it"},
-				{"fields": ["key", "bedrock_*"], "reason": "a provider authenticates with bearer keys or with Bedrock settings, not with both"}]}`,
+				{"fields": ["key", "bedrock_region"], "reason": "a provider authenticates with bearer keys or with Bedrock settings, not with both; remove one"}]}`,
 		},
 		{"impossible key", 400, "POST", "/" + aws + "/keys", `{"key": "` + sentKey + `"}`, ``},
 		{"empty key", 400, "POST", "/" + h.idOf("corp") + "/keys", `{"key": ""}`, `{"error": "the provider cannot be like that; nothing was changed", "problems": [{"fields": ["keys"], "reason": "element 3: empty"}]}`},

@@ -6,6 +6,8 @@ package baseurl
 
 import (
 	"net/url"
+	"regexp"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -16,12 +18,74 @@ import (
 // Check returns what is wrong with a base URL, without quoting it, or "" if it is valid. An
 // empty base URL is valid.
 func Check(raw string) (problem string) {
-	if raw == "" || isNormal(raw) {
+	if raw == "" || isNormal(raw) && isHost(hostOf(raw)) {
 		return ""
 	}
-	return checkParsed(raw)
+	switch {
+	case !utf8.ValidString(raw):
+		return "not valid UTF-8"
+	case several.MatchString(raw):
+		return "several URLs; want one URL"
+	case strings.ContainsFunc(raw, func(r rune) bool { return r == '\n' || r == '\r' }):
+		return text.Check(raw)
+	case strings.ContainsFunc(raw, text.IsInvisible):
+		return text.CheckWord(raw)
+	case strings.ContainsFunc(raw, text.IsQuote):
+		return "a URL with a quotation mark in it; docker --env-file and some other readers keep quotes: remove them"
+	}
+	if problem := checkParsed(raw); problem != "" {
+		return problem
+	}
+	u, err := url.Parse(raw)
+	if err != nil { // cannot happen: checkParsed has parsed it
+		return notURL
+	}
+	host := u.Hostname()
+	port, err := strconv.Atoi(u.Port())
+	switch {
+	case strings.ContainsAny(u.Host, ",;"):
+		return "several hosts; want one URL"
+	case strings.Contains(host, "%"):
+		return "a host with a zone (%...), which means something only on one machine; use the address without it, or a name"
+	case strings.EqualFold(host, "http") || strings.EqualFold(host, "https"):
+		return "a URL whose host is a scheme; want the scheme once, like https://host/path"
+	case !strings.HasPrefix(u.Host, "[") && !isHost(host):
+		return "a URL whose host has an empty label; want a host without a dot at either end or two in a row"
+	case strings.HasSuffix(u.Host, ":"), u.Port() != "" && (err != nil || port < 1 || port > 65535):
+		return "a URL with a port that there cannot be; want 1 to 65535, or no colon"
+	case strings.Contains(u.RawQuery, text.Masked):
+		return "a URL with a mask in its query, as this library prints it in place of a secret; want the value itself"
+	}
+	return ""
 }
 
+// looksLikeIPv6 reports whether the host of a text that is no URL seems to be an IPv6 address.
+func looksLikeIPv6(raw string) bool {
+	_, rest, _ := strings.Cut(raw, "://")
+	authority, _ := cutBefore(rest, "/?#")
+	return strings.Contains(authority, "[") || strings.Count(authority, ":") > 1 && !strings.Contains(authority, "@")
+}
+
+// several matches the begin of a URL behind another one.
+var several = regexp.MustCompile(`(?i)[,;\s]\s*https?://`)
+
+const notURL = "not a URL; want one like https://host/path"
+
+// hostOf returns the host of a base URL that isNormal.
+func hostOf(normal string) string {
+	_, rest, _ := strings.Cut(normal, "://")
+	host, _, _ := strings.Cut(rest, "/")
+	return host
+}
+
+// isHost reports whether a host that is no address in brackets consists of labels, and is not
+// the scheme of a second URL.
+func isHost(host string) bool {
+	return host != "http" && host != "https" && !strings.HasPrefix(host, ".") && !strings.HasSuffix(host, ".") && !strings.Contains(host, "..")
+}
+
+// checkParsed refuses what cannot be taken apart. It is what [Normalise] and [Mask] depend on,
+// so it stays as it is: rows hold base URLs that it accepts.
 func checkParsed(raw string) (problem string) {
 	switch {
 	case text.IsPlain(raw):
@@ -32,8 +96,10 @@ func checkParsed(raw string) (problem string) {
 	}
 	u, err := url.Parse(raw)
 	switch {
+	case err != nil && looksLikeIPv6(raw):
+		return "not a URL; an IPv6 address goes into brackets, without a zone (%...)"
 	case err != nil:
-		return "not a URL; want one like https://host/path"
+		return notURL
 	case u.Scheme != "http" && u.Scheme != "https":
 		return "not an absolute http or https URL; want one like https://host/path"
 	case u.Hostname() == "":
@@ -70,10 +136,10 @@ func isNormal(raw string) bool {
 }
 
 // Mask shows a base URL without the values of its query, which can be credentials. If
-// [Check] refuses raw and raw can hold a credential elsewhere, Mask returns four asterisks.
+// raw is no base URL and can hold a credential elsewhere, Mask returns four asterisks.
 // Control characters are escaped.
 func Mask(raw string) string {
-	if Check(raw) != "" {
+	if raw != "" && !isNormal(raw) && checkParsed(raw) != "" {
 		if strings.ContainsAny(raw, "@?#") {
 			return text.Masked
 		}

@@ -13,7 +13,8 @@ import (
 
 const maxBytes = 64 << 10
 
-// Read returns the contents of a file without one line break at the end. problem says
+// Read returns the contents of a file without one line break (\n or
+// \r\n) at the end. problem says
 // what is wrong with the file, as the rest of a sentence, or is "".
 func Read(path string) (contents, problem string) {
 	// Opening a pipe can block, so open the path only if it is a regular file.
@@ -36,7 +37,10 @@ func Read(path string) (contents, problem string) {
 	case len(raw) > maxBytes:
 		return "", "is larger than 64 KiB"
 	}
-	contents = strings.TrimSuffix(string(raw), "\n")
+	contents = string(raw)
+	if line, ended := strings.CutSuffix(contents, "\n"); ended {
+		contents = strings.TrimSuffix(line, "\r")
+	}
 	if contents == "" {
 		return "", "is empty"
 	}

@@ -32,6 +32,12 @@ func Mask(secret string) string {
 	return Masked + secret[tail:]
 }
 
+// IsMask reports whether s is what Mask makes of a secret.
+func IsMask(s string) bool {
+	tail, masked := strings.CutPrefix(s, Masked)
+	return masked && (tail == "" || utf8.RuneCountInString(tail) == maskTailRunes)
+}
+
 // Printable quotes a text that contains unprintable characters, so that a text from outside
 // cannot write lines or control sequences into a log or a terminal.
 func Printable(s string) string {

@@ -61,13 +61,25 @@ func TestE9_FitForUse(t *testing.T) {
 		"Größe":       "",
 		"a b":         "a space in it",
 		"a\u00a0b":    "a space in it",
-		"a\nb":        "a control character in it",
+		"a\nb":        "a line break in it; want one line",
+		"a\tb":        "a control character in it",
 		"a\xff":       "not valid UTF-8",
 		"":            "",
 		"\x7f":        "a control character in it",
-		"zero\u200bw": "",
+		"zero\u200bw": "an invisible character in it, which copying from a page can add; type the value, or paste it as plain text",
 	} {
 		require.Equal(t, problem, CheckWord(value), "%q", value)
 	}
 	require.Empty(t, Check("a b"), "people write spaces")
+}
+
+func TestE7_Near(t *testing.T) {
+	t.Parallel()
+	names := []string{"TYPE", "NAME", "KEY", "KEYS", "BASE_URL"}
+	for s, want := range map[string]string{
+		"TPYE": "TYPE", "type": "TYPE", "TYP": "TYPE", "TYPEE": "TYPE", "TIPE": "TYPE", "BASEURL": "BASE_URL", "KYE": "KEY", "BASE_ULR": "BASE_URL",
+		"KEYSS": "KEYS", "KEYX": "", "TOKEN": "", "": "", "TP": "", "NAMES": "NAME", "T": "",
+	} {
+		require.Equal(t, want, Near(s, names), "%q", s)
+	}
 }

@@ -14,11 +14,12 @@ import (
 // library. Library code that knows what a provider is belongs in the root, other library
 // code in internal/. docs/architecture.md says what each room holds.
 var rooms = map[string]string{
-	".": "internal/baseurl internal/pg internal/seal internal/secretfile internal/text " +
+	".": "internal/baseurl internal/environ internal/pg internal/seal internal/secretfile internal/text " +
 		"cdr.dev/slog/v3 github.com/google/uuid github.com/jackc/pgx/v5 golang.org/x/xerrors",
 
 	"internal/text":       "",
 	"internal/secretfile": "",
+	"internal/environ":    "internal/text",
 	"internal/baseurl":    "internal/text",
 	"internal/seal":       "github.com/google/uuid",
 	"internal/pg":         "internal/text github.com/jackc/pgx/v5",

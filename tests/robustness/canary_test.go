@@ -134,7 +134,7 @@ func (c canaries) environ(keyFile string) []string {
 		"PROVIDER_2_TYPE=openai",
 		"PROVIDER_2_NAME=filed",
 		"PROVIDER_2_KEY_FILE=" + keyFile,
-		"PROVIDER_3_TYPE=copilot",
+		"PROVIDER_3_TYPE=cohere",
 		"PROVIDER_3_NAME=later",
 		"PROVIDER_3_KEY=" + c.value("key of a type that is not supported"),
 	}

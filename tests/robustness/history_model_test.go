@@ -91,8 +91,11 @@ func respelt(url string) string {
 
 func shape(kind, url string, b *modelBedrock) string {
 	region := ""
-	if b != nil {
-		region = b.region
+	switch {
+	case b != nil:
+		kind, region = "bedrock", b.region
+	case url == "":
+		url = map[string]string{"openai": "https://api.openai.com/v1/", "anthropic": "https://api.anthropic.com/"}[kind]
 	}
 	return kind + " " + meaning(url) + " " + region
 }
@@ -378,7 +381,7 @@ func (m *model) diverges(row int, w modelWant) bool {
 	if w.bedrock != nil {
 		is = *w.bedrock
 	}
-	return was != is || !slices.Equal(m.secretsOf(row), w.keys)
+	return was != is || !slices.Equal(slices.Sorted(slices.Values(m.secretsOf(row))), slices.Sorted(slices.Values(w.keys)))
 }
 
 // The operations. Each returns the class of its error, or nil.
@@ -426,7 +429,7 @@ func (m *model) operateUpdate(ring []int, row int, field, value string) error {
 			b.model = value
 		}
 		b = b.withDefaults()
-		if now.kind != "anthropic" || now.bedrock == nil && len(m.keysOf(row)) > 0 {
+		if now.kind == "openai" || now.bedrock == nil && len(m.keysOf(row)) > 0 {
 			return aiseed.ErrInvalidConfig
 		}
 		now.bedrock = &b

@@ -81,7 +81,7 @@ func TestF4_HistoriesAgreeWithTheModel(t *testing.T) {
 // little. A smaller number of histories reaches all of them only by chance.
 const toReach = `
 start, start: invalid configuration, start: drift, start: plaintext, start against a rival, start against a rival: drift,
-step create, step unchanged, step diverged, step adopt, step keep, step deleted, step unsupported, unused words, refused, left,
+step create, step unchanged, step diverged, step adopt, step keep, step deleted, step unsupported, unused words, refused, left, delivered again,
 create, create: name taken, create: invalid configuration, update, update: not found, update: invalid configuration,
 enable, enable: not found, delete, delete: not found, restore, restore: not found,
 add a key to, add a key to: not found, add a key to: invalid configuration, remove a key of, remove a key of: not found,
@@ -389,7 +389,7 @@ func (h *history) environ() (e modelEnv) {
 	for _, name := range historyNames {
 		w := modelWant{name: name, url: pickFrom(h, "url", "", urlX, respelt(urlX), urlY)}
 		w.keys = pickFrom(h, "keys", nil, []string{"k1"}, []string{"k1", longKey}, []string{longKey, "k3", "k1"})
-		w.kind = pickFrom(h, "kind", "", "openai", "openai", "anthropic", "bedrock", "copilot")
+		w.kind = pickFrom(h, "kind", "", "openai", "openai", "anthropic", "bedrock", "cohere")
 		legacy := h.pick("legacy", 2) == 0
 		switch {
 		case w.kind == "":
@@ -408,13 +408,15 @@ func (h *history) environ() (e modelEnv) {
 				w.url = map[string]string{"openai": "https://api.openai.com/v1/", "anthropic": "https://api.anthropic.com/"}[name]
 			}
 		default:
-			w.unsupported = w.kind == "copilot"
+			w.unsupported = w.kind == "cohere"
 			if w.unsupported { // its values are not checked
 				w.keys = nil
 			}
 			indexed(set("TYPE", w.kind), set("NAME", name), set("BASE_URL", w.url), set("KEYS", strings.Join(w.keys, ",")))
 			if h.pick("twice", 6) == 0 {
-				indexed(set("TYPE", w.kind), set("NAME", name), set("BASE_URL", respelt(w.url)), set("KEY", "second"))
+				backwards := slices.Clone(w.keys)
+				slices.Reverse(backwards)
+				indexed(set("TYPE", w.kind), set("NAME", name), set("BASE_URL", w.url), set("KEYS", strings.Join(backwards, ",")))
 				if w.unsupported {
 					e.want = append(e.want, w)
 				}
@@ -431,7 +433,7 @@ func (h *history) environ() (e modelEnv) {
 		indexed("TYPE=openai", "NAME=c", "BEDROCK_REGION=us")
 	case 3:
 		indexed("TYPE=openai", "NAME=c")
-		indexed("TYPE=openai", "NAME=c", "BASE_URL="+urlX)
+		indexed("TYPE=openai", "NAME=c", "KEY=second")
 	case 4:
 		if !legacyOpenAI {
 			add("OPENAI_KEY=k")
@@ -461,7 +463,10 @@ func (h *history) bedrock(w *modelWant, legacy bool, add, indexed func(...string
 	}
 	switch {
 	case !legacy:
-		indexed(append(fields, "TYPE=anthropic", "NAME="+w.name)...)
+		if signal {
+			w.kind = pickFrom(h, "type", "anthropic", "bedrock")
+		}
+		indexed(append(fields, "TYPE="+w.kind, "NAME="+w.name)...)
 		w.keys = nil
 	case len(w.keys) > 0:
 		w.keys = w.keys[:1]
@@ -586,6 +591,16 @@ func (h *history) start(e modelEnv, adopt, keep []string) {
 	if wasMarked := c.ends[end] == marked && len(accepted) > 0; suffered != noFault && !wasMarked && len(auditor.offered) < len(want) {
 		want = want[:len(auditor.offered)]
 	}
+	// A1: a delivery that lost its connection while it marked is repeated, once, with what is
+	// not marked.
+	if suffered == lost && len(auditor.offered) > len(want) {
+		unmarked := want
+		if len(auditor.offered) < 2*len(want) {
+			unmarked = want[len(accepted):]
+		}
+		want = slices.Concat(want, unmarked)
+		h.reached["delivered again"]++
+	}
 	require.Equal(h.T, fmt.Sprint(want), fmt.Sprint(auditor.offered), "what the auditor was offered")
 	for _, id := range auditor.accepted() {
 		if !slices.Contains(h.accepted, id) {
@@ -676,17 +691,23 @@ func (m *model) marked(accepted []int) *model {
 	return c
 }
 
-// historyAuditor refuses the entry with a number, in different ways.
+// historyAuditor refuses one entry, the one that comes after refuseAt others, whenever it is
+// offered, and in different ways.
 type historyAuditor struct {
 	refuseAt int
 	panics   bool
 	offered  []string
+	refused  string
 }
 
 func (a *historyAuditor) Audit(_ context.Context, entry aiseed.AuditEntry) error {
-	a.offered = append(a.offered, entry.ID.String())
+	id := entry.ID.String()
+	if !slices.Contains(a.offered, id) && len(a.offered) == a.refuseAt {
+		a.refused = id
+	}
+	a.offered = append(a.offered, id)
 	switch {
-	case len(a.offered) != a.refuseAt+1:
+	case id != a.refused:
 		return nil
 	case a.panics:
 		panic("refused")
@@ -695,10 +716,7 @@ func (a *historyAuditor) Audit(_ context.Context, entry aiseed.AuditEntry) error
 }
 
 func (a *historyAuditor) accepted() []string {
-	if n := a.refuseAt; n >= 0 && n < len(a.offered) {
-		return a.offered[:n]
-	}
-	return a.offered
+	return slices.DeleteFunc(slices.Clone(a.offered), func(id string) bool { return id == a.refused })
 }
 
 // target draws a name, and finds its live row or tombstone. With search, it can take the next

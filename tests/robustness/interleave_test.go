@@ -381,7 +381,7 @@ var rollouts = []rollout{
 		version("x anthropic https://x/ k1", "y openai https://y/ k2"),
 	}, false},
 	{"a type that is not supported", nil, []func(*fixture) part{
-		version("x copilot https://x/", "y openai https://y/ k2"),
+		version("x cohere https://x/", "y openai https://y/ k2"),
 		version("x openai https://x/ k1", "y openai https://y/ k2"),
 	}, false},
 	{"a drift adopted", []string{"x openai https://one/ k1"}, []func(*fixture) part{

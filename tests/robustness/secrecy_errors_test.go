@@ -154,7 +154,7 @@ func TestF5_E10_NoConfigErrorShowsASecret(t *testing.T) {
 				if (strings.HasSuffix(name, "_TYPE") || strings.HasSuffix(name, "_NAME")) && len(c.value) < 20 {
 					continue
 				}
-				for _, typ := range []string{"openai", "anthropic", "copilot", ""} {
+				for _, typ := range []string{"openai", "anthropic", "cohere", ""} {
 					environ := []string{name + "=" + change(c.value), aiseed.DefaultPrefix + "PROVIDER_0_TYPE=" + typ, aiseed.DefaultPrefix + "PROVIDER_0_NAME=name"}
 					_, err := aiseed.ParseEnviron(context.Background(), environ, w.logger)
 					text := fmt.Sprint(err)

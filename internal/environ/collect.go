@@ -1,0 +1,290 @@
+package environ
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// Names are the names that variables can have behind a prefix: plain ones, and indexed ones,
+// which are a group, an index and a field, like PROVIDER_0_TYPE.
+type Names struct {
+	Plain  map[string]bool
+	Group  string // of the indexed ones, with an underscore at the end
+	Fields map[string]bool
+	Groups []string // what other names begin with that can only be meant for a plain one
+}
+
+// Collected are the variables of an environment under some prefixes.
+type Collected struct {
+	Prefix     string          // of the indexed variables, else the first prefix that any has, else the first
+	Plain      Values          // of every prefix
+	Indexed    []Index         // in the order of their numbers; each has a variable that is set
+	Strays     []Stray         // set, but not read
+	Links      []string        // set by Kubernetes for a service
+	BadIndices map[string]bool // the numbers that bad indices were probably meant to be
+}
+
+// An Index holds the variables of one index under one prefix.
+type Index struct {
+	Prefix, Number string
+	Stem           string // what is before their fields
+	Values
+}
+
+// A Stray is a variable that somebody meant for us, as far as its name shows, and that is none.
+type Stray struct {
+	Full  string
+	At    int    // the length of its prefix; 0 if it has none
+	Kind  Kind   //
+	Meant string // the whole name that it was meant to have, if it is Misnamed or in OtherLetters
+	Wrong string // what its name has, if it is Misnamed
+}
+
+// Name returns what follows the prefix.
+func (s Stray) Name() string { return s.Full[s.At:] }
+
+// A Kind says what is wrong with the name of a Stray.
+type Kind int
+
+// The kinds of a Stray.
+const (
+	Unknown      Kind = iota // there is no such name
+	OtherLetters             // the name has other letters
+	Misnamed                 // something is around the name or in it
+	BadIndex                 // the index is no number
+	NoField                  // nothing follows the index
+)
+
+// Values are variables that belong together. They are few, so a linear search is
+// faster than a map. If a variable appears twice, the first wins, even if it is empty.
+type Values []Setting
+
+// A Setting is a variable with its value.
+type Setting struct {
+	Full  string
+	At    int // where its name begins, behind the prefix or the stem
+	Value string
+}
+
+// Name returns what follows the prefix or the stem.
+func (s Setting) Name() string { return s.Full[s.At:] }
+
+func (v *Values) add(full string, at int, value string) {
+	for _, known := range *v {
+		if known.Full == full {
+			return
+		}
+	}
+	*v = append(*v, Setting{full, at, value})
+}
+
+// Get returns the first value of a name that is set, or "".
+func (v Values) Get(name string) string {
+	for _, known := range v {
+		if known.Value != "" && known.Name() == name {
+			return known.Value
+		}
+	}
+	return ""
+}
+
+// Set lists the variables that are set and whose name begins with start, sorted.
+func (v Values) Set(start string) []string {
+	var set []string
+	for _, known := range v {
+		if known.Value != "" && strings.HasPrefix(known.Name(), start) {
+			set = append(set, known.Full)
+		}
+	}
+	slices.Sort(set)
+	return set
+}
+
+type collector struct {
+	Collected
+	prefixes Prefixes
+	names    Names
+	places   map[string]int // positions in Indexed, by stem
+}
+
+// Collect sorts the variables of an environment in the form of [os.Environ], which it does not
+// change. It needs at least one prefix.
+func Collect(environment []string, prefixes Prefixes, names Names) *Collected {
+	indices := len(environment) / 4 // one mostly has four variables
+	c := &collector{prefixes: prefixes, names: names, places: make(map[string]int, indices)}
+	c.Indexed = make([]Index, 0, indices)
+	restorable, others := prefixes.restorable(), map[string]bool{}
+	for _, entry := range environment {
+		if c.addToLast(entry) {
+			continue
+		}
+		at := prefixes.of(entry)
+		if at > 0 && c.addIndexed(entry, at) {
+			continue
+		}
+		full, value, ok := strings.Cut(entry, "=")
+		if !ok || full == "" || at == 0 && !restorable[full[0]] || others[full] {
+			continue
+		}
+		others[full] = true
+		switch {
+		case value == "": // counts as not set
+		case at > 0:
+			c.addOther(full, at, value)
+		default:
+			c.addMisnamed(full)
+		}
+	}
+	c.sort()
+	return &c.Collected
+}
+
+// addToLast adds a known variable of the index that came last, since the variables of one index
+// are mostly adjacent.
+func (c *collector) addToLast(entry string) bool {
+	if len(c.Indexed) == 0 {
+		return false
+	}
+	last := &c.Indexed[len(c.Indexed)-1]
+	if !strings.HasPrefix(entry, last.Stem) {
+		return false
+	}
+	end := strings.IndexByte(entry, '=')
+	if end < len(last.Stem) || !c.names.Fields[entry[len(last.Stem):end]] {
+		return false
+	}
+	last.add(entry[:end], len(last.Stem), entry[end+1:])
+	return true
+}
+
+// addIndexed adds a known indexed variable. It reports whether the entry is one. at is the
+// length of its prefix.
+func (c *collector) addIndexed(entry string, at int) bool {
+	indexed, ok := strings.CutPrefix(entry[at:], c.names.Group)
+	number, rest, _ := strings.Cut(indexed, "_")
+	field, value, set := strings.Cut(rest, "=")
+	if !ok || !set || !c.names.Fields[field] || !IsIndex(number) {
+		return false
+	}
+	stem := entry[:at+len(c.names.Group)+len(number)+1]
+	place, known := c.places[stem]
+	if !known {
+		place = len(c.Indexed)
+		c.places[stem] = place
+		c.Indexed = append(c.Indexed, Index{entry[:at], number, stem, make(Values, 0, 4)})
+	}
+	c.Indexed[place].add(entry[:len(stem)+len(field)], len(stem), value)
+	return true
+}
+
+// addOther adds a variable behind a prefix that is set and no known indexed one. What is in
+// none of our groups belongs to the host.
+func (c *collector) addOther(full string, at int, value string) {
+	name := full[at:]
+	if c.names.Plain[name] {
+		c.Plain.add(full, at, value)
+		return
+	}
+	indexed, isIndexed := strings.CutPrefix(name, c.names.Group)
+	number, field, _ := strings.Cut(indexed, "_")
+	ours := isIndexed || slices.ContainsFunc(c.names.Groups, func(group string) bool { return strings.HasPrefix(name, group) })
+	stray := Stray{Full: full, At: at}
+	meant, wrong := c.names.restored(name)
+	switch {
+	case ours && IsServiceLink(name, value):
+		c.Links = append(c.Links, full)
+		return
+	case meant != "" && wrong == "":
+		stray.Kind, stray.Meant = OtherLetters, full[:at]+meant
+	case isIndexed && !IsIndex(number):
+		stray.Kind = BadIndex
+		if c.BadIndices == nil {
+			c.BadIndices = map[string]bool{}
+		}
+		c.BadIndices[meantNumber(number)] = true
+	case meant != "":
+		stray.Kind, stray.Meant, stray.Wrong = Misnamed, full[:at]+meant, wrong
+	case isIndexed && field == "":
+		stray.Kind = NoField
+	case !ours:
+		return
+	}
+	c.Strays = append(c.Strays, stray)
+}
+
+// addMisnamed adds a variable without a prefix whose name was meant to be one of ours.
+func (c *collector) addMisnamed(full string) {
+	whole, wrong := c.prefixes.restored(full)
+	at := c.prefixes.of(whole)
+	if at == 0 {
+		return
+	}
+	if name, alsoWrong := c.names.restored(whole[at:]); name != "" {
+		c.Strays = append(c.Strays, Stray{Full: full, Kind: Misnamed, Meant: whole[:at] + name, Wrong: cmp.Or(wrong, alsoWrong)})
+	}
+}
+
+// sort sorts what is indexed and stray, and chooses the prefix.
+func (c *collector) sort() {
+	c.Indexed = slices.DeleteFunc(c.Indexed, func(index Index) bool {
+		return !slices.ContainsFunc(index.Values, func(s Setting) bool { return s.Value != "" })
+	})
+	order := func(prefix string) int { return slices.Index(c.prefixes, prefix) }
+	slices.SortFunc(c.Indexed, func(a, b Index) int {
+		// Without leading zeros, the longer number is larger, however large they are.
+		return cmp.Or(cmp.Compare(len(a.Number), len(b.Number)), cmp.Compare(a.Number, b.Number), cmp.Compare(order(a.Prefix), order(b.Prefix)))
+	})
+	slices.SortFunc(c.Plain, func(a, b Setting) int {
+		return cmp.Or(cmp.Compare(order(a.Full[:a.At]), order(b.Full[:b.At])), cmp.Compare(a.Full, b.Full))
+	})
+	slices.SortFunc(c.Strays, func(a, b Stray) int { return cmp.Compare(a.Full, b.Full) })
+	slices.Sort(c.Links)
+	switch {
+	case len(c.Indexed) > 0:
+		c.Prefix = c.Indexed[0].Prefix
+	case len(c.Plain) > 0:
+		c.Prefix = c.Plain[0].Full[:c.Plain[0].At]
+	default:
+		c.Prefix = c.prefixes[0]
+	}
+}
+
+// IsIndex reports whether s is an index. It checks text, not a number: an index may
+// be larger than any integer type.
+func IsIndex(s string) bool { return isNumber(s) && (len(s) == 1 || s[0] != '0') }
+
+// meantNumber returns the number that a bad index was meant to be, as far as it is one.
+func meantNumber(index string) string {
+	return cmp.Or(strings.TrimLeft(strings.Trim(index, " +-"), "0"), "0")
+}
+
+// restored returns the known name that a name behind a prefix was meant to be, and what the
+// name has that makes it another one: nothing if its letters differ in case only. It returns
+// "", "" for one that is not nearly known.
+func (n Names) restored(name string) (meant, wrong string) {
+	trimmed := strings.TrimFunc(name, isBlank)
+	if trimmed != name {
+		wrong = "white space around it"
+	}
+	upper := strings.ToUpper(trimmed)
+	if n.Plain[upper] {
+		return upper, wrong
+	}
+	group := strings.TrimSuffix(n.Group, "_")
+	rest, ok := strings.CutPrefix(upper, group)
+	if !ok {
+		return "", ""
+	}
+	if plural, ok := strings.CutPrefix(rest, "S_"); ok {
+		rest, wrong = "_"+plural, cmp.Or(wrong, group+"S_ in place of "+n.Group)
+	}
+	number, field, _ := strings.Cut(strings.TrimPrefix(rest, "_"), "_")
+	if !IsIndex(number) || !n.Fields[field] {
+		return "", ""
+	}
+	if !strings.HasPrefix(rest, "_") {
+		wrong = cmp.Or(wrong, "no underscore behind "+group)
+	}
+	return n.Group + number + "_" + field, wrong
+}

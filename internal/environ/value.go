@@ -1,0 +1,130 @@
+package environ
+
+import (
+	"encoding/json"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"example.com/aiseed/internal/text"
+)
+
+// CheckWord returns what is wrong with the value of an environment variable that is not a
+// secret, or "".
+func CheckWord(value string) (problem string) {
+	if text.IsHarmless(value) {
+		return ""
+	}
+	if problem := checkShape(value); problem != "" {
+		return problem
+	}
+	return text.CheckWord(value)
+}
+
+// CheckSecret returns what is wrong with a secret in an environment variable, or in one
+// element of its list, or "". plural is the variable that takes a list, or "" if there is none.
+func CheckSecret(value, plural string) (problem string) {
+	if text.IsHarmless(value) {
+		return text.CheckSecret(value)
+	}
+	if isJSON(value) {
+		return "JSON; want the secret alone, which is one of its values"
+	}
+	if problem := checkShape(value); problem != "" {
+		return problem + fileTakesIt
+	}
+	switch {
+	case isAssignment(value):
+		return "an assignment (NAME=value); want the value alone"
+	}
+	if problem := text.CheckSecret(value); problem != "" {
+		return problem
+	}
+	for _, separator := range []struct{ mark, name string }{{",", "comma"}, {";", "semicolon"}} {
+		if !strings.Contains(value, separator.mark) {
+			continue
+		}
+		if plural != "" {
+			return "a " + separator.name + " in it; several secrets go into " + plural + ", with a comma between them" + fileTakesIt
+		}
+		return "a " + separator.name + " in it; want one secret" + fileTakesIt
+	}
+	return ""
+}
+
+const fileTakesIt = ". A secret that really looks like this goes into a file that the variable's _FILE twin names"
+
+// CheckSecretFile returns what is wrong with a secret from a file, or from one element of a
+// list in it, or "".
+func CheckSecretFile(value string) (problem string) {
+	if text.IsHarmless(value) {
+		return text.CheckSecret(value)
+	}
+	switch trimmed := strings.TrimSpace(value); {
+	case strings.HasPrefix(value, byteOrderMark):
+		return "a byte-order mark at its begin; save the file as UTF-8 without one"
+	case isJSON(trimmed):
+		return "JSON; want a file with the secret alone, which is one of its values"
+	case isAssignment(trimmed):
+		return "an assignment (NAME=value); want a file with the value alone"
+	case strings.ContainsAny(trimmed, "\r\n"):
+		return "several lines; want the secret alone: several go into the plural's file, on one line, separated by commas"
+	}
+	return text.CheckSecret(value)
+}
+
+// IsWhole reports whether the value of a list is wrong as a whole, so that it has no elements.
+func IsWhole(value string, inFile bool) bool {
+	return isJSON(value) || !inFile && isQuoted(strings.TrimSpace(value))
+}
+
+func isQuoted(value string) bool {
+	first, _ := utf8.DecodeRuneInString(value)
+	last, _ := utf8.DecodeLastRuneInString(value)
+	return text.IsQuote(first) && text.IsQuote(last)
+}
+
+// checkShape recognises what is around a value, or in its place, if a tool did not do its work.
+func checkShape(value string) (problem string) {
+	trimmed := strings.TrimFunc(value, isBlank)
+	first, _ := utf8.DecodeRuneInString(trimmed)
+	last, _ := utf8.DecodeLastRuneInString(trimmed)
+	switch {
+	case text.IsQuote(first) || text.IsQuote(last):
+		return "in quotes; docker --env-file and some other readers keep them: remove them"
+	case IsTemplate(trimmed):
+		return NotFilledIn
+	}
+	return ""
+}
+
+// NotFilledIn is the problem of a template.
+const NotFilledIn = "a template that nobody filled in; set the value itself, or let the tool run that fills it in"
+
+// template matches ${X}, $(X), {{X}} and <X> anywhere, and %X%, $X and $env:X alone.
+var template = regexp.MustCompile(`\$\{[^}]*\}|\$\([^)]*\)|\{\{.*\}\}|<[^<>]+>|^%[A-Za-z_][A-Za-z0-9_]*%$|^\$(?i:env:)[A-Za-z_][A-Za-z0-9_]*$|^\$[A-Z_][A-Z0-9_]*$`)
+
+// references begin a value that names a place in a store of secrets.
+var references = []string{"op://", "@Microsoft.KeyVault(", "arn:aws:secretsmanager:", "arn:aws:ssm:"}
+
+// IsTemplate reports whether something had to be put into a value, and was not.
+func IsTemplate(value string) bool {
+	return strings.ContainsAny(value, "$<%{") && template.MatchString(value) ||
+		slices.ContainsFunc(references, func(r string) bool { return strings.HasPrefix(value, r) })
+}
+
+// isJSON reports whether a value is a JSON object or array, or begins like one.
+func isJSON(value string) bool {
+	value = strings.TrimSpace(value)
+	if value == "" || value[0] != '{' && value[0] != '[' {
+		return false
+	}
+	inside := strings.TrimSpace(value[1:])
+	return strings.HasPrefix(inside, `"`) || strings.HasPrefix(inside, `\"`) || json.Valid([]byte(value))
+}
+
+// assignment wants something other than the padding of base64 after the equals sign.
+var assignment = regexp.MustCompile(`^\s*(export\s+)?[A-Z_][A-Z0-9_]*\s*=\s*[^=\s]`)
+
+func isAssignment(value string) bool { return assignment.MatchString(value) }

@@ -1,0 +1,102 @@
+package aiseed
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"example.com/aiseed/internal/text"
+)
+
+// A WarningCode says what a [Warning] is about.
+type WarningCode string
+
+// The codes of a [Warning].
+const (
+	WarningUnknownVariable  WarningCode = "unknown_variable"  // a likely misspelt variable is ignored
+	WarningRemovedVariable  WarningCode = "removed_variable"  // a variable of an earlier version is ignored
+	WarningLetterCase       WarningCode = "letter_case"       // a variable in other letters is ignored
+	WarningMisnamedVariable WarningCode = "misnamed_variable" // something around a variable's name made it another one
+	WarningMissingKey       WarningCode = "missing_key"       // an unknown variable looks like the key that a provider lacks
+	WarningServiceLinks     WarningCode = "service_links"     // Kubernetes sets variables that look like ours
+	WarningPlaceholder      WarningCode = "placeholder"       // a secret is that of an example
+	WarningUnsupportedType  WarningCode = "unsupported_type"  // the provider is skipped
+	WarningIgnored          WarningCode = "ignored"           // a variable is set but has no effect
+	WarningDeleted          WarningCode = "deleted"           // an operator deleted the provider
+	WarningDiverged         WarningCode = "diverged"          // credentials or models differ; both stay
+	WarningAdopted          WarningCode = "adopted"           // a token settled the drift: the environment wins
+	WarningKept             WarningCode = "kept"              // a token settled the drift: the database wins
+	WarningStaleToken       WarningCode = "stale_token"       // a token settles nothing
+)
+
+// A Warning is something that an operator should look at. It does not stop a start. Its text
+// and its encodings are made from the fields. No field holds a secret.
+type Warning struct {
+	Code        WarningCode
+	Variables   []string // full names of the variables concerned
+	Provider    string   // the provider that lacks a key
+	Type        string   // the type that is not supported
+	Meant       string   // the variable or the type that was probably meant, or ""
+	Differences []string // between environment and database, with fingerprints of credentials
+	BesideDrift bool     // the differences are in addition to those of a drift
+	Token       string   // the stale token
+	Reason      string   // why the variables are ignored
+}
+
+// String returns the text of the warning.
+func (w Warning) String() string {
+	variables := strings.Join(w.Variables, ", ")
+	switch w.Code {
+	case WarningUnknownVariable:
+		if w.Meant != "" {
+			return variables + ": unknown environment variable is ignored; want " + w.Meant + "?"
+		}
+		return variables + ": unknown environment variable is ignored; check its spelling"
+	case WarningRemovedVariable:
+		return variables + ": ignored; earlier versions of the host had this variable, and nothing reads it now: remove it"
+	case WarningLetterCase:
+		return variables + ": ignored, since its name is in other letters; want " + w.Meant
+	case WarningMisnamedVariable:
+		return variables + ": ignored; its name has " + w.Reason + ". Want " + w.Meant
+	case WarningMissingKey:
+		return variables + ": unknown environment variable is ignored, and provider " + w.Provider + " has no key; want " + w.Meant + "?"
+	case WarningServiceLinks:
+		return w.someVariables() + ": ignored; Kubernetes sets variables like these for a service with such a name. Set enableServiceLinks: false in the pod's spec, or rename the service"
+	case WarningPlaceholder:
+		return variables + ": a placeholder, as examples have it, and hardly a secret that works. A row keeps what it is created with: set the real one first"
+	case WarningUnsupportedType:
+		meant := ""
+		if w.Meant != "" {
+			meant = "; want " + w.Meant + "?"
+		}
+		return fmt.Sprintf("type %s is not supported, so the provider is skipped%s; supported are %s", strconv.QuoteToGraphic(w.Type), meant, supportedTypes())
+	case WarningIgnored:
+		return variables + ": " + w.Reason
+	case WarningDeleted:
+		return "an operator deleted it, and it stays deleted: remove its variables from the environment, or restore it in the database"
+	case WarningDiverged:
+		if w.BesideDrift {
+			return "apart from the drift, environment and database differ in " + strings.Join(w.Differences, ", ")
+		}
+		return "environment and database differ in " + strings.Join(w.Differences, ", ") + "; the database's value is the one in use"
+	case WarningAdopted:
+		return "drift settled by " + variables + ": the database takes the environment's values"
+	case WarningKept:
+		return "drift settled by " + variables + ": the database's values stay in use"
+	case WarningStaleToken:
+		return variables + ": " + w.Token + " matches no current drift and has no effect; remove it"
+	}
+	return string(w.Code)
+}
+
+// someVariables names the first variables and counts the rest.
+func (w Warning) someVariables() string {
+	const shown = 3
+	if len(w.Variables) <= shown {
+		return strings.Join(w.Variables, ", ")
+	}
+	return strings.Join(w.Variables[:shown], ", ") + " and " + text.Count(len(w.Variables)-shown, "other")
+}
+
+// MarshalText returns the text of String. JSON uses it too.
+func (w Warning) MarshalText() ([]byte, error) { return []byte(w.String()), nil }
