@@ -176,11 +176,12 @@ func TestE8_SecretsFromFiles(t *testing.T) {
 
 // F6, N11: whatever the environment, the parser fails only with its typed error.
 func FuzzParseEnviron(f *testing.F) {
-	for _, name := range []string{"legacy.env", "gateway.env", "mistakes.env"} {
+	for _, name := range []string{"legacy.env", "gateway.env", "renamed.env", "mistakes.env"} {
 		raw, err := os.ReadFile(filepath.Join("testdata", name))
 		require.NoError(f, err)
 		f.Add(string(raw))
 	}
+	f.Add("\ufeffCODER_AI_GATEWAY_OPENAI_KEY=\"x\"\nexport CODER_AIBRIDGE_OPENAI_KEY=x\nCODER_AIBRIDGE_PROVIDERS_0_TYPE=x\nCODER_AIBRIDGE_PROVIDER_PORT=tcp://x\nCODER_AI_GATEWAY_DRIFT_KEEP=a@0123456789abcdef")
 	f.Add("CODER_AIBRIDGE_PROVIDER_0_TYPE=openai\nCODER_AIBRIDGE_PROVIDER_0_KEYS=a,a,\xff\nCODER_AIBRIDGE_BEDROCK_ACCESS_KEY=x")
 	f.Fuzz(func(t *testing.T, text string) {
 		var environ []string
@@ -197,6 +198,15 @@ func FuzzParseEnviron(f *testing.F) {
 		want, err := normalise(cfg)
 		require.NoError(t, err)
 		require.True(t, slices.IsSortedFunc(want, func(a, b desired) int { return strings.Compare(a.Name, b.Name) }))
+		known := map[string]bool{} // O9: each variable that is known has one fate
+		for _, v := range cfg.fates(want, diff(want, nil, cfg.settlement(), func(Secret) string { return "" })) {
+			require.False(t, known[v.Name] && v.Reason != "", "%q", v.Name)
+			require.NotEmpty(t, v.Fate)
+			known[v.Name] = true
+		}
+		for _, v := range cfg.variables.set() {
+			require.True(t, known[v.name], "%q", v.name)
+		}
 	})
 }
 

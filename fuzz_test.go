@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed/internal/baseurl"
+	sources "example.com/aiseed/internal/environ"
 	"example.com/aiseed/internal/seal"
 	"example.com/aiseed/internal/text"
 )
@@ -166,15 +167,26 @@ func (s *configSource) config() Config {
 func environOf(cfg Config) (environ []string, ok bool) {
 	ok = true
 	set := func(name, value string) {
-		if value != "" {
-			environ = append(environ, DefaultPrefix+name+"="+value)
+		if value == "" {
+			return
+		}
+		environ = append(environ, DefaultPrefix+name+"="+value)
+		// E9 is stricter about environments.
+		switch {
+		case strings.HasSuffix(name, "KEY"), strings.HasSuffix(name, "SECRET"):
+			ok = ok && sources.CheckSecret(value, "") == text.CheckSecret(value)
+		case strings.HasSuffix(name, "BASE_URL"):
+			ok = ok && checkURLVariable(value) == baseurl.Check(value)
+		case strings.HasSuffix(name, "REGION"), strings.HasSuffix(name, "MODEL"):
+			ok = ok && sources.CheckWord(value) == text.CheckWord(value)
 		}
 	}
 	list := func(name string, words []string) {
 		for _, word := range words {
-			ok = ok && word == strings.Trim(word, " ") && !strings.Contains(word, ",")
+			ok = ok && word == strings.Trim(word, " ") && !strings.Contains(word, ",") && sources.CheckSecret(word, "") == text.CheckSecret(word)
 		}
 		ok = ok && (len(words) != 1 || words[0] != "")
+		ok = ok && !sources.IsWhole(strings.Join(words, ","), false)
 		set(name, strings.Join(words, ","))
 	}
 	secrets := func(name string, secrets []Secret) {
