@@ -70,17 +70,27 @@ var canaryNames = []struct {
 
 type canaries []canary
 
-// newCanaries makes secrets that look different in each encoding.
+// newCanaries makes secrets that look different in each encoding. E9 refuses some characters,
+// and some others at either end.
 func newCanaries(random *rand.Rand) canaries {
-	const characters = `abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/=%&+/=%&"'<>\~!*(){}[]$#@:;?^|_-.ü`
-	runes := []rune(characters)
+	const (
+		letters    = "abcdefghijklmnopqrstuvwxyz"
+		characters = letters + `ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/=%&+/=%&<\~!*()[]@:?^|_-.$#"'`
+	)
 	var all canaries
 	for _, n := range canaryNames {
-		var b strings.Builder
-		for b.Len() < n.length {
-			b.WriteRune(runes[random.IntN(len(runes))])
+		c := canary{name: n.name, inURL: strings.HasPrefix(n.name, "URL ")}
+		value := make([]byte, n.length)
+		for i := range value {
+			from := characters
+			if i == 0 || i == len(value)-1 {
+				from = letters
+			}
+			value[i] = from[random.IntN(len(from))]
 		}
-		all = append(all, canary{n.name, b.String(), strings.HasPrefix(n.name, "URL ")})
+		// "$(" and ")" would be a template.
+		c.value = strings.NewReplacer("$(", "$$").Replace(string(value))
+		all = append(all, c)
 	}
 	return all
 }

@@ -126,6 +126,7 @@ func (w *secretWorld) walk() (called []string) {
 	show("NewSecret", secret)
 	show("Secret.IsZero", secret.IsZero())
 	show("Secret.Equal", secret.Equal(aiseed.NewSecret("x")))
+	show("ProviderType.DefaultBaseURL", aiseed.TypeOpenAI.DefaultBaseURL())
 	show("Secret.String", secret.String())
 	asJSON, err := secret.MarshalJSON()
 	must(err)
