@@ -379,9 +379,10 @@ func TestS11_HostileTextStaysInItsPlace(t *testing.T) {
 	requireHarmless("the error of an environment", err.Error())
 	requireHarmless("the log", f.Logs.String())
 
-	// A type that is skipped can be any text, and so can the row of an operator.
-	cfg, err := aiseed.ParseEnviron(ctx, environ("PROVIDER_0_TYPE="+hostile, "PROVIDER_1_TYPE=anthropic", "PROVIDER_1_NAME=a", "PROVIDER_1_BEDROCK_REGION=r\u202e", "PROVIDER_1_BEDROCK_MODEL=m\u202e",
-		"PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=b", "PROVIDER_2_BASE_URL=https://h/\u202e?k=v"), f.Logs.Logger())
+	// A type that is skipped can be any text without control characters, and the row of an
+	// operator can be any text.
+	cfg, err := aiseed.ParseEnviron(ctx, environ("PROVIDER_0_TYPE=x\u202e", "PROVIDER_1_TYPE=anthropic", "PROVIDER_1_NAME=a", "PROVIDER_1_BEDROCK_REGION=r", "PROVIDER_1_BEDROCK_MODEL=m",
+		"PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=b", "PROVIDER_2_BASE_URL=https://h/?k=v"), f.Logs.Logger())
 	require.NoError(t, err)
 	show := func() {
 		t.Helper()
@@ -400,7 +401,7 @@ func TestS11_HostileTextStaysInItsPlace(t *testing.T) {
 		require.NoError(t, err)
 		f.Exec(`update ai_providers set settings = $1 where settings is not null`, string(raw))
 	}
-	settings("r\u202e")
+	settings("r")
 	require.NoError(t, f.Seed(cfg))
 	require.Contains(t, f.Logs.String(), "environment and database differ in Bedrock model (database \"\\nINJECTED")
 	show()
