@@ -35,7 +35,7 @@ stress: deps ## Run all tests N times on a quiet machine, a busy one, and with G
 # package of the working directory.
 .PHONY: torture
 torture: deps ## Run the tests of faults with their full numbers, and print the count
-	cd tests/robustness && go test -count=1 -timeout=120m -parallel=8 -run '^Test(F|Q1)' -torture -seed=$(or $(SEED),0)
+	cd tests/robustness && go test -count=1 -timeout=180m -parallel=8 -run '^Test(F|Q1)' -torture -seed=$(or $(SEED),0)
 
 # A line takes some minutes and needs a machine that does nothing else. RUNS chooses lines.
 .PHONY: matrix

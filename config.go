@@ -81,10 +81,14 @@ var (
 )
 
 func checkURLVariable(value string) (problem string) {
-	if environ.IsTemplate(value) {
+	if baseurl.IsNormal(value) {
+		return ""
+	}
+	problem = baseurl.Check(value)
+	if (problem != "" || strings.ContainsAny(value, "$<%{")) && environ.IsTemplate(value) {
 		return environ.NotFilledIn
 	}
-	return baseurl.Check(value)
+	return problem
 }
 
 func checkSecretVariable(value, variable, plural string) (problem string) {
@@ -94,10 +98,13 @@ func checkSecretVariable(value, variable, plural string) (problem string) {
 	return environ.CheckSecret(value, plural)
 }
 
-// checkValues checks the values that are set, even if they have no effect. It calls report with
-// each problem and its fields. variable returns the variable of a field. One that is refused is
-// reported already. lists says whether secrets have a plural.
-func (c *ProviderConfig) checkValues(from source, lists bool, variable func(field string) string, refused map[string]bool, report func(reason string, fields ...string)) {
+// checkValues checks the values of an entry that are set, even if they have no effect. It calls
+// report with each problem and its fields.
+func (e *entry) checkValues(report func(reason string, fields ...string)) {
+	c, from := &e.config, &byProgram
+	if e.variables.parsed {
+		from = &byEnvironment
+	}
 	for _, f := range []struct {
 		field, value string
 		check        func(string) string
@@ -108,6 +115,9 @@ func (c *ProviderConfig) checkValues(from source, lists bool, variable func(fiel
 		{fieldBedrockModel, c.BedrockModel, from.checkWord},
 		{fieldBedrockSmallFastModel, c.BedrockSmallFastModel, from.checkWord},
 	} {
+		if f.value == "" {
+			continue
+		}
 		if reason := f.check(f.value); reason != "" {
 			report(reason, f.field)
 		}
@@ -115,19 +125,19 @@ func (c *ProviderConfig) checkValues(from source, lists bool, variable func(fiel
 	wrong := false
 	checkList := func(field string, secrets []Secret) (name string) {
 		name = secretName(field, len(secrets))
-		if refused != nil && refused[variable(name)] {
-			wrong = true
+		if len(e.variables.refused) > 0 && e.variables.refused[e.variable(name)] {
+			wrong = true // and reported already
 			return name
 		}
 		check := func(value string) string {
-			if text.IsHarmless(value) {
-				return text.CheckSecret(value)
+			if text.IsHarmlessSecret(value) {
+				return ""
 			}
 			plural := ""
-			if lists {
-				plural = variable(field + pluralSuffix)
+			if !e.legacy {
+				plural = e.variable(field + pluralSuffix)
 			}
-			return from.checkSecret(value, variable(name), plural)
+			return from.checkSecret(value, e.variable(name), plural)
 		}
 		checkSecrets(secrets, check, func(reason string) { wrong = true; report(reason, name) })
 		return name
@@ -298,7 +308,7 @@ var bedrockSignalFields = [...]string{fieldBedrockRegion, fieldBedrockBaseURL, f
 
 // bedrockSignals lists the fields that are set and make the provider authenticate through
 // Bedrock. The models are not among them, because they have defaults.
-func (e entry) bedrockSignals() []string {
+func (e *entry) bedrockSignals() []string {
 	var set []string
 	for _, f := range e.bedrockFields() {
 		if f != fieldBedrockModel && f != fieldBedrockSmallFastModel {
@@ -308,8 +318,17 @@ func (e entry) bedrockSignals() []string {
 	return set
 }
 
-func (e entry) bedrockFields() []string {
-	c := e.config
+// hasBedrock reports whether any Bedrock field is set.
+func (c *ProviderConfig) hasBedrock() bool {
+	return c.BedrockBaseURL != "" || c.BedrockRegion != "" || len(c.BedrockAccessKeys) > 0 || len(c.BedrockAccessKeySecrets) > 0 ||
+		c.BedrockModel != "" || c.BedrockSmallFastModel != ""
+}
+
+func (e *entry) bedrockFields() []string {
+	c := &e.config
+	if !c.hasBedrock() {
+		return nil
+	}
 	var set []string
 	for _, f := range []struct {
 		name string
@@ -337,4 +356,13 @@ func (e *entry) nameVariable() string {
 		return e.variable(fieldType)
 	}
 	return e.variable(fieldName)
+}
+
+// withKey sets a key of m, and makes the map if it is nil.
+func withKey[K comparable, V any](m map[K]V, key K, value V) map[K]V {
+	if m == nil {
+		m = map[K]V{}
+	}
+	m[key] = value
+	return m
 }

@@ -198,23 +198,11 @@ func (p *parser) providers() []ProviderConfig {
 		if g.Number != string(expected) && !p.mixed && !p.collected.BadIndices[string(expected)] {
 			p.problem(group.place, group.name(), "a gap: indices start at 0 and go up by one, and "+g.Prefix+indexedGroup+string(expected)+"_* is not set", g.Set("")...)
 		}
-		expected = increment(append(expected[:0], g.Number...))
+		expected = environ.Increment(append(expected[:0], g.Number...))
 		p.stems = append(p.stems, g.Stem)
 		providers = append(providers, group.provider())
 	}
 	return providers
-}
-
-// increment adds one to a decimal number of any length, in place if possible.
-func increment(digits []byte) []byte {
-	for i := len(digits) - 1; i >= 0; i-- {
-		if digits[i] != '9' {
-			digits[i]++
-			return digits
-		}
-		digits[i] = '0'
-	}
-	return append([]byte("1"), digits...)
 }
 
 // list returns the setting of a name as a list.
@@ -316,21 +304,41 @@ func (v valueGroup) twice(names ...string) {
 }
 
 func (v valueGroup) provider() ProviderConfig {
-	cfg := ProviderConfig{
-		Type:    v.Get(fieldType),
-		Name:    v.Get(fieldName),
-		BaseURL: v.Get(fieldBaseURL),
+	var cfg ProviderConfig
+	var bedrock, keys, accessKeys bool
+	for _, s := range v.values { // once, since there are many indices
+		switch name := s.Name(); {
+		case s.Value == "":
+		case name == fieldType:
+			cfg.Type = s.Value
+		case name == fieldName:
+			cfg.Name = s.Value
+		case name == fieldBaseURL:
+			cfg.BaseURL = s.Value
+		case strings.HasPrefix(name, fieldBedrockAccessKey):
+			accessKeys = true
+		case strings.HasPrefix(name, bedrockGroup):
+			bedrock = true
+		default:
+			keys = true
+		}
 	}
 	if _, supported := closestType(cfg.Type); cfg.Type != "" && !supported {
 		return cfg // it will be skipped, so its other values may not stop a start
 	}
-	cfg.Keys = v.secrets(fieldKey)
-	cfg.BedrockBaseURL = v.Get(fieldBedrockBaseURL)
-	cfg.BedrockRegion = v.Get(fieldBedrockRegion)
-	cfg.BedrockAccessKeys = v.secrets(fieldBedrockAccessKey)
-	cfg.BedrockAccessKeySecrets = v.secrets(fieldBedrockAccessKeySecret)
-	cfg.BedrockModel = v.Get(fieldBedrockModel)
-	cfg.BedrockSmallFastModel = v.Get(fieldBedrockSmallFastModel)
+	if keys {
+		cfg.Keys = v.secrets(fieldKey)
+	}
+	if accessKeys {
+		cfg.BedrockAccessKeys = v.secrets(fieldBedrockAccessKey)
+		cfg.BedrockAccessKeySecrets = v.secrets(fieldBedrockAccessKeySecret)
+	}
+	if bedrock {
+		cfg.BedrockBaseURL = v.Get(fieldBedrockBaseURL)
+		cfg.BedrockRegion = v.Get(fieldBedrockRegion)
+		cfg.BedrockModel = v.Get(fieldBedrockModel)
+		cfg.BedrockSmallFastModel = v.Get(fieldBedrockSmallFastModel)
+	}
 	return cfg
 }
 
@@ -338,25 +346,31 @@ func (v valueGroup) provider() ProviderConfig {
 // prefixes. If there is a problem, it still returns a value, so that the first problem does
 // not cause a second.
 func (v valueGroup) secrets(name string) []Secret {
-	set := make(values, 0, len(secretSpellings)) // by spelling
+	var chosen environ.Setting
+	var set values // if there are several
 	for _, known := range v.values {
-		if known.Value == "" || !strings.HasPrefix(known.Name(), name) {
+		if known.Value == "" || !strings.HasPrefix(known.Name(), name) || !slices.Contains(secretSpellings[:], known.Name()[len(name):]) {
 			continue
 		}
-		if spelling := known.Name()[len(name):]; slices.Contains(secretSpellings[:], spelling) {
+		switch {
+		case chosen.Full == "":
+			chosen = known
+		case set == nil:
+			set = values{chosen, known}
+		default:
 			set = append(set, known)
 		}
 	}
-	if len(set) == 0 {
+	if chosen.Full == "" {
 		return nil
 	}
-	chosen := set[0]
-	spelling := chosen.Name()[len(name):]
-	usual := v.stem + name // the key of actual
-	if len(set) > 1 && !v.agree(name, set) {
-		v.refused = withKey(v.refused, chosen.Full, true)
+	if set != nil {
+		agree := v.agree(name, set)
+		if chosen = set[0]; !agree {
+			v.refused = withKey(v.refused, chosen.Full, true)
+		}
 	}
-	value := chosen.Value
+	value, spelling := chosen.Value, chosen.Name()[len(name):]
 	plural, isFile := strings.CutSuffix(spelling, fileTwinSuffix)
 	if isFile {
 		contents, reason := secretfile.Read(value)
@@ -365,7 +379,7 @@ func (v valueGroup) secrets(name string) []Secret {
 				v.problem(v.place, v.nameOf(), shownPath(value)+" "+reason, chosen.Full)
 			}
 			v.refused = withKey(v.refused, chosen.Full, true)
-			v.actual = withKey(v.actual, usual, chosen.Full)
+			v.actual = withKey(v.actual, v.stem+name, chosen.Full)
 			return []Secret{NewSecret("unreadable")}
 		}
 		value = contents
@@ -382,13 +396,9 @@ func (v valueGroup) secrets(name string) []Secret {
 			secrets[i] = secretAt(&elements[i])
 		}
 	}
-	usual = secretName(usual, len(secrets))
-	before := v.stem
-	if before == "" {
-		before = v.full("")
-	}
-	if chosen.Full != before+usual[len(v.stem):] {
-		v.actual = withKey(v.actual, usual, chosen.Full)
+	usual := secretName(name, len(secrets))
+	if chosen.Name() != usual || v.stem == "" && chosen.Full[:chosen.At] != v.full("") {
+		v.actual = withKey(v.actual, v.stem+usual, chosen.Full)
 	}
 	return secrets
 }
@@ -419,15 +429,6 @@ func (v valueGroup) agree(name string, set values) bool {
 
 // secretSpellings are the suffixes that the name of a secret can have.
 var secretSpellings = [...]string{"", fileTwinSuffix, pluralSuffix, pluralSuffix + fileTwinSuffix}
-
-// withKey sets a key of m, and makes the map if it is nil.
-func withKey[V any](m map[string]V, key string, value V) map[string]V {
-	if m == nil {
-		m = map[string]V{}
-	}
-	m[key] = value
-	return m
-}
 
 // shownPath names a file for an error. It hides a value that is not a path in an
 // existing folder: it could be a key that was put into the variable by mistake.

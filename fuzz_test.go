@@ -228,7 +228,7 @@ func environOf(cfg Config) (environ []string, ok bool) {
 		set(stem+"BEDROCK_SMALL_FAST_MODEL", p.BedrockSmallFastModel)
 		ok = ok && len(environ) > before
 		// E6 is stricter than N10.
-		ok = ok && (p.Type != string(TypeAnthropic) || len(p.Keys) == 0 || len(entry{config: p}.bedrockFields()) == 0)
+		ok = ok && (p.Type != string(TypeAnthropic) || len(p.Keys) == 0 || !p.hasBedrock())
 	}
 	return environ, ok
 }

@@ -87,8 +87,6 @@ func check(cfg *Config) *normaliser {
 		cfg:      cfg,
 		kept:     make([]int, 0, len(cfg.Providers)),
 		byName:   make(map[string]int, len(cfg.Providers)),
-		merged:   map[int][]int{},
-		wrong:    map[int][]string{},
 		problems: cfg.checkTokens(),
 	}
 	for place := range indexedPlace(len(cfg.Providers)) {
@@ -106,19 +104,14 @@ func (n *normaliser) problem(e *entry, reason string, fields ...string) {
 	for _, f := range fields {
 		names = append(names, e.variable(f))
 	}
-	n.wrong[e.place] = append(n.wrong[e.place], fields...)
+	n.wrong = withKey(n.wrong, e.place, append(n.wrong[e.place], fields...))
 	n.problems = append(n.problems, problem{e.place, Problem{Variables: names, Provider: text.Label(e.name()), Reason: reason}})
 }
 
 func (n *normaliser) checkValues(e *entry) {
-	if e.variables == nil {
-		return // nothing is set
+	if e.variables != nil { // otherwise nothing is set
+		e.checkValues(func(reason string, fields ...string) { n.problem(e, reason, fields...) })
 	}
-	from := byProgram
-	if e.variables.parsed {
-		from = byEnvironment
-	}
-	e.config.checkValues(from, !e.legacy, e.variable, e.variables.refused, func(reason string, fields ...string) { n.problem(e, reason, fields...) })
 }
 
 func (n *normaliser) add(e *entry) {
@@ -128,14 +121,13 @@ func (n *normaliser) add(e *entry) {
 		return
 	}
 	closest, supported := closestType(c.Type)
-	badType := text.Check(c.Type)
 	switch {
 	case c.Type == "" && c.Name == "":
 		n.problem(e, "neither a type nor a name; want at least a type, one of "+supportedTypes(), fieldType, fieldName)
 	case c.Type == "":
 		n.problem(e, "required; want one of "+supportedTypes(), fieldType)
-	case badType != "":
-		n.problem(e, badType, fieldType)
+	case (!supported || string(closest) != c.Type) && text.Check(c.Type) != "":
+		n.problem(e, text.Check(c.Type), fieldType)
 	case supported && string(closest) != c.Type:
 		n.problem(e, "written in another way than the supported type; want "+string(closest)+", in lower case, without quotes and spaces", fieldType)
 	}
@@ -151,13 +143,9 @@ func (n *normaliser) add(e *entry) {
 	if c.Type == "" {
 		return // the checks below need a type
 	}
-	set := givenFields{bedrock: e.bedrockFields(), signals: e.bedrockSignals(), baseURL: c.BaseURL != ""}
-	if len(c.Keys) > 0 {
-		set.keys = []string{secretName(fieldKey, len(c.Keys))}
-	}
-	closest.misfits(set, bedrockSignalFields[:], func(reason string, fields ...string) { n.problem(e, reason, fields...) })
-	if kind := providerTypes[closest]; !e.legacy && e.variables.parsed && kind.keys && kind.bedrock && len(set.keys) > 0 && len(set.bedrock) > 0 {
-		n.problem(e, bothCredentials, slices.Concat(set.keys, set.bedrock)...)
+	kind := providerTypes[closest]
+	if !kind.fits(len(c.Keys) > 0, c.hasBedrock(), c.BaseURL != "") { // else it is one of most
+		n.addMisfits(e, closest)
 	}
 	if first, exists := n.byName[e.name()]; exists {
 		n.merge(first, e)
@@ -165,6 +153,18 @@ func (n *normaliser) add(e *entry) {
 	}
 	n.byName[e.name()] = e.place
 	n.kept = append(n.kept, e.place)
+}
+
+// addMisfits reports how the fields of an entry do not fit its type or one another, if at all.
+func (n *normaliser) addMisfits(e *entry, t ProviderType) {
+	set := givenFields{bedrock: e.bedrockFields(), signals: e.bedrockSignals(), baseURL: e.config.BaseURL != ""}
+	if keys := len(e.config.Keys); keys > 0 {
+		set.keys = []string{secretName(fieldKey, keys)}
+	}
+	t.misfits(set, bedrockSignalFields[:], func(reason string, fields ...string) { n.problem(e, reason, fields...) })
+	if kind := providerTypes[t]; !e.legacy && e.variables.parsed && kind.keys && kind.bedrock && len(set.keys) > 0 && len(set.bedrock) > 0 {
+		n.problem(e, bothCredentials, slices.Concat(set.keys, set.bedrock)...)
+	}
 }
 
 // closestType returns the supported type that a text names, also in other letters, with quotes or
@@ -204,7 +204,7 @@ func (n *normaliser) merge(place int, e *entry) {
 	}
 	// What is wrong by itself can be the only difference.
 	if len(different) == 0 {
-		n.merged[place] = append(n.merged[place], e.place)
+		n.merged = withKey(n.merged, place, append(n.merged[place], e.place))
 		return
 	}
 	if different = slices.DeleteFunc(different, isWrong); len(different) == 0 {

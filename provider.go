@@ -361,6 +361,11 @@ func (t ProviderType) misfits(set givenFields, signals []string, report func(rea
 	}
 }
 
+// fits reports whether no field needs a further look.
+func (k providerKind) fits(keys, bedrock, baseURL bool) bool {
+	return (k.keys || !keys) && !bedrock && !k.needsBedrock && (baseURL || !k.needsBaseURL)
+}
+
 // insteadOfKeys says what authenticates a provider that takes no bearer keys.
 func (k providerKind) insteadOfKeys() string {
 	if k.bedrock {

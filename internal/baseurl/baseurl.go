@@ -18,7 +18,7 @@ import (
 // Check returns what is wrong with a base URL, without quoting it, or "" if it is valid. An
 // empty base URL is valid.
 func Check(raw string) (problem string) {
-	if raw == "" || isNormal(raw) && isHost(hostOf(raw)) {
+	if raw == "" || IsNormal(raw) {
 		return ""
 	}
 	switch {
@@ -71,13 +71,6 @@ var several = regexp.MustCompile(`(?i)[,;\s]\s*https?://`)
 
 const notURL = "not a URL; want one like https://host/path"
 
-// hostOf returns the host of a base URL that isNormal.
-func hostOf(normal string) string {
-	_, rest, _ := strings.Cut(normal, "://")
-	host, _, _ := strings.Cut(rest, "/")
-	return host
-}
-
 // isHost reports whether a host that is no address in brackets consists of labels, and is not
 // the scheme of a second URL.
 func isHost(host string) bool {
@@ -114,10 +107,10 @@ func checkParsed(raw string) (problem string) {
 	return ""
 }
 
-// isNormal reports whether raw is a base URL in its normal form: a lower-case host without
+// IsNormal reports whether raw is a base URL in its normal form: a lower-case host without
 // a port, and a path of unreserved characters without dot segments. Nearly every base URL
 // is normal and needs no further check.
-func isNormal(raw string) bool {
+func IsNormal(raw string) bool {
 	rest, ok := strings.CutPrefix(raw, "https://")
 	if !ok {
 		rest, ok = strings.CutPrefix(raw, "http://")
@@ -132,14 +125,14 @@ func isNormal(raw string) bool {
 			return false
 		}
 	}
-	return true
+	return isHost(rest[:slash])
 }
 
 // Mask shows a base URL without the values of its query, which can be credentials. If
 // raw is no base URL and can hold a credential elsewhere, Mask returns four asterisks.
 // Control characters are escaped.
 func Mask(raw string) string {
-	if raw != "" && !isNormal(raw) && checkParsed(raw) != "" {
+	if raw != "" && !IsNormal(raw) && checkParsed(raw) != "" {
 		if strings.ContainsAny(raw, "@?#") {
 			return text.Masked
 		}

@@ -84,7 +84,9 @@ func FuzzBaseURL(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw string) {
 		once := Normalise(raw)
 		require.Equal(t, once, Normalise(once))
-		require.Equal(t, Check(raw) == "", Check(once) == "")
+		if Check(raw) == "" { // it takes away an empty port, which Check refuses
+			require.Empty(t, Check(once))
+		}
 		require.Equal(t, strings.HasSuffix(once, "/"), strings.HasSuffix(Normalise(once), "/"))
 		_ = Mask(raw)
 	})
@@ -106,15 +108,37 @@ func TestC1_NormalAtAGlance(t *testing.T) {
 			}
 		}
 		url := "https://" + string(rest)
-		if !isNormal(url) {
+		if !IsNormal(url) {
 			continue
 		}
 		normal++
 		require.Empty(t, checkParsed(url), url)
 		require.Equal(t, url, Normalise("HTTPS://"+string(rest)), "an upper-case scheme goes the long way")
 	}
-	require.Greater(t, normal, 1000)
+	require.Greater(t, normal, 500)
 	for _, url := range []string{"", "https://", "https:///v1", "https://host", "https://Host/", "https://host:443/", "ftp://host/", "https://host/.", "https://u@host/", "https://host/?q", "https://host/#f", "https://host/%41"} {
-		require.False(t, isNormal(url), url)
+		require.False(t, IsNormal(url), url)
+	}
+}
+
+func TestE9_BaseURLs(t *testing.T) {
+	t.Parallel()
+	for raw, problem := range map[string]string{
+		"": "", "https://h": "", "HTTPS://H:443/v1": "", "http://vllm.models.svc.cluster.local:8000/v1": "", "http://[::1]:8080/v1": "", "https://h_1/": "", "http://10.0.0.1/": "",
+		"https://my-deployment.openai.azure.com/openai/v1/?api-version=2024-10-21": "", "https://h/?u=https://x": "", "https://h/a,b;c": "", "https://bücher.example/": "",
+		"https://h:0/": "port", "https://h:99999/v1": "port", "https://h:/v1": "port", "https://h:65535/": "", "https://h:65536/": "port", "https://h:port/": "not a URL",
+		"https://a..b/": "empty label", "https://.a/": "empty label", "https://a./": "empty label", "https://./": "empty label",
+		"https://https://h.example/v1": "whose host is a scheme", "http://http/": "whose host is a scheme", "https://HTTP/": "whose host is a scheme",
+		"https://a.example/v1;https://b.example/v1": "one URL", "https://a/, https://b/": "one URL", "https://a/ https://b/": "one URL", "https://a,b/": "one URL", "https://a;b/": "one URL",
+		"http://[fe80::1%25eth0]:8080/v1": "zone", "http://[fe80::1%eth0]/": "zone", "http://fe80::1/": "brackets", "http://[::1": "brackets",
+		`"https://h/"`: "quotation mark", `https://h/"`: "quotation mark", "‘https://h’": "quotation mark", "https://h/'x'": "quotation mark",
+		"https://h/\u200b": "invisible", "\ufeffhttps://h/": "invisible", "https://h/\n": "line break", "https://h/\r": "line end", "https://h/ x": "a space",
+		"https://h/?token=****": "mask", "https://h/?token=****abcd": "mask", "h.example/v1": "absolute", "ftp://h/": "absolute", "https://u:p@h/": "user info", "https://h/#": "fragment",
+	} {
+		if problem == "" {
+			require.Empty(t, Check(raw), "%q", raw)
+			continue
+		}
+		require.Contains(t, Check(raw), problem, "%q", raw)
 	}
 }

@@ -10,7 +10,7 @@ import (
 // port, empty path). It works on the text, because a round trip through net/url
 // loses which characters were encoded. It returns an invalid base URL unchanged.
 func Normalise(raw string) string {
-	if raw == "" || isNormal(raw) || checkParsed(raw) != "" {
+	if raw == "" || IsNormal(raw) || checkParsed(raw) != "" {
 		return raw
 	}
 	scheme, rest, ok := strings.Cut(raw, "://")

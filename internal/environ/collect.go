@@ -72,7 +72,7 @@ func (s Setting) Name() string { return s.Full[s.At:] }
 
 func (v *Values) add(full string, at int, value string) {
 	for _, known := range *v {
-		if known.Full == full {
+		if known.At == at && known.Full[at:] == full[at:] && known.Full == full { // the short part first
 			return
 		}
 	}
@@ -114,7 +114,7 @@ func Collect(environment []string, prefixes Prefixes, names Names) *Collected {
 	indices := len(environment) / 4 // one mostly has four variables
 	c := &collector{prefixes: prefixes, names: names, places: make(map[string]int, indices)}
 	c.Indexed = make([]Index, 0, indices)
-	restorable, others := prefixes.restorable(), map[string]bool{}
+	others := map[string]bool{}
 	for _, entry := range environment {
 		if c.addToLast(entry) {
 			continue
@@ -124,7 +124,7 @@ func Collect(environment []string, prefixes Prefixes, names Names) *Collected {
 			continue
 		}
 		full, value, ok := strings.Cut(entry, "=")
-		if !ok || full == "" || at == 0 && !restorable[full[0]] || others[full] {
+		if !ok || full == "" || at == 0 && !prefixes.restorable(full[0]) || others[full] {
 			continue
 		}
 		others[full] = true
@@ -253,6 +253,18 @@ func (c *collector) sort() {
 // IsIndex reports whether s is an index. It checks text, not a number: an index may
 // be larger than any integer type.
 func IsIndex(s string) bool { return isNumber(s) && (len(s) == 1 || s[0] != '0') }
+
+// Increment adds one to a decimal number of any length, in place if possible.
+func Increment(digits []byte) []byte {
+	for i := len(digits) - 1; i >= 0; i-- {
+		if digits[i] != '9' {
+			digits[i]++
+			return digits
+		}
+		digits[i] = '0'
+	}
+	return append([]byte("1"), digits...)
+}
 
 // meantNumber returns the number that a bad index was meant to be, as far as it is one.
 func meantNumber(index string) string {

@@ -69,17 +69,15 @@ func (p Prefixes) restored(name string) (restored, wrong string) {
 	return "", ""
 }
 
-// restorable reports which first bytes a name can have that [Prefixes.restored] restores, so that
-// the other variables of a process need no further look.
-func (p Prefixes) restorable() (first [256]bool) {
-	for c := range first {
-		first[c] = c <= ' ' || c >= 0x7f || c == 'e' || c == 'd' || c == 's'
+// restorable reports whether [Prefixes.restored] can restore a name with this first byte, so that
+// most of the other variables of a process need no further look.
+func (p Prefixes) restorable(first byte) bool {
+	const caseBit = 'a' - 'A'
+	switch {
+	case first <= ' ', first >= 0x7f, first == 'e', first == 'd', first == 's':
+		return true
 	}
-	for _, prefix := range p {
-		first[strings.ToLower(prefix)[0]] = true
-		first[strings.ToUpper(prefix)[0]] = true
-	}
-	return first
+	return slices.ContainsFunc(p, func(prefix string) bool { return prefix[0]|caseBit == first|caseBit })
 }
 
 const byteOrderMark = "\ufeff"

@@ -25,9 +25,6 @@ func CheckWord(value string) (problem string) {
 // CheckSecret returns what is wrong with a secret in an environment variable, or in one
 // element of its list, or "". plural is the variable that takes a list, or "" if there is none.
 func CheckSecret(value, plural string) (problem string) {
-	if text.IsHarmless(value) {
-		return text.CheckSecret(value)
-	}
 	if isJSON(value) {
 		return "JSON; want the secret alone, which is one of its values"
 	}
@@ -58,9 +55,6 @@ const fileTakesIt = ". A secret that really looks like this goes into a file tha
 // CheckSecretFile returns what is wrong with a secret from a file, or from one element of a
 // list in it, or "".
 func CheckSecretFile(value string) (problem string) {
-	if text.IsHarmless(value) {
-		return text.CheckSecret(value)
-	}
 	switch trimmed := strings.TrimSpace(value); {
 	case strings.HasPrefix(value, byteOrderMark):
 		return "a byte-order mark at its begin; save the file as UTF-8 without one"

@@ -89,6 +89,9 @@ func CheckWord(s string) (problem string) {
 
 const maxSecretBytes = 8 << 10
 
+// IsHarmlessSecret reports whether a secret is valid at a glance.
+func IsHarmlessSecret(s string) bool { return s != "" && len(s) <= maxSecretBytes && IsHarmless(s) }
+
 // CheckSecret returns what is wrong with a secret, or "" if it is valid. A secret is visible
 // ASCII, since it has to fit into a header of HTTP.
 func CheckSecret(s string) (problem string) {
