@@ -154,11 +154,11 @@ func (p *parser) explainIndexed(w *Warning, prefix, indexed string) {
 	if meant := nearest(field, "", indexedNames); meant != "" {
 		w.Meant = stem + meant
 	}
-	i := slices.IndexFunc(p.collected.Indexed, func(index environ.Index) bool { return index.Stem == stem })
-	if i < 0 || !looksLikeKey(field) {
+	index, isSet := p.collected.Index(stem)
+	if !isSet || !looksLikeKey(field) {
 		return
 	}
-	group := valueGroup{parser: p, values: p.collected.Indexed[i].Values}
+	group := valueGroup{parser: p, values: index.Values}
 	kind, _ := closestType(group.Get(fieldType))
 	if providerTypes[kind].keys && len(group.Set(fieldKey))+len(group.Set(bedrockGroup)) == 0 {
 		w.Code, w.Provider, w.Meant = WarningMissingKey, text.Label(group.name()), stem+fieldKey

@@ -23,6 +23,16 @@ type Collected struct {
 	Strays     []Stray         // set, but not read
 	Links      []string        // set by Kubernetes for a service
 	BadIndices map[string]bool // the numbers that bad indices were probably meant to be
+
+	places map[string]int // positions in Indexed, by stem
+}
+
+// Index returns the variables of the index with a stem.
+func (c *Collected) Index(stem string) (index Index, isSet bool) {
+	if i, known := c.places[stem]; known {
+		return c.Indexed[i], true
+	}
+	return Index{}, false
 }
 
 // An Index holds the variables of one index under one prefix.
@@ -105,14 +115,14 @@ type collector struct {
 	Collected
 	prefixes Prefixes
 	names    Names
-	places   map[string]int // positions in Indexed, by stem
 }
 
 // Collect sorts the variables of an environment in the form of [os.Environ], which it does not
 // change. It needs at least one prefix.
 func Collect(environment []string, prefixes Prefixes, names Names) *Collected {
 	indices := len(environment) / 4 // one mostly has four variables
-	c := &collector{prefixes: prefixes, names: names, places: make(map[string]int, indices)}
+	c := &collector{prefixes: prefixes, names: names}
+	c.places = make(map[string]int, indices)
 	c.Indexed = make([]Index, 0, indices)
 	others := map[string]bool{}
 	for _, entry := range environment {
@@ -235,6 +245,12 @@ func (c *collector) sort() {
 		// Without leading zeros, the longer number is larger, however large they are.
 		return cmp.Or(cmp.Compare(len(a.Number), len(b.Number)), cmp.Compare(a.Number, b.Number), cmp.Compare(order(a.Prefix), order(b.Prefix)))
 	})
+	if len(c.Strays) > 0 { // only they ask for a place
+		clear(c.places)
+		for i, index := range c.Indexed {
+			c.places[index.Stem] = i
+		}
+	}
 	slices.SortFunc(c.Plain, func(a, b Setting) int {
 		return cmp.Or(cmp.Compare(order(a.Full[:a.At]), order(b.Full[:b.At])), cmp.Compare(a.Full, b.Full))
 	})
