@@ -4,6 +4,7 @@ import (
 	"context"
 	"embed"
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 	"strconv"
@@ -202,36 +203,31 @@ func (d *database) checkStored(ctx context.Context, ring seal.Ring) error {
 	return nil
 }
 
-// storedKey is a row of ai_encryption_keys, and which values need it.
+// storedKey is a row of ai_encryption_keys, and the columns with values that need it.
 type storedKey struct {
-	ID, Canary              string
-	ForSettings, ForAPIKeys bool
+	ID, Canary string
+	Needed     []string
 }
 
-const selectStoredKeys = `
-select k.id, k.canary,
-       exists (select from {schema}.ai_providers where settings_key_id = k.id),
-       exists (select from {schema}.ai_provider_keys where api_key_key_id = k.id)
-  from {schema}.ai_encryption_keys k
- order by k.created_at, k.id`
+// selectStoredKeys reads the keys in one statement, since opening takes one round trip.
+var selectStoredKeys = func() string {
+	var needed []string
+	for _, c := range sealedCells {
+		needed = append(needed, fmt.Sprintf(`case when exists (select from {schema}.%[1]s where %[2]s_key_id = k.id) then '%[1]s.%[2]s' end`, c.Table, c.Column))
+	}
+	return `select k.id, k.canary, array_remove(array[` + strings.Join(needed, ", ") + `], null) from {schema}.ai_encryption_keys k order by k.created_at, k.id`
+}()
 
 // checkKeys compares the keyring with the keys that sealed the values in the tables.
 func checkKeys(ring seal.Ring, stored []storedKey) error {
 	var missing []string
 	for _, k := range stored {
-		var needed []string
-		if k.ForSettings {
-			needed = append(needed, "ai_providers.settings")
-		}
-		if k.ForAPIKeys {
-			needed = append(needed, "ai_provider_keys.api_key")
-		}
 		key, ok := ring.ByID(k.ID)
 		switch {
 		case ok && !key.OpensCanary(k.Canary):
 			return keyringErrorf("key %s cannot decrypt its own canary in ai_encryption_keys; the row was changed, restore it from a backup", k.ID)
-		case !ok && len(needed) > 0:
-			missing = append(missing, k.ID+" (for "+strings.Join(needed, " and ")+")")
+		case !ok && len(k.Needed) > 0:
+			missing = append(missing, k.ID+" (for "+strings.Join(k.Needed, " and ")+")")
 		}
 	}
 	switch {

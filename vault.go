@@ -95,12 +95,20 @@ func rowID(c seal.Cell) uuid.UUID {
 	return id
 }
 
+// sealedCells are the columns with sealed values, without a row. A rotation finds them, and those
+// of a later version, by their foreign keys.
+var sealedCells = [...]seal.Cell{{Table: "ai_providers", Column: "settings"}, {Table: "ai_provider_keys", Column: "api_key"}}
+
 func settingsCell(provider uuid.UUID) seal.Cell {
-	return seal.Cell{Table: "ai_providers", Column: "settings", Row: provider.String(), Provider: provider}
+	c := sealedCells[0]
+	c.Row, c.Provider = provider.String(), provider
+	return c
 }
 
 func apiKeyCell(key, provider uuid.UUID) seal.Cell {
-	return seal.Cell{Table: "ai_provider_keys", Column: "api_key", Row: key.String(), Provider: provider}
+	c := sealedCells[1]
+	c.Row, c.Provider = key.String(), provider
+	return c
 }
 
 // storedSettings is the column ai_providers.settings, before it is sealed:
