@@ -302,3 +302,41 @@ func TestN10_ConfigBuiltByHandPassesTheSameChecks(t *testing.T) {
 	require.Equal(t, []string{"anthropic anthropic (none) region=r access=/" + models}, describe(want))
 	require.Equal(t, []string{"anthropic: CODER_AIBRIDGE_PROVIDER_0_KEYS: ignored, since the provider authenticates through Bedrock"}, warningsOf(want))
 }
+
+// E9, N7: what a row has already does not stop an operation.
+func TestE9_N7_OperationsCheckWhatTheyAreGiven(t *testing.T) {
+	t.Parallel()
+	key := func(value string) ProviderKey { return ProviderKey{APIKey: NewSecret(value)} }
+	old := Provider{Name: "Odd_Name", Type: TypeGoogle, BaseURL: "", Keys: []ProviderKey{key("a b"), key("ä")}, DisplayName: "a\nb"}
+	p := old
+	p.Enabled = true
+	require.NoError(t, p.check(old), "nothing of it is new")
+	p.Keys = append(slices.Clone(old.Keys), key("new"))
+	require.NoError(t, p.check(old))
+	p.Keys = append(slices.Clone(old.Keys), key("new one"))
+	require.ErrorContains(t, p.check(old), "keys (provider Odd_Name): element 3: a space in it")
+	p.Keys, p.BaseURL = old.Keys, "https://h:0/"
+	require.ErrorContains(t, p.check(old), "base_url (provider Odd_Name): a URL with a port")
+	require.ErrorContains(t, old.check(Provider{}), "base_url (provider Odd_Name): required for type google")
+}
+
+func TestE5_E12_WhatFollowsAndWhatLacks(t *testing.T) {
+	t.Parallel()
+	_, err := ParseEnviron(context.Background(), vars("PROVIDER_00_TYPE=openai", "PROVIDER_1_TYPE=anthropic"), slog.Logger{})
+	require.ErrorContains(t, err, "1 problem in")
+	require.ErrorContains(t, err, "PROVIDER_00_TYPE: no valid index")
+	for line, code := range map[string]WarningCode{"TYPE=openai": WarningMissingKey, "TYPE=copilot": WarningUnknownVariable} {
+		cfg, err := ParseEnviron(context.Background(), vars("PROVIDER_0_"+line, "PROVIDER_0_API_KEY=x"), slog.Logger{})
+		require.NoError(t, err)
+		require.Len(t, cfg.Warnings, 1)
+		require.Equal(t, code, cfg.Warnings[0].Code)
+		require.Equal(t, DefaultPrefix+"PROVIDER_0_KEY", cfg.Warnings[0].Meant)
+	}
+	cfg, err := ParseEnviron(context.Background(), vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEY=k", "PROVIDER_0_API_KEY=x", "PROVIDER_0_DUMP_DIR=/x", "PROVIDER_0_Name=x"), slog.Logger{})
+	require.NoError(t, err)
+	var codes []WarningCode
+	for _, w := range cfg.Warnings {
+		codes = append(codes, w.Code)
+	}
+	require.Equal(t, []WarningCode{WarningUnknownVariable, WarningRemovedVariable, WarningLetterCase}, codes)
+}

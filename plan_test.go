@@ -3,7 +3,9 @@ package aiseed_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math/rand"
 	"os"
 	"path/filepath"
 	"slices"
@@ -203,6 +205,15 @@ func (c deliveredCase) run(t *testing.T, f *fixture) {
 		_, err = f.Store.Seed(ctx, cfg, f.Audits, logs.Logger())
 	}
 	said := strings.Join(logs.Warnings(), "\n")
+	for range 5 { // E10: the order of the environment is no matter
+		shuffled := slices.Clone(environ)
+		rand.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+		again, againErr := aiseed.ParseEnviron(ctx, shuffled, slog.Logger{})
+		require.Equal(t, cfg.Warnings, again.Warnings)
+		if errors.Is(err, aiseed.ErrInvalidConfig) {
+			require.EqualError(t, againErr, err.Error())
+		}
+	}
 	switch c.Want {
 	case "error":
 		require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
