@@ -109,7 +109,7 @@ func (p *parser) warnings() (warnings []Warning) {
 	bad := map[string]int{} // positions in problems, by what is before the field
 	for _, s := range p.collected.Strays {
 		name, prefix := s.Name(), s.Full[:s.At]
-		w := Warning{Variables: []string{text.Shorten(s.Full)}, Meant: s.Meant}
+		w := Warning{Variables: []string{environ.ShowName(s.Full)}, Meant: s.Meant}
 		switch s.Kind {
 		case environ.BadIndex:
 			number, _, _ := strings.Cut(name[len(indexedGroup):], "_")
@@ -176,7 +176,7 @@ func (p *parser) setVariables() (set []setVariable) {
 		}
 	}
 	for _, s := range p.collected.Strays {
-		set = append(set, setVariable{text.Shorten(s.Full), noPlace})
+		set = append(set, setVariable{environ.ShowName(s.Full), noPlace})
 	}
 	for _, full := range p.collected.Links {
 		set = append(set, setVariable{full, noPlace})

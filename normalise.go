@@ -262,10 +262,10 @@ func (e entry) desired() desired {
 	c := &e.config
 	if _, supported := providerTypes[ProviderType(c.Type)]; !supported {
 		return desired{
-			Provider:    Provider{Name: e.name(), Type: ProviderType(c.Type), BaseURL: c.BaseURL},
+			Provider:    Provider{Name: cmp.Or(c.Name, text.Brief(c.Type)), Type: ProviderType(c.Type), BaseURL: c.BaseURL},
 			places:      []int{e.place},
 			unsupported: true,
-			warnings:    []Warning{{Code: WarningUnsupportedType, Type: text.Label(c.Type), Meant: nearestType(c.Type)}},
+			warnings:    []Warning{{Code: WarningUnsupportedType, Type: text.Brief(c.Type), Meant: nearestType(c.Type)}},
 		}
 	}
 	d := desired{

@@ -69,7 +69,7 @@ func (p *Plan) writeTable(b *strings.Builder, width int, colour bool) {
 	rows := [][]string{{"ACTION", "NAME", "TYPE", "CREDENTIALS", "BASE URL"}}
 	for _, s := range p.Steps {
 		want := s.between().want
-		rows = append(rows, []string{string(s.Action), text.Label(s.Name), text.Label(string(s.Type)), want.credentials(), text.OrNone(s.BaseURL)})
+		rows = append(rows, []string{string(s.Action), text.Label(s.Name), text.Brief(string(s.Type)), want.credentials(), text.OrNone(s.BaseURL)})
 	}
 	last := len(rows[0]) - 1
 	widths := make([]int, last)
@@ -118,7 +118,7 @@ func (s Step) MarshalJSON() ([]byte, error) {
 		Digest      string       `json:"digest,omitempty"`
 		Drift       []FieldDrift `json:"drift,omitempty"`
 		Warnings    []Warning    `json:"warnings,omitempty"`
-	}{s.Action, text.Label(s.Name), ProviderType(text.Label(string(s.Type))), s.BaseURL, want.credentials(), s.Moved, s.Digest, s.Drift, s.Warnings})
+	}{s.Action, text.Label(s.Name), ProviderType(text.Brief(string(s.Type))), s.BaseURL, want.credentials(), s.Moved, s.Digest, s.Drift, s.Warnings})
 }
 
 // MarshalJSON encodes a plan, always with a list of steps.

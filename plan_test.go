@@ -245,6 +245,28 @@ func (c deliveredCase) run(t *testing.T, f *fixture) {
 	}
 }
 
+// S11, E12: a key in the place of a type, of a base URL or behind a variable's name.
+func TestS11_E12_ASkippedProviderShowsNoSecret(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	const key = "skprojabcdefghijklmnopqrstuvwxyz0123456789"
+	for _, environ := range [][]string{
+		{"CODER_AIBRIDGE_PROVIDER_0_TYPE=" + key},
+		{"CODER_AIBRIDGE_PROVIDER_0_TYPE=" + strings.ToUpper(key), "CODER_AIBRIDGE_PROVIDER_0_BASE_URL=" + key},
+		{"CODER_AIBRIDGE_PROVIDER_0_TYPE=" + key, "CODER_AIBRIDGE_OPENAI_KEY: " + key + "==", "CODER_AIBRIDGE_PROVIDER_0_API_KEY " + key + "=x"},
+	} {
+		cfg := f.ParseEnviron(environ)
+		plan, err := f.Store.Seed(context.Background(), cfg, f.Audits, f.Logs.Logger())
+		require.NoError(t, err)
+		raw, err := json.Marshal(plan)
+		require.NoError(t, err)
+		said := strings.ToLower(plan.String() + string(raw) + f.Logs.String())
+		for i := 0; i+8 <= len(key); i++ {
+			require.NotContains(t, said, key[i:i+8])
+		}
+	}
+}
+
 // O9: each variable has one fate, and without those that may go the next start does the same.
 func TestO9_EachVariableHasOneFate(t *testing.T) {
 	t.Parallel()

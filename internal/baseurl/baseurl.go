@@ -129,12 +129,16 @@ func IsNormal(raw string) bool {
 }
 
 // Mask shows a base URL without the values of its query, which can be credentials. If
-// raw is no base URL and can hold a credential elsewhere, Mask returns four asterisks.
+// raw is no base URL and can hold a credential elsewhere, Mask returns four asterisks. A long text without a scheme
+// can be a secret, and is masked like one.
 // Control characters are escaped.
 func Mask(raw string) string {
 	if raw != "" && !IsNormal(raw) && checkParsed(raw) != "" {
 		if strings.ContainsAny(raw, "@?#") {
 			return text.Masked
+		}
+		if !strings.Contains(raw, "://") {
+			return text.Brief(raw)
 		}
 		return text.Printable(raw)
 	}

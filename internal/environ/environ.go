@@ -84,6 +84,32 @@ const byteOrderMark = "\ufeff"
 
 func isBlank(r rune) bool { return unicode.IsSpace(r) || text.IsInvisible(r) }
 
+// ShowName shows the name of a variable. What is behind the name of one, after a colon or a space,
+// can be its value, so it is left out unless it is short.
+func ShowName(full string) string {
+	start, end := 0, len(full)
+	for i := 0; i <= len(full); i++ {
+		if i < len(full) && isNameByte(full[i]) {
+			continue
+		}
+		if end = i; end-start >= shownPart { // not the keyword of a shell
+			break
+		}
+		start = i + 1
+	}
+	if len(full)-end >= shownPart {
+		return text.Shorten(full[:end]) + "…"
+	}
+	return text.Shorten(full)
+}
+
+// shownPart is the length from which a part of a secret must not be shown.
+const shownPart = 8
+
+func isNameByte(c byte) bool {
+	return c == '_' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
+}
+
 // IsServiceLink reports whether Kubernetes sets such a variable for a service: see
 // https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables.
 func IsServiceLink(name, value string) bool {

@@ -179,3 +179,14 @@ func TestE1_TheLongestPrefixCounts(t *testing.T) {
 	require.Equal(t, "A_B_", c.Prefix, "that of the indexed variables")
 	require.Equal(t, "A_B_PROVIDER_0_", c.Indexed[0].Stem)
 }
+
+func TestF5_S11_NamesShowNoValue(t *testing.T) {
+	t.Parallel()
+	for full, want := range map[string]string{
+		"A_OPENAI_KEY: c2VjcmV0c2VjcmV0": "A_OPENAI_KEY…", "export A_OPENAI_KEY sk-aaaa-bbbb": "export A_OPENAI_KEY…",
+		"A_PROVIDER_sk-proj-AAAABBBB_KEY": "A_PROVIDER_sk…", "A_OPENAI_KEY ": "A_OPENAI_KEY ", "declare -x A_OPENAI_KEY": "declare -x A_OPENAI_KEY",
+		"A_PROVIDER_+1_TYPE": "A_PROVIDER_+1_TYPE", "\ufeffA_OPENAI_KEY": `"\ufeffA_OPENAI_KEY"`, "": "",
+	} {
+		require.Equal(t, want, ShowName(full), "%q", full)
+	}
+}

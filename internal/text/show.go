@@ -58,11 +58,17 @@ func Shorten(s string) string {
 // Label shows a name or a type that an operator gave. It masks a text that is not a name
 // and is long enough to be a secret that was pasted into the wrong variable.
 func Label(s string) string {
-	switch {
-	case IsName(s):
+	if IsName(s) {
 		return Shorten(s)
-	case len(s) >= maskMinBytes:
-		return Printable(Mask(s))
+	}
+	return Brief(s)
+}
+
+// Brief shows a text that is short where it is right. A longer one can be a secret that was put
+// in its place, so it is masked.
+func Brief(s string) string {
+	if len(s) >= maskMinBytes {
+		s = Mask(s)
 	}
 	return Printable(s)
 }
