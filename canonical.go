@@ -72,8 +72,8 @@ func shapeDrift(stored Provider, want desired) []FieldDrift {
 	var drift []FieldDrift
 	for _, f := range shapeFields {
 		was, is := f.value(stored), f.value(want.Provider)
-		if was == is {
-			continue
+		if was == is || f.variable == fieldBaseURL && baseurl.Normalise(stored.BaseURL) == baseurl.Normalise(want.BaseURL) {
+			continue // the defaults of two types can differ, where no base URL is set
 		}
 		field := FieldDrift{
 			Field:       f.name,

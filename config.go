@@ -230,6 +230,11 @@ func (e *entry) variable(field string) string {
 	return e.variables.indexed(e.place-firstIndexedPlace, field)
 }
 
+// allVariables returns all variables that set a secret or a model, or would.
+func (e *entry) allVariables(field string) []string {
+	return e.variables.withEqual(e.variable(field), e.variable(field+pluralSuffix))
+}
+
 func (cfg *Config) legacyOpenAI() (e entry, makes bool) {
 	if cfg.LegacyOpenAI == (OpenAIConfig{}) {
 		return e, false

@@ -292,6 +292,8 @@ func (v valueGroup) value(name string) string {
 			}
 		case known.Value != first.Value:
 			v.twice(first.Full, known.Full)
+		default:
+			v.equal = withKey(v.equal, first.Full, append(v.equal[first.Full], known.Full))
 		}
 	}
 	return first.Value
@@ -422,6 +424,7 @@ func (v valueGroup) agree(name string, set values) bool {
 	case slices.ContainsFunc(set, func(s environ.Setting) bool { return s.Value != set[0].Value }):
 		v.twice(names...)
 	default:
+		v.equal = withKey(v.equal, names[0], names[1:])
 		return true
 	}
 	return false

@@ -320,6 +320,33 @@ func TestE9_N7_OperationsCheckWhatTheyAreGiven(t *testing.T) {
 	require.ErrorContains(t, old.check(Provider{}), "base_url (provider Odd_Name): required for type google")
 }
 
+func TestE9_N7_AMisfitMayNotGrow(t *testing.T) {
+	t.Parallel()
+	old := Provider{Name: "c", Type: TypeCopilot, Keys: []ProviderKey{{APIKey: NewSecret("a")}}}
+	p := old
+	p.BaseURL = "https://h/"
+	require.NoError(t, p.check(old))
+	p.Keys = append(slices.Clone(p.Keys), ProviderKey{APIKey: NewSecret("b")})
+	require.ErrorContains(t, p.check(old), "not for type copilot")
+	for _, p := range []Provider{
+		{Name: "x", Type: TypeOpenAI, Bedrock: &BedrockSettings{Model: "m"}},
+		{Name: "x", Type: TypeOpenAI, Bedrock: &BedrockSettings{}, Keys: old.Keys},
+		{Name: "x", Type: TypeBedrock, Bedrock: &BedrockSettings{AccessKeySecret: NewSecret("s")}},
+	} {
+		require.ErrorContains(t, p.check(Provider{}), "1 problem in", "E5")
+	}
+}
+
+func TestR3_C1_NoDriftOfABaseURLThatIsNotSet(t *testing.T) {
+	t.Parallel()
+	want := desired{Provider: Provider{Type: TypeAnthropic, Bedrock: &BedrockSettings{Region: "eu"}}, variable: strings.ToLower}
+	var fields []string
+	for _, f := range shapeDrift(Provider{Type: TypeAnthropic}, want) {
+		fields = append(fields, f.Field)
+	}
+	require.Equal(t, []string{"type", "Bedrock region"}, fields)
+}
+
 func TestE5_E12_WhatFollowsAndWhatLacks(t *testing.T) {
 	t.Parallel()
 	_, err := ParseEnviron(context.Background(), vars("PROVIDER_00_TYPE=openai", "PROVIDER_1_TYPE=anthropic"), slog.Logger{})
@@ -339,4 +366,63 @@ func TestE5_E12_WhatFollowsAndWhatLacks(t *testing.T) {
 		codes = append(codes, w.Code)
 	}
 	require.Equal(t, []WarningCode{WarningUnknownVariable, WarningRemovedVariable, WarningLetterCase}, codes)
+}
+
+// O9: a fate follows the value, whichever of several variables holds it.
+func TestO9_FatesOfVariablesThatSayTheSame(t *testing.T) {
+	t.Parallel()
+	row := func(p Provider) map[string]*storedProvider { return map[string]*storedProvider{p.Name: {Provider: p}} }
+	openai := Provider{Name: "openai", Type: TypeOpenAI, Keys: []ProviderKey{{APIKey: NewSecret("other")}}}
+	bedrock := Provider{Name: "bedrock", Type: TypeBedrock, Bedrock: &BedrockSettings{AccessKey: NewSecret("x"), AccessKeySecret: NewSecret("y"), Model: defaultBedrockModel, SmallFastModel: defaultBedrockSmallFastModel}}
+	for name, tt := range map[string]struct {
+		environ []string
+		stored  map[string]*storedProvider
+		want    map[string]Fate
+	}{
+		"two prefixes": {
+			[]string{"CODER_AIBRIDGE_OPENAI_KEY=a", "CODER_AI_GATEWAY_OPENAI_KEY=a"},
+			row(openai),
+			map[string]Fate{"CODER_AIBRIDGE_OPENAI_KEY": FateOverruled, "CODER_AI_GATEWAY_OPENAI_KEY": FateOverruled},
+		},
+		"twins": {
+			vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEY=a", "PROVIDER_1_TYPE=openai", "PROVIDER_1_KEY=a"), row(openai),
+			map[string]Fate{"CODER_AIBRIDGE_PROVIDER_0_KEY": FateOverruled, "CODER_AIBRIDGE_PROVIDER_1_KEY": FateOverruled, "CODER_AIBRIDGE_PROVIDER_1_TYPE": FateAgrees},
+		},
+		"two that have no effect": {
+			[]string{"CODER_AIBRIDGE_ANTHROPIC_KEY=a", "CODER_AI_GATEWAY_ANTHROPIC_KEY=a", "CODER_AIBRIDGE_BEDROCK_REGION=r", "CODER_AIBRIDGE_OPENAI_BASE_URL=https://x/", "CODER_AI_GATEWAY_OPENAI_BASE_URL=https://x/"},
+			nil,
+			map[string]Fate{"CODER_AIBRIDGE_ANTHROPIC_KEY": FateNoEffect, "CODER_AI_GATEWAY_ANTHROPIC_KEY": FateNoEffect, "CODER_AIBRIDGE_OPENAI_BASE_URL": FateNoEffect, "CODER_AI_GATEWAY_OPENAI_BASE_URL": FateNoEffect},
+		},
+		"stale tokens": {
+			[]string{"CODER_AIBRIDGE_DRIFT_KEEP=a@0123456789abcdef", "CODER_AI_GATEWAY_DRIFT_KEEP=a@0123456789abcdef"},
+			nil,
+			map[string]Fate{"CODER_AIBRIDGE_DRIFT_KEEP": FateNoEffect, "CODER_AI_GATEWAY_DRIFT_KEEP": FateNoEffect},
+		},
+		"several pairs": {
+			vars("PROVIDER_0_TYPE=bedrock", "PROVIDER_0_BEDROCK_ACCESS_KEYS=a,b", "PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS=c,d"), nil,
+			map[string]Fate{"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_ACCESS_KEYS": FateCreates, "CODER_AIBRIDGE_PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS": FateCreates},
+		},
+		"several pairs, diverged": {
+			vars("PROVIDER_0_TYPE=bedrock", "PROVIDER_0_BEDROCK_ACCESS_KEYS=a,b", "PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS=c,d"), row(bedrock),
+			map[string]Fate{"CODER_AIBRIDGE_PROVIDER_0_BEDROCK_ACCESS_KEYS": FateOverruled, "CODER_AIBRIDGE_PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS": FateOverruled},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg, err := ParseEnviron(context.Background(), tt.environ, slog.Logger{})
+			require.NoError(t, err)
+			want, err := normalise(cfg)
+			require.NoError(t, err)
+			plan := diff(want, tt.stored, cfg.settlement(), func(Secret) string { return "" })
+			plan.Warnings = append(plan.Warnings, cfg.ineffective()...)
+			got := map[string]Fate{}
+			for _, v := range cfg.fates(want, plan) {
+				require.NotEmpty(t, v.Reason, v.Name)
+				got[v.Name] = v.Fate
+			}
+			for variable, fate := range tt.want {
+				require.Equal(t, fate, got[variable], variable)
+			}
+		})
+	}
 }

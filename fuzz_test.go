@@ -286,7 +286,7 @@ func FuzzNormalise(f *testing.F) {
 func withoutFunctions(want []desired) (plain []any) {
 	for _, d := range want {
 		names := []string{d.variableOf(fieldType), d.variableOf(fieldBaseURL), d.variableOf(fieldBedrockRegion)}
-		d.variable = nil
+		d.variable, d.setBy = nil, nil
 		plain = append(plain, d, names)
 	}
 	return plain

@@ -16,6 +16,8 @@ type desired struct {
 	Provider
 	places         []int                     // of the entries that ask for it, see entry
 	variable       func(field string) string // see variableOf
+	setBy          []func(field string) []string
+	pairs          int // of Bedrock access keys that were given
 	defaultBaseURL bool                      // the base URL is the documented default
 	warnings       []Warning
 	unsupported    bool
@@ -33,9 +35,12 @@ func (d desired) variableOf(field string) string {
 	return d.variable(field)
 }
 
-// variablesOf returns the variables that can set a secret or a model.
-func (d desired) variablesOf(field string) []string {
-	return []string{d.variableOf(field), d.variableOf(field + pluralSuffix)}
+// variablesOf returns all variables that set a secret or a model, or would.
+func (d desired) variablesOf(field string) (names []string) {
+	for _, of := range d.setBy {
+		names = append(names, of(field)...)
+	}
+	return names
 }
 
 // placeholders returns the variables whose secret is that of an example.
@@ -44,7 +49,11 @@ func (d desired) placeholders() (variables []string) {
 	for _, f := range []struct {
 		name    string
 		secrets []Secret
-	}{{secretName(fieldKey, len(d.Keys)), secretsOf(d.Provider)}, {fieldBedrockAccessKey, []Secret{is.AccessKey}}, {fieldBedrockAccessKeySecret, []Secret{is.AccessKeySecret}}} {
+	}{
+		{secretName(fieldKey, len(d.Keys)), secretsOf(d.Provider)},
+		{secretName(fieldBedrockAccessKey, d.pairs), []Secret{is.AccessKey}},
+		{secretName(fieldBedrockAccessKeySecret, d.pairs), []Secret{is.AccessKeySecret}},
+	} {
 		if slices.ContainsFunc(f.secrets, func(s Secret) bool { return environ.IsPlaceholder(s.Reveal()) }) {
 			variables = append(variables, d.variableOf(f.name))
 		}
@@ -64,8 +73,10 @@ func normalise(cfg Config) ([]desired, error) {
 		want[i] = e.desired()
 		for _, also := range n.merged[place] {
 			e, _ := cfg.entry(also)
+			twin := e.desired()
 			want[i].places = append(want[i].places, also)
-			want[i].warnings = append(want[i].warnings, e.desired().warnings...)
+			want[i].setBy = append(want[i].setBy, twin.setBy...)
+			want[i].warnings = append(want[i].warnings, twin.warnings...)
 		}
 	}
 	slices.SortStableFunc(want, func(a, b desired) int { return cmp.Compare(a.Name, b.Name) })
@@ -278,15 +289,17 @@ func (e entry) desired() desired {
 		},
 		places:         []int{e.place},
 		variable:       e.variable,
+		setBy:          []func(string) []string{e.allVariables},
+		pairs:          len(c.BedrockAccessKeys),
 		defaultBaseURL: e.defaultBaseURL,
 		legacy:         e.legacy,
 	}
-	warn := func(reason string, fields ...string) {
+	warn := func(code WarningCode, reason string, fields ...string) {
 		var names []string
 		for _, f := range fields {
 			names = append(names, e.variable(f))
 		}
-		d.warnings = append(d.warnings, Warning{Code: WarningIgnored, Variables: names, Reason: reason})
+		d.warnings = append(d.warnings, Warning{Code: code, Variables: e.variables.withEqual(names...), Reason: reason})
 	}
 	if len(e.bedrockSignals()) > 0 {
 		d.authenticateWithBedrock(c, warn)
@@ -296,7 +309,7 @@ func (e entry) desired() desired {
 			d.Keys[i].APIKey = key
 		}
 		if models := e.bedrockFields(); len(models) > 0 {
-			warn("ignored, since there is no Bedrock base URL, region or access key to use a model with", models...)
+			warn(WarningIgnored, "ignored, since there is no Bedrock base URL, region or access key to use a model with", models...)
 		}
 	}
 	return d
@@ -320,13 +333,13 @@ func (cfg *Config) ineffective() (warnings []Warning) {
 		if place == anthropicPlace {
 			reason += " and no Bedrock region, base URL or access key"
 		}
-		warnings = append(warnings, Warning{Code: WarningIgnored, Variables: names, Reason: reason + " to make a provider of it"})
+		warnings = append(warnings, Warning{Code: WarningIgnored, Variables: cfg.variables.withEqual(names...), Reason: reason + " to make a provider of it"})
 	}
 	slices.SortFunc(warnings, func(a, b Warning) int { return slices.Compare(a.Variables, b.Variables) })
 	return warnings
 }
 
-func (d *desired) authenticateWithBedrock(c *ProviderConfig, warn func(reason string, fields ...string)) {
+func (d *desired) authenticateWithBedrock(c *ProviderConfig, warn func(code WarningCode, reason string, fields ...string)) {
 	d.BaseURL = c.BedrockBaseURL
 	d.Bedrock = &BedrockSettings{
 		Region:         c.BedrockRegion,
@@ -337,13 +350,13 @@ func (d *desired) authenticateWithBedrock(c *ProviderConfig, warn func(reason st
 		d.Bedrock.AccessKey, d.Bedrock.AccessKeySecret = c.BedrockAccessKeys[0], c.BedrockAccessKeySecrets[0]
 	}
 	if more := len(c.BedrockAccessKeys) - 1; more > 0 {
-		warn(fmt.Sprintf("%s; the first pair is used and the other %d ignored", text.Count(more+1, "Bedrock access key"), more),
+		warn(WarningUnusedKeys, fmt.Sprintf("%s; the first pair is used and the other %d ignored", text.Count(more+1, "Bedrock access key"), more),
 			secretName(fieldBedrockAccessKey, more+1))
 	}
 	if len(c.Keys) > 0 {
-		warn("ignored, since the provider authenticates through Bedrock", secretName(fieldKey, len(c.Keys)))
+		warn(WarningIgnored, "ignored, since the provider authenticates through Bedrock", secretName(fieldKey, len(c.Keys)))
 	}
 	if c.BaseURL != "" && c.BaseURL != c.BedrockBaseURL {
-		warn("ignored, since the provider takes the Bedrock base URL", fieldBaseURL)
+		warn(WarningIgnored, "ignored, since the provider takes the Bedrock base URL", fieldBaseURL)
 	}
 }

@@ -111,10 +111,10 @@ func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
 		switch {
 		case settle.adopts(entry):
 			s.Action = ActionAdopt
-			s.warn(Warning{Code: WarningAdopted, Variables: []string{settle.variables.legacy(variableDriftAdopt)}})
+			s.warn(Warning{Code: WarningAdopted, Variables: settle.variables.withEqual(settle.variables.legacy(variableDriftAdopt))})
 		case settle.keeps(entry):
 			s.Action = ActionKeep
-			s.warn(Warning{Code: WarningKept, Variables: []string{settle.variables.legacy(variableDriftKeep)}})
+			s.warn(Warning{Code: WarningKept, Variables: settle.variables.withEqual(settle.variables.legacy(variableDriftKeep))})
 		default:
 			s.Action = ActionDrifted
 		}
@@ -155,7 +155,7 @@ func (s settlement) unused(plan *Plan) (warnings []Warning) {
 		}
 	}
 	warn := func(name, entry string) {
-		warnings = append(warnings, Warning{Code: WarningStaleToken, Variables: []string{s.variables.legacy(name)}, Token: entry})
+		warnings = append(warnings, Warning{Code: WarningStaleToken, Variables: s.variables.withEqual(s.variables.legacy(name)), Token: entry})
 	}
 	for _, entry := range s.adopt {
 		if !adopts[entry] {

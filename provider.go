@@ -259,8 +259,9 @@ func (p Provider) check(old Provider) error {
 	}
 	before := map[string]bool{}
 	old.misfits(func(reason string, _ ...string) { before[reason] = true })
+	addsKeys := slices.ContainsFunc(secretsOf(p), func(s Secret) bool { return !slices.ContainsFunc(had, s.Equal) })
 	p.misfits(func(reason string, fields ...string) {
-		if !before[reason] {
+		if !before[reason] || addsKeys && !providerTypes[p.Type].keys {
 			report(reason, fields...)
 		}
 	})
@@ -309,16 +310,17 @@ func (p Provider) misfits(report func(reason string, fields ...string)) {
 	}
 	if p.Bedrock != nil {
 		set.bedrock = is.fields()
-		if is.Region != "" || !is.AccessKey.IsZero() || p.BaseURL != "" {
+		if is.Region != "" || !is.AccessKey.IsZero() || !is.AccessKeySecret.IsZero() || p.BaseURL != "" {
 			set.signals = set.bedrock
 		}
 	}
 	needsSignal := []string{fieldBedrockRegion, fieldBaseURL, fieldBedrockAccessKey}
 	p.Type.misfits(set, needsSignal, report)
-	if len(set.keys) > 0 && len(set.bedrock) > 0 && providerTypes[p.Type].keys {
+	kind := providerTypes[p.Type]
+	if len(set.keys) > 0 && len(set.bedrock) > 0 && kind.keys && kind.bedrock {
 		report(bothCredentials, slices.Concat(set.keys, set.bedrock)...)
 	}
-	if p.Bedrock != nil && len(set.signals) == 0 && !providerTypes[p.Type].needsBedrock {
+	if p.Bedrock != nil && len(set.signals) == 0 && kind.bedrock && !kind.needsBedrock {
 		report("none is set; Bedrock needs a region, a base URL or an access key", needsSignal...)
 	}
 	if keys, secrets := len(nonZero(is.AccessKey)), len(nonZero(is.AccessKeySecret)); keys != secrets {

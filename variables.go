@@ -129,6 +129,8 @@ type variables struct {
 	mixed  bool              // the indexed variables have two prefixes
 	actual map[string]string // from the usual name to the one that was set
 
+	equal map[string][]string // by a name that was set, the same under another prefix, with the same value
+
 	refused map[string]bool // the variables whose value is reported already
 
 	// set returns all variables that are set. It is a function, because fmt prints unexported
@@ -150,6 +152,14 @@ func (v variables) legacy(name string) string {
 		return actual
 	}
 	return v.full(name)
+}
+
+// withEqual adds the variables that say the same under another prefix.
+func (v variables) withEqual(names ...string) []string {
+	for _, name := range slices.Clone(names) {
+		names = append(names, v.equal[name]...)
+	}
+	return names
 }
 
 func (v variables) indexed(i int, field string) string {

@@ -22,6 +22,7 @@ const (
 	WarningPlaceholder      WarningCode = "placeholder"       // a secret is that of an example
 	WarningUnsupportedType  WarningCode = "unsupported_type"  // the provider is skipped
 	WarningIgnored          WarningCode = "ignored"           // a variable is set but has no effect
+	WarningUnusedKeys       WarningCode = "unused_keys"       // of several Bedrock access keys, the first is used
 	WarningDeleted          WarningCode = "deleted"           // an operator deleted the provider
 	WarningDiverged         WarningCode = "diverged"          // credentials or models differ; both stay
 	WarningAdopted          WarningCode = "adopted"           // a token settled the drift: the environment wins
@@ -70,7 +71,7 @@ func (w Warning) String() string {
 			meant = "; want " + w.Meant + "?"
 		}
 		return fmt.Sprintf("type %s is not supported, so the provider is skipped%s; supported are %s", strconv.QuoteToGraphic(w.Type), meant, supportedTypes())
-	case WarningIgnored:
+	case WarningIgnored, WarningUnusedKeys:
 		return variables + ": " + w.Reason
 	case WarningDeleted:
 		return "an operator deleted it, and it stays deleted: remove its variables from the environment, or restore it in the database"

@@ -491,7 +491,7 @@ func (m *model) operateAddKey(ring []int, row int, secret string) error {
 		return err
 	}
 	secrets := m.secretsOf(row)
-	if len(secrets) == 5 || slices.Contains(secrets, secret) || len(secrets) == 0 && m.rows[row].bedrock != nil {
+	if len(secrets) == 5 || slices.Contains(secrets, secret) || m.rows[row].kind == "bedrock" || len(secrets) == 0 && m.rows[row].bedrock != nil {
 		return aiseed.ErrInvalidConfig
 	}
 	m.addKeys("op", ring, row, secret)
