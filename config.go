@@ -85,7 +85,7 @@ func checkURLVariable(value string) (problem string) {
 		return ""
 	}
 	problem = baseurl.Check(value)
-	if (problem != "" || strings.ContainsAny(value, "$<%{")) && environ.IsTemplate(value) {
+	if environ.IsTemplateURL(value, problem != "") {
 		return environ.NotFilledIn
 	}
 	return problem
@@ -98,13 +98,18 @@ func checkSecretVariable(value, variable, plural string) (problem string) {
 	return environ.CheckSecret(value, plural)
 }
 
+// cameFrom returns the source of an entry's values.
+func (e *entry) cameFrom() *source {
+	if e.variables.parsed {
+		return &byEnvironment
+	}
+	return &byProgram
+}
+
 // checkValues checks the values of an entry that are set, even if they have no effect. It calls
 // report with each problem and its fields.
 func (e *entry) checkValues(report func(reason string, fields ...string)) {
-	c, from := &e.config, &byProgram
-	if e.variables.parsed {
-		from = &byEnvironment
-	}
+	c, from := &e.config, e.cameFrom()
 	for _, f := range []struct {
 		field, value string
 		check        func(string) string

@@ -3,8 +3,6 @@ package aiseed
 import (
 	"cmp"
 	"context"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -108,11 +106,11 @@ func (p *parser) collect(environment []string) {
 func (p *parser) warnings() (warnings []Warning) {
 	bad := map[string]int{} // positions in problems, by what is before the field
 	for _, s := range p.collected.Strays {
-		name, prefix := s.Name(), s.Full[:s.At]
+		prefix := s.Full[:s.At]
 		w := Warning{Variables: []string{environ.ShowName(s.Full)}, Meant: s.Meant}
 		switch s.Kind {
 		case environ.BadIndex:
-			number, _, _ := strings.Cut(name[len(indexedGroup):], "_")
+			number, _, _ := strings.Cut(s.Name()[len(indexedGroup):], "_")
 			if i, known := bad[prefix+number]; known && number != "" {
 				p.problems[i].Variables = append(p.problems[i].Variables, w.Variables...)
 				continue
@@ -128,12 +126,8 @@ func (p *parser) warnings() (warnings []Warning) {
 		case environ.Misnamed:
 			w.Code, w.Reason = WarningMisnamedVariable, s.Wrong
 		case environ.Unknown:
-			w.Code = WarningUnknownVariable
-			if indexed, ok := strings.CutPrefix(name, indexedGroup); ok {
-				p.explainIndexed(&w, prefix, indexed)
-			} else if meant := nearest(name, groupOf(name), plainNames); meant != "" {
-				w.Meant = prefix + meant
-			}
+			w.Code, w.Reason = WarningUnknownVariable, s.Wrong
+			p.explain(&w, cmp.Or(s.Meant, s.Full))
 		}
 		warnings = append(warnings, w)
 	}
@@ -143,25 +137,46 @@ func (p *parser) warnings() (warnings []Warning) {
 	return warnings
 }
 
-// explainIndexed says more about an unknown variable, indexed being what follows its group.
-func (p *parser) explainIndexed(w *Warning, prefix, indexed string) {
+// explain says more about an unknown variable, full being its name without what is around it.
+func (p *parser) explain(w *Warning, full string) {
+	w.Meant = ""
+	i := slices.IndexFunc(p.prefixes, func(prefix string) bool { return strings.HasPrefix(full, prefix) })
+	if i < 0 {
+		return // it cannot be
+	}
+	prefix := p.prefixes[i]
+	name := full[len(prefix):]
+	indexed, ok := strings.CutPrefix(name, indexedGroup)
+	if !ok {
+		if meant := nearest(name, groupOf(name), plainNames); meant != "" {
+			w.Meant = prefix + meant
+		}
+		return
+	}
 	number, field, _ := strings.Cut(indexed, "_")
 	stem := prefix + indexedGroup + number + "_"
 	if removedFields[field] {
 		w.Code = WarningRemovedVariable
 		return
 	}
-	if meant := nearest(field, "", indexedNames); meant != "" {
-		w.Meant = stem + meant
-	}
+	meant := nearest(field, "", indexedNames)
 	index, isSet := p.collected.Index(stem)
-	if !isSet || !looksLikeKey(field) {
-		return
-	}
 	group := valueGroup{parser: p, values: index.Values}
 	kind, _ := closestType(group.Get(fieldType))
-	if providerTypes[kind].keys && len(group.Set(fieldKey))+len(group.Set(bedrockGroup)) == 0 {
-		w.Code, w.Provider, w.Meant = WarningMissingKey, text.Label(group.name()), stem+fieldKey
+	isKey := strings.HasPrefix(meant, fieldKey)
+	switch {
+	case isSet && providerTypes[kind].keys && looksLikeKey(field) && len(group.Set(fieldKey))+len(group.Set(bedrockGroup)) == 0:
+		w.Code, w.Provider = WarningMissingKey, text.Label(group.name())
+		if !isKey && strings.Contains(field, "FILE") {
+			meant = fieldKey + fileTwinSuffix
+		} else if !isKey {
+			meant = fieldKey
+		}
+	case isSet && isKey && group.Get(fieldType) != "" && !providerTypes[kind].keys:
+		meant = "" // the type takes none
+	}
+	if meant != "" {
+		w.Meant = stem + meant
 	}
 }
 
@@ -378,7 +393,7 @@ func (v valueGroup) secrets(name string) []Secret {
 		contents, reason := secretfile.Read(value)
 		if reason != "" {
 			if !v.refused[chosen.Full] {
-				v.problem(v.place, v.nameOf(), shownPath(value)+" "+reason, chosen.Full)
+				v.problem(v.place, v.nameOf(), secretfile.Shown(value)+" "+reason, chosen.Full)
 			}
 			v.refused = withKey(v.refused, chosen.Full, true)
 			v.actual = withKey(v.actual, v.stem+name, chosen.Full)
@@ -432,13 +447,3 @@ func (v valueGroup) agree(name string, set values) bool {
 
 // secretSpellings are the suffixes that the name of a secret can have.
 var secretSpellings = [...]string{"", fileTwinSuffix, pluralSuffix, pluralSuffix + fileTwinSuffix}
-
-// shownPath names a file for an error. It hides a value that is not a path in an
-// existing folder: it could be a key that was put into the variable by mistake.
-func shownPath(path string) string {
-	folder := filepath.Dir(path)
-	if _, err := os.Stat(folder); err != nil || !filepath.IsAbs(path) || folder == string(filepath.Separator) {
-		return "its value is not an absolute path in an existing directory: it"
-	}
-	return "the file " + text.Shorten(path)
-}

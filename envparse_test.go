@@ -357,7 +357,7 @@ func TestE5_E12_WhatFollowsAndWhatLacks(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, cfg.Warnings, 1)
 		require.Equal(t, code, cfg.Warnings[0].Code)
-		require.Equal(t, DefaultPrefix+"PROVIDER_0_KEY", cfg.Warnings[0].Meant)
+		require.Equal(t, map[WarningCode]string{WarningMissingKey: DefaultPrefix + "PROVIDER_0_KEY"}[code], cfg.Warnings[0].Meant)
 	}
 	cfg, err := ParseEnviron(context.Background(), vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEY=k", "PROVIDER_0_API_KEY=x", "PROVIDER_0_DUMP_DIR=/x", "PROVIDER_0_Name=x"), slog.Logger{})
 	require.NoError(t, err)
@@ -366,6 +366,15 @@ func TestE5_E12_WhatFollowsAndWhatLacks(t *testing.T) {
 		codes = append(codes, w.Code)
 	}
 	require.Equal(t, []WarningCode{WarningUnknownVariable, WarningRemovedVariable, WarningLetterCase}, codes)
+	for name, meant := range map[string]string{
+		"OPENAI_MODEL": "", "ANTHROPIC_REGION": "", "BEDROCK_KEY": "BEDROCK_ACCESS_KEY", "BEDROCK_SECRET": "BEDROCK_ACCESS_KEY_SECRET", "OPENAI_API_KEY_FILE": "OPENAI_KEY_FILE",
+		"PROVIDER_0_KEY_FILES": "PROVIDER_0_KEY_FILE", "PROVIDER_0_API_KEYS": "PROVIDER_0_KEYS", "PROVIDERS_0_API_KEY": "PROVIDER_0_KEY",
+	} {
+		cfg, err := ParseEnviron(context.Background(), vars("PROVIDER_0_TYPE=openai", name+"=x"), slog.Logger{})
+		require.NoError(t, err)
+		require.Len(t, cfg.Warnings, 1)
+		require.Equal(t, meant, strings.TrimPrefix(cfg.Warnings[0].Meant, DefaultPrefix), name)
+	}
 }
 
 // O9: a fate follows the value, whichever of several variables holds it.

@@ -17,8 +17,8 @@ type desired struct {
 	places         []int                     // of the entries that ask for it, see entry
 	variable       func(field string) string // see variableOf
 	setBy          []func(field string) []string
-	pairs          int // of Bedrock access keys that were given
-	defaultBaseURL bool                      // the base URL is the documented default
+	pairs          int  // of Bedrock access keys that were given
+	defaultBaseURL bool // the base URL is the documented default
 	warnings       []Warning
 	unsupported    bool
 	legacy         bool
@@ -143,7 +143,7 @@ func (n *normaliser) add(e *entry) {
 		n.problem(e, "written in another way than the supported type; want "+string(closest)+", in lower case, without quotes and spaces", fieldType)
 	}
 	if c.Name != "" && !text.IsName(c.Name) {
-		n.problem(e, cmp.Or(text.Check(c.Name), notAName), fieldName)
+		n.problem(e, cmp.Or(e.cameFrom().checkWord(c.Name), notAName), fieldName)
 	}
 	if c.Type != "" && !supported {
 		n.kept = append(n.kept, e.place)
@@ -172,9 +172,15 @@ func (n *normaliser) addMisfits(e *entry, t ProviderType) {
 	if keys := len(e.config.Keys); keys > 0 {
 		set.keys = []string{secretName(fieldKey, keys)}
 	}
-	t.misfits(set, bedrockSignalFields[:], func(reason string, fields ...string) { n.problem(e, reason, fields...) })
+	// A field that is wrong by itself has its problem already.
+	report := func(reason string, fields ...string) {
+		if !slices.ContainsFunc(fields, func(f string) bool { return slices.Contains(n.wrong[e.place], f) || e.variables.refused[e.variable(f)] }) {
+			n.problem(e, reason, fields...)
+		}
+	}
+	t.misfits(set, bedrockSignalFields[:], report)
 	if kind := providerTypes[t]; !e.legacy && e.variables.parsed && kind.keys && kind.bedrock && len(set.keys) > 0 && len(set.bedrock) > 0 {
-		n.problem(e, bothCredentials, slices.Concat(set.keys, set.bedrock)...)
+		report(bothCredentials, slices.Concat(set.keys, set.bedrock)...)
 	}
 }
 

@@ -357,6 +357,10 @@ func TestConfigProblems(t *testing.T) {
 			vars("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=x", "PROVIDER_1_TYPE=anthropic", "PROVIDER_1_NAME=x", "PROVIDER_1_BEDROCK_REGION=r"),
 			[]string{"CODER_AIBRIDGE_PROVIDER_0_NAME, CODER_AIBRIDGE_PROVIDER_1_NAME (provider x): two providers of one name, which differ in TYPE and BEDROCK_REGION; give each a NAME of its own, or remove one"},
 		},
+		"E5: a field that is wrong by itself is one problem; E9: so is a name in quotes": {
+			vars("PROVIDER_0_TYPE=copilot", "PROVIDER_0_NAME=\"c\"", "PROVIDER_0_KEYS=a,,b", "PROVIDER_O_TYPE=openai", "PROVIDER_1_TYPE=openai", "PROVIDER_1_BEDROCK_REGION=\"r\""),
+			[]string{"PROVIDER_0_NAME (provider \"c\"): in quotes", "PROVIDER_0_KEYS (provider \"c\"): element 2: empty", "PROVIDER_1_BEDROCK_REGION (provider openai): in quotes", "PROVIDER_O_TYPE: no valid index"},
+		},
 		"E4: a huge index is a gap like any other": {
 			vars("PROVIDER_999999999_TYPE=openai", "PROVIDER_99999999999999999999999999_TYPE=openai"),
 			[]string{"PROVIDER_999999999_TYPE (provider openai): a gap", "PROVIDER_99999999999999999999999999_TYPE (provider openai): a gap: indices start at 0 and go up by one, and CODER_AIBRIDGE_PROVIDER_1000000000_* is not set"},

@@ -185,7 +185,8 @@ var removedFields = map[string]bool{"DUMP_DIR": true}
 var usualMistakes = map[string]string{
 	"API_KEY": fieldKey, "APIKEY": fieldKey, "API_KEYS": fieldKey + pluralSuffix, "TOKEN": fieldKey, "API_TOKEN": fieldKey,
 	"AUTH_TOKEN": fieldKey, "SECRET": fieldKey, "SECRET_KEY": fieldKey, "BEARER_TOKEN": fieldKey, "PASSWORD": fieldKey,
-	"API_KEY_FILE": fieldKey + fileTwinSuffix, "TOKEN_FILE": fieldKey + fileTwinSuffix,
+	"BEDROCK_KEY": fieldBedrockAccessKey, "BEDROCK_SECRET": fieldBedrockAccessKeySecret, "BEDROCK_SECRET_KEY": fieldBedrockAccessKeySecret, "BEDROCK_KEY_ID": fieldBedrockAccessKey,
+	"API_KEYS_FILE": fieldKey + pluralSuffix + fileTwinSuffix, "API_KEY_FILE": fieldKey + fileTwinSuffix, "TOKEN_FILE": fieldKey + fileTwinSuffix,
 	"URL": fieldBaseURL, "API_BASE": fieldBaseURL, "API_BASE_URL": fieldBaseURL, "API_URL": fieldBaseURL, "BASE": fieldBaseURL,
 	"ENDPOINT": fieldBaseURL, "API_ENDPOINT": fieldBaseURL, "BASEURL": fieldBaseURL,
 	"KIND": fieldType, "PROVIDER": fieldType, "VENDOR": fieldType, "ID": fieldName,
@@ -198,13 +199,18 @@ var usualMistakes = map[string]string{
 // names that there are. group is what the names of a vendor begin with, or "".
 func nearest(name, group string, known map[string]bool) string {
 	upper := strings.ToUpper(name)
-	for _, before := range []string{group, bedrockGroup} {
-		meant, usual := usualMistakes[strings.TrimPrefix(upper, before)]
+	befores := []string{group}
+	if group == "" || group == bedrockGroup {
+		befores = []string{bedrockGroup, ""}
+	}
+	for _, before := range befores {
+		field, ok := strings.CutPrefix(upper, before)
+		meant, usual := usualMistakes[field]
 		switch {
-		case !usual:
+		case !ok || !usual:
 		case known[before+meant]:
 			return before + meant
-		case known[meant]:
+		case known[meant] && (before == "" || before == bedrockGroup):
 			return meant
 		}
 	}

@@ -41,7 +41,7 @@ type Warning struct {
 	Differences []string // between environment and database, with fingerprints of credentials
 	BesideDrift bool     // the differences are in addition to those of a drift
 	Token       string   // the stale token
-	Reason      string   // why the variables are ignored
+	Reason      string   // why the variables are ignored, or what their names have
 }
 
 // String returns the text of the warning.
@@ -49,6 +49,9 @@ func (w Warning) String() string {
 	variables := strings.Join(w.Variables, ", ")
 	switch w.Code {
 	case WarningUnknownVariable:
+		if w.Reason != "" {
+			variables += " (its name has " + w.Reason + ")"
+		}
 		if w.Meant != "" {
 			return variables + ": unknown environment variable is ignored; want " + w.Meant + "?"
 		}

@@ -24,7 +24,7 @@ func Check(raw string) (problem string) {
 	switch {
 	case !utf8.ValidString(raw):
 		return "not valid UTF-8"
-	case several.MatchString(raw):
+	case several.MatchString(strings.TrimSpace(raw)):
 		return "several URLs; want one URL"
 	case strings.ContainsFunc(raw, func(r rune) bool { return r == '\n' || r == '\r' }):
 		return text.Check(raw)

@@ -47,8 +47,8 @@ type Stray struct {
 	Full  string
 	At    int    // the length of its prefix; 0 if it has none
 	Kind  Kind   //
-	Meant string // the whole name that it was meant to have, if it is Misnamed or in OtherLetters
-	Wrong string // what its name has, if it is Misnamed
+	Meant string // the whole name without what is wrong around it; there is none such if the Stray is Unknown
+	Wrong string // what its name has, or ""
 }
 
 // Name returns what follows the prefix.
@@ -200,24 +200,27 @@ func (c *collector) addOther(full string, at int, value string) {
 	number, field, _ := strings.Cut(indexed, "_")
 	ours := isIndexed || slices.ContainsFunc(c.names.Groups, func(group string) bool { return strings.HasPrefix(name, group) })
 	stray := Stray{Full: full, At: at}
-	meant, wrong := c.names.restored(name)
+	meant, wrong, known := c.names.restored(name)
+	if meant != "" {
+		stray.Meant, stray.Wrong = full[:at]+meant, wrong
+	}
 	switch {
-	case ours && IsServiceLink(name, value):
+	case (ours || meant != "") && IsServiceLink(name, value):
 		c.Links = append(c.Links, full)
 		return
-	case meant != "" && wrong == "":
-		stray.Kind, stray.Meant = OtherLetters, full[:at]+meant
+	case known && wrong == "":
+		stray.Kind = OtherLetters
 	case isIndexed && !IsIndex(number):
 		stray.Kind = BadIndex
 		if c.BadIndices == nil {
 			c.BadIndices = map[string]bool{}
 		}
 		c.BadIndices[meantNumber(number)] = true
-	case meant != "":
-		stray.Kind, stray.Meant, stray.Wrong = Misnamed, full[:at]+meant, wrong
 	case isIndexed && field == "":
 		stray.Kind = NoField
-	case !ours:
+	case known:
+		stray.Kind = Misnamed
+	case !ours && meant == "":
 		return
 	}
 	c.Strays = append(c.Strays, stray)
@@ -230,9 +233,15 @@ func (c *collector) addMisnamed(full string) {
 	if at == 0 {
 		return
 	}
-	if name, alsoWrong := c.names.restored(whole[at:]); name != "" {
-		c.Strays = append(c.Strays, Stray{Full: full, Kind: Misnamed, Meant: whole[:at] + name, Wrong: cmp.Or(wrong, alsoWrong)})
+	name, alsoWrong, known := c.names.restored(whole[at:])
+	if name == "" {
+		return
 	}
+	stray := Stray{Full: full, Kind: Misnamed, Meant: whole[:at] + name, Wrong: cmp.Or(wrong, alsoWrong)}
+	if !known {
+		stray.Kind = Unknown
+	}
+	c.Strays = append(c.Strays, stray)
 }
 
 // sort sorts what is indexed and stray, and chooses the prefix.
@@ -284,35 +293,39 @@ func Increment(digits []byte) []byte {
 
 // meantNumber returns the number that a bad index was meant to be, as far as it is one.
 func meantNumber(index string) string {
+	index = strings.NewReplacer("O", "0", "o", "0", "l", "1", "I", "1").Replace(index)
 	return cmp.Or(strings.TrimLeft(strings.Trim(index, " +-"), "0"), "0")
 }
 
-// restored returns the known name that a name behind a prefix was meant to be, and what the
-// name has that makes it another one: nothing if its letters differ in case only. It returns
-// "", "" for one that is not nearly known.
-func (n Names) restored(name string) (meant, wrong string) {
+// restored returns the name that a name behind a prefix was meant to be, and what the name has
+// that makes it another one: nothing if its letters differ in case only. known says whether
+// there is such a name. Without that, the name is at least in one of our groups, or "".
+func (n Names) restored(name string) (meant, wrong string, known bool) {
 	trimmed := strings.TrimFunc(name, isBlank)
 	if trimmed != name {
 		wrong = "white space around it"
 	}
 	upper := strings.ToUpper(trimmed)
 	if n.Plain[upper] {
-		return upper, wrong
+		return upper, wrong, true
+	}
+	if slices.ContainsFunc(n.Groups, func(group string) bool { return strings.HasPrefix(upper, group) }) {
+		return upper, wrong, false
 	}
 	group := strings.TrimSuffix(n.Group, "_")
 	rest, ok := strings.CutPrefix(upper, group)
 	if !ok {
-		return "", ""
+		return "", "", false
 	}
 	if plural, ok := strings.CutPrefix(rest, "S_"); ok {
 		rest, wrong = "_"+plural, cmp.Or(wrong, group+"S_ in place of "+n.Group)
 	}
-	number, field, _ := strings.Cut(strings.TrimPrefix(rest, "_"), "_")
-	if !IsIndex(number) || !n.Fields[field] {
-		return "", ""
-	}
 	if !strings.HasPrefix(rest, "_") {
-		wrong = cmp.Or(wrong, "no underscore behind "+group)
+		rest, wrong = "_"+rest, cmp.Or(wrong, "no underscore behind "+group)
 	}
-	return n.Group + number + "_" + field, wrong
+	number, field, _ := strings.Cut(rest[1:], "_")
+	if !IsIndex(number) || field == "" {
+		return "", "", false
+	}
+	return n.Group + number + "_" + field, wrong, n.Fields[field]
 }

@@ -37,7 +37,7 @@ func TestE9_SecretsThatCannotBeRight(t *testing.T) {
 		"${OPENAI_API_KEY}": "template", "$(cat /run/secret)": "template", "{{ .Values.key }}": "template", "<your key>": "template", "%OPENAI_KEY%": "template",
 		"$OPENAI_API_KEY": "template", "$env:OPENAI_API_KEY": "template", "sk-${SUFFIX}": "template", "<nil>": "template", "${{ secrets.KEY }}": "template",
 		"op://vault/openai/key": "template", "@Microsoft.KeyVault(SecretUri=https://v.example/)": "template", "arn:aws:secretsmanager:us-east-1:1:secret:x": "template",
-		`{"OPENAI_API_KEY":"` + key + `"}`: "JSON", `["` + key + `"]`: "JSON", `{`: "", "[]": "JSON", `{ "a": 1 }`: "JSON", `{\"a\":1}`: "JSON",
+		`{"OPENAI_API_KEY":"` + key + `"}`: "JSON", `["` + key + `"]`: "JSON", `{`: "", "[]": "JSON", "[a]": "JSON", "[a,b]": "JSON", "${X": "template", "arn:aws-us-gov:secretsmanager:x": "template", `{ "a": 1 }`: "JSON", `{\"a\":1}`: "JSON",
 		"OPENAI_API_KEY=" + key: "assignment", "export KEY=" + key: "assignment", "A = b": "assignment", "QUJDREVG==": "", "lower=" + key: "",
 		"a,b": "several secrets go into X_KEYS, with a comma between", "a;b": "a semicolon in it",
 		key + "\u200b": "invisible", "\ufeff" + key: "invisible", key[:8] + "\u00ad" + key[8:]: "invisible", key + "\u2060": "invisible", "a\ufe0fb": "invisible",
@@ -88,6 +88,20 @@ func TestE9_RegionsAndModels(t *testing.T) {
 	}
 }
 
+func TestE9_TemplatesInURLs(t *testing.T) {
+	t.Parallel()
+	for _, url := range []string{"https://$HOST/v1", "https://${HOST}/v1", "https://h/{{ .path }}"} {
+		require.True(t, IsTemplateURL(url, false), url)
+	}
+	for _, url := range []string{"https://%HOST%/", "https://{resource}.openai.azure.com/"} {
+		require.True(t, IsTemplateURL(url, true), url)
+		require.False(t, IsTemplateURL(url, false), url)
+	}
+	for _, url := range []string{"https://h/%AB%CD/", "https://h:443/v1", "https://h/a$b", "https://h/{id}"} {
+		require.False(t, IsTemplateURL(url, false), url)
+	}
+}
+
 func TestE12_Placeholders(t *testing.T) {
 	t.Parallel()
 	for _, secret := range []string{
@@ -132,32 +146,40 @@ var someNames = Names{
 func TestE7_E12_NamesThatAreNearlyOurs(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]Stray{
-		"\ufeffA_OPENAI_KEY":       {Kind: Misnamed, Meant: "A_OPENAI_KEY", Wrong: "a byte-order mark"},
-		"export A_OPENAI_KEY":      {Kind: Misnamed, Meant: "A_OPENAI_KEY", Wrong: `"export" before it`},
-		"declare -x A_OPENAI_KEY":  {Kind: Misnamed, Meant: "A_OPENAI_KEY", Wrong: `"declare -x" before it`},
-		"  A_PROVIDER_0_TYPE":      {Kind: Misnamed, Meant: "A_PROVIDER_0_TYPE", Wrong: "white space"},
-		"A_OPENAI_KEY ":            {Kind: Misnamed, Meant: "A_OPENAI_KEY", Wrong: "white space"},
-		"a_openai_key":             {Kind: Misnamed, Meant: "A_OPENAI_KEY", Wrong: "its prefix in other letters"},
-		"A_PROVIDERS_0_TYPE":       {Kind: Misnamed, Meant: "A_PROVIDER_0_TYPE", Wrong: "PROVIDERS_ in place of PROVIDER_"},
-		"A_PROVIDER0_TYPE":         {Kind: Misnamed, Meant: "A_PROVIDER_0_TYPE", Wrong: "no underscore"},
-		"A_PROVIDER_0_Type":        {Kind: OtherLetters, Meant: "A_PROVIDER_0_TYPE"},
-		"A_openai_key":             {Kind: OtherLetters, Meant: "A_OPENAI_KEY"},
-		"A_PROVIDER_0_TPYE":        {Kind: Unknown},
-		"A_OPENAI_TOKEN":           {Kind: Unknown},
-		"A_PROVIDER_X_TYPE":        {Kind: BadIndex},
-		"A_PROVIDER_01_TYPE":       {Kind: BadIndex},
-		"A_PROVIDER_0":             {Kind: NoField},
-		"A_ENABLED":                {Kind: -1},
-		"A_PROXY_URL":              {Kind: -1},
-		"A_PROVIDER":               {Kind: -1},
-		"A_PROVIDERS":              {Kind: -1},
-		"A_DUMP_DIR":               {Kind: -1},
-		"PATH":                     {Kind: -1},
-		"export A_ENABLED":         {Kind: -1},
-		"a_enabled":                {Kind: -1},
-		"setting":                  {Kind: -1},
-		"AA_OPENAI_KEY":            {Kind: -1},
-		"A_CIRCUIT_BREAKER_ENABLE": {Kind: -1},
+		"\ufeffA_OPENAI_KEY":          {Kind: Misnamed, Meant: "A_OPENAI_KEY", Wrong: "a byte-order mark"},
+		"export A_OPENAI_KEY":         {Kind: Misnamed, Meant: "A_OPENAI_KEY", Wrong: `"export" before it`},
+		"declare -x A_OPENAI_KEY":     {Kind: Misnamed, Meant: "A_OPENAI_KEY", Wrong: `"declare -x" before it`},
+		"  A_PROVIDER_0_TYPE":         {Kind: Misnamed, Meant: "A_PROVIDER_0_TYPE", Wrong: "white space"},
+		"A_OPENAI_KEY ":               {Kind: Misnamed, Meant: "A_OPENAI_KEY", Wrong: "white space"},
+		"a_openai_key":                {Kind: Misnamed, Meant: "A_OPENAI_KEY", Wrong: "its prefix in other letters"},
+		"A_PROVIDERS_0_TYPE":          {Kind: Misnamed, Meant: "A_PROVIDER_0_TYPE", Wrong: "PROVIDERS_ in place of PROVIDER_"},
+		"A_PROVIDER0_TYPE":            {Kind: Misnamed, Meant: "A_PROVIDER_0_TYPE", Wrong: "no underscore"},
+		"A_PROVIDER_0_Type":           {Kind: OtherLetters, Meant: "A_PROVIDER_0_TYPE"},
+		"A_openai_key":                {Kind: OtherLetters, Meant: "A_OPENAI_KEY"},
+		"A_PROVIDER_0_TPYE":           {Kind: Unknown, Meant: "A_PROVIDER_0_TPYE"},
+		"A_OPENAI_TOKEN":              {Kind: Unknown, Meant: "A_OPENAI_TOKEN"},
+		"export A_PROVIDER_0_API_KEY": {Kind: Unknown, Meant: "A_PROVIDER_0_API_KEY", Wrong: `"export" before it`},
+		"a_openai_kye":                {Kind: Unknown, Meant: "A_OPENAI_KYE", Wrong: "its prefix in other letters"},
+		"\ufeffA_OPENAI_APIKEY":       {Kind: Unknown, Meant: "A_OPENAI_APIKEY", Wrong: "a byte-order mark"},
+		"A_PROVIDERS_0_API_KEY":       {Kind: Unknown, Meant: "A_PROVIDER_0_API_KEY", Wrong: "PROVIDERS_ in place of"},
+		"A_PROVIDER0_API_KEY":         {Kind: Unknown, Meant: "A_PROVIDER_0_API_KEY", Wrong: "no underscore"},
+		"A_Provider_0_API_KEY":        {Kind: Unknown, Meant: "A_PROVIDER_0_API_KEY"},
+		"A_openai_kye":                {Kind: Unknown, Meant: "A_OPENAI_KYE"},
+		"A_PROVIDERS_CACHE_SIZE":      {Kind: -1},
+		"A_PROVIDER_X_TYPE":           {Kind: BadIndex},
+		"A_PROVIDER_01_TYPE":          {Kind: BadIndex},
+		"A_PROVIDER_0":                {Kind: NoField},
+		"A_ENABLED":                   {Kind: -1},
+		"A_PROXY_URL":                 {Kind: -1},
+		"A_PROVIDER":                  {Kind: -1},
+		"A_PROVIDERS":                 {Kind: -1},
+		"A_DUMP_DIR":                  {Kind: -1},
+		"PATH":                        {Kind: -1},
+		"export A_ENABLED":            {Kind: -1},
+		"a_enabled":                   {Kind: -1},
+		"setting":                     {Kind: -1},
+		"AA_OPENAI_KEY":               {Kind: -1},
+		"A_CIRCUIT_BREAKER_ENABLE":    {Kind: -1},
 	} {
 		c := Collect([]string{name + "=x", "HOME=/"}, Prefixes{"A_"}, someNames)
 		if want.Kind < 0 {

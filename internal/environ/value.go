@@ -3,7 +3,6 @@ package environ
 import (
 	"encoding/json"
 	"regexp"
-	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -97,15 +96,24 @@ func checkShape(value string) (problem string) {
 const NotFilledIn = "a template that nobody filled in; set the value itself, or let the tool run that fills it in"
 
 // template matches ${X}, $(X), {{X}} and <X> anywhere, and %X%, $X and $env:X alone.
-var template = regexp.MustCompile(`\$\{[^}]*\}|\$\([^)]*\)|\{\{.*\}\}|<[^<>]+>|^%[A-Za-z_][A-Za-z0-9_]*%$|^\$(?i:env:)[A-Za-z_][A-Za-z0-9_]*$|^\$[A-Z_][A-Z0-9_]*$`)
+var template = regexp.MustCompile(`\$\{|\$\([^)]*\)|\{\{.*\}\}|<[^<>]+>|^%[A-Za-z_][A-Za-z0-9_]*%$|^\$(?i:env:)[A-Za-z_][A-Za-z0-9_]*$|^\$[A-Z_][A-Z0-9_]*$`)
 
-// references begin a value that names a place in a store of secrets.
-var references = []string{"op://", "@Microsoft.KeyVault(", "arn:aws:secretsmanager:", "arn:aws:ssm:"}
+// references matches the begin of a value that names a place in a store of secrets.
+var references = regexp.MustCompile(`^(op://|@Microsoft\.KeyVault\(|arn:aws[a-z-]*:(secretsmanager|ssm):)`)
 
 // IsTemplate reports whether something had to be put into a value, and was not.
 func IsTemplate(value string) bool {
 	return strings.ContainsAny(value, "$<%{") && template.MatchString(value) ||
-		slices.ContainsFunc(references, func(r string) bool { return strings.HasPrefix(value, r) })
+		strings.ContainsAny(value, ":@") && references.MatchString(value)
+}
+
+// partOfURL matches what only a URL can hold in its middle.
+var partOfURL = regexp.MustCompile(`\$[A-Z_][A-Z0-9_]*|\{[A-Za-z_-]+\}|%[A-Z_][A-Z0-9_]+%`)
+
+// IsTemplateURL reports whether something had to be put into a URL, and was not. Braces and
+// percent signs are enough for that only if the URL is wrong.
+func IsTemplateURL(value string, wrong bool) bool {
+	return IsTemplate(value) || partOfURL.MatchString(value) && (wrong || strings.Contains(value, "$"))
 }
 
 // isJSON reports whether a value is a JSON object or array, or begins like one.
@@ -113,6 +121,9 @@ func isJSON(value string) bool {
 	value = strings.TrimSpace(value)
 	if value == "" || value[0] != '{' && value[0] != '[' {
 		return false
+	}
+	if value[0] == '[' && value[len(value)-1] == ']' { // a list as YAML and others write it
+		return true
 	}
 	inside := strings.TrimSpace(value[1:])
 	return strings.HasPrefix(inside, `"`) || strings.HasPrefix(inside, `\"`) || json.Valid([]byte(value))

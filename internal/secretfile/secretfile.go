@@ -1,6 +1,6 @@
 // Package secretfile reads a secret from a file, as it is mounted into a container.
 //
-// Its texts about a file quote neither the path nor the contents.
+// Its texts about a file do not quote the contents.
 package secretfile
 
 import (
@@ -8,7 +8,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
+
+	"example.com/aiseed/internal/text"
 )
 
 const maxBytes = 64 << 10
@@ -45,6 +48,16 @@ func Read(path string) (contents, problem string) {
 		return "", "is empty"
 	}
 	return contents, ""
+}
+
+// Shown names a file for an error. It hides a value that is not a path in an existing folder: it
+// could be a key that was put in the place of a path by mistake.
+func Shown(path string) string {
+	folder := filepath.Dir(path)
+	if _, err := os.Stat(folder); err != nil || !filepath.IsAbs(path) || folder == string(filepath.Separator) {
+		return "its value is not an absolute path in an existing directory: it"
+	}
+	return "the file " + text.Shorten(path)
 }
 
 func problemOf(err error) string {

@@ -18,7 +18,7 @@ var rooms = map[string]string{
 		"cdr.dev/slog/v3 github.com/google/uuid github.com/jackc/pgx/v5 golang.org/x/xerrors",
 
 	"internal/text":       "",
-	"internal/secretfile": "",
+	"internal/secretfile": "internal/text",
 	"internal/environ":    "internal/text",
 	"internal/baseurl":    "internal/text",
 	"internal/seal":       "github.com/google/uuid",
