@@ -143,7 +143,7 @@ func (n *normaliser) add(e *entry) {
 		n.problem(e, "written in another way than the supported type; want "+string(closest)+", in lower case, without quotes and spaces", fieldType)
 	}
 	if c.Name != "" && !text.IsName(c.Name) {
-		n.problem(e, cmp.Or(e.cameFrom().checkWord(c.Name), notAName), fieldName)
+		n.problem(e, cmp.Or(e.cameFrom().checkWord(c.Name), "not a valid name")+wantName, fieldName)
 	}
 	if c.Type != "" && !supported {
 		n.kept = append(n.kept, e.place)

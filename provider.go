@@ -222,7 +222,7 @@ func (p Provider) check(old Provider) error {
 	case p.Name == "" && p.Type != "":
 		report("required", fieldName)
 	case p.Name != "" && p.Name != old.Name && !text.IsName(p.Name):
-		report(notAName, fieldName)
+		report("not a valid name"+wantName, fieldName)
 	}
 	was, is := settingsOf(old), settingsOf(p)
 	for _, f := range []struct {
@@ -292,7 +292,7 @@ func checkSecrets(secrets []Secret, check func(string) string, problem func(reas
 	}
 }
 
-const notAName = "not a valid name; want lower-case letters, digits and single hyphens between them, at most 255 bytes"
+const wantName = "; want lower-case letters, digits and single hyphens between them, at most 255 bytes"
 
 func checkDisplayName(name string) (problem string) {
 	if problem = text.Check(name); problem == "" && len(name) > text.MaxNameBytes {
