@@ -250,10 +250,13 @@ func (c *collector) sort() {
 		return !slices.ContainsFunc(index.Values, func(s Setting) bool { return s.Value != "" })
 	})
 	order := func(prefix string) int { return slices.Index(c.prefixes, prefix) }
-	slices.SortFunc(c.Indexed, func(a, b Index) int {
+	inOrder := func(a, b Index) int {
 		// Without leading zeros, the longer number is larger, however large they are.
 		return cmp.Or(cmp.Compare(len(a.Number), len(b.Number)), cmp.Compare(a.Number, b.Number), cmp.Compare(order(a.Prefix), order(b.Prefix)))
-	})
+	}
+	if !slices.IsSortedFunc(c.Indexed, inOrder) { // mostly it is
+		slices.SortFunc(c.Indexed, inOrder)
+	}
 	if len(c.Strays) > 0 { // only they ask for a place
 		clear(c.places)
 		for i, index := range c.Indexed {
