@@ -17,6 +17,7 @@ const (
 	defaultSchema       = "public"
 	defaultLockTimeout  = 30 * time.Second
 	defaultAuditTimeout = 10 * time.Second
+	defaultPollInterval = 30 * time.Second
 	maxTimeout          = 24 * time.Hour
 )
 

@@ -1,11 +1,16 @@
 package aiseed
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"cdr.dev/slog/v3"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/xerrors"
 )
@@ -36,9 +41,23 @@ type StoreOptions struct {
 	// AuditTimeout bounds one delivery of audits. 0 means 10 seconds; the maximum is
 	// 24 hours.
 	AuditTimeout time.Duration
+	// Auditor gets the audit entries of each operation after its commit, like those of a seed.
+	// The operation waits for it at most AuditTimeout, and does not fail if it fails. If it is
+	// nil, the entries wait for [Store.DeliverAudits] or the next start.
+	Auditor Auditor
+	// Logger gets what no caller waits for. The zero Logger discards it.
+	Logger slog.Logger
 	// NotifyChannel gets a notification of every committed write, for [Store.Watch] and
-	// for the host's own listeners. "" means no channel.
+	// for the host's own listeners. "" means a channel that is derived from the schema, so that
+	// all processes with the same schema notify one another: "aiseed_" and the schema, or for
+	// a schema of more than 56 bytes "aiseed_" and the first 16 hex digits of its SHA-256. At most
+	// 63 bytes.
 	NotifyChannel string
+	// NoNotifications sends no notifications. NotifyChannel must then be "".
+	NoNotifications bool
+	// PollInterval is how often [Store.Watch] reads the providers where no notification
+	// arrives. 0 means 30 seconds; the maximum is 24 hours.
+	PollInterval time.Duration
 }
 
 // A Store reads and writes AI providers. It seals what it writes and decrypts what it reads,
@@ -47,7 +66,10 @@ type StoreOptions struct {
 // [Open].
 type Store struct {
 	database
-	vault *vault
+	vault        *vault
+	auditor      Auditor // of the operations; nil leaves their entries
+	logger       slog.Logger
+	pollInterval time.Duration
 }
 
 // Open makes a Store on a pool. It checks that the schema exists and that the keyring has
@@ -63,36 +85,45 @@ func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, e
 		return nil, keyringErrorf("there is none; give StoreOptions.Keyring, or set AllowPlaintext to store secrets unencrypted")
 	case opts.Keyring != nil && len(opts.Keyring.keys) == 0:
 		return nil, keyringErrorf("it has no key; make it with NewKeyring or ParseKeyring")
-	case opts.LockTimeout < 0 || opts.AuditTimeout < 0 || opts.LockTimeout > maxTimeout || opts.AuditTimeout > maxTimeout:
-		return nil, xerrors.New("aiseed: StoreOptions: a timeout is negative or longer than 24 hours; want a positive one, or 0 for the default")
+	case slices.ContainsFunc([]time.Duration{opts.LockTimeout, opts.AuditTimeout, opts.PollInterval}, func(d time.Duration) bool { return d < 0 || d > maxTimeout }):
+		return nil, xerrors.New("aiseed: StoreOptions: LockTimeout, AuditTimeout or PollInterval is negative or longer than 24 hours; want a positive one, or 0 for the default")
+	case opts.NoNotifications && opts.NotifyChannel != "":
+		return nil, xerrors.New("aiseed: StoreOptions: NotifyChannel and NoNotifications are both set; choose one")
 	}
 	s := &Store{
 		database: database{
 			pool:          pool,
-			schema:        opts.Schema,
-			lockTimeout:   opts.LockTimeout,
-			auditTimeout:  opts.AuditTimeout,
+			schema:        cmp.Or(opts.Schema, defaultSchema),
+			lockTimeout:   cmp.Or(opts.LockTimeout, defaultLockTimeout),
+			auditTimeout:  cmp.Or(opts.AuditTimeout, defaultAuditTimeout),
 			notifyChannel: opts.NotifyChannel,
 		},
-		vault: newVault(opts.Keyring),
-	}
-	if s.schema == "" {
-		s.schema = defaultSchema
-	}
-	if s.lockTimeout == 0 {
-		s.lockTimeout = defaultLockTimeout
-	}
-	if s.auditTimeout == 0 {
-		s.auditTimeout = defaultAuditTimeout
+		vault:        newVault(opts.Keyring),
+		auditor:      opts.Auditor,
+		logger:       opts.Logger,
+		pollInterval: cmp.Or(opts.PollInterval, defaultPollInterval),
 	}
 	if err := checkSchemaName(s.schema); err != nil {
 		return nil, err
 	}
+	if s.notifyChannel == "" && !opts.NoNotifications {
+		s.notifyChannel = channelOf(s.schema)
+	}
 	if len(s.notifyChannel) > maxIdentifierBytes || strings.ContainsRune(s.notifyChannel, 0) || !utf8.ValidString(s.notifyChannel) {
-		return nil, xerrors.New("aiseed: StoreOptions: NotifyChannel is longer than 63 bytes, or holds a NUL or something that is not UTF-8")
+		return nil, xerrors.New("aiseed: StoreOptions: NotifyChannel is longer than 63 bytes, or holds a NUL or something that is not UTF-8; choose another one, or \"\" for that of the schema")
 	}
 	if err := s.checkSchema(ctx, s.vault.ring, opts.Migrate); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// channelOf returns the channel that the stores of a schema share.
+func channelOf(schema string) string {
+	const prefix = "aiseed_"
+	if len(prefix+schema) > maxIdentifierBytes {
+		sum := sha256.Sum256([]byte(schema))
+		schema = hex.EncodeToString(sum[:8])
+	}
+	return prefix + schema
 }

@@ -128,7 +128,7 @@ func TestO8_OffByDefaultAndInTheTransaction(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	require.ErrorContains(t, f.Store.Watch(ctx, nil), "set StoreOptions.NotifyChannel")
+	require.ErrorContains(t, f.Store.Watch(ctx, nil), "Watch needs")
 	conn, err := f.Pool.Acquire(ctx)
 	require.NoError(t, err)
 	defer conn.Release()
