@@ -101,27 +101,52 @@ func auditOfKey(actor string, action AuditAction, p Provider, key uuid.UUID, old
 	return auditRow{uuid.New(), actor, action, ResourceProviderKey, key, p.ID, p.Name, old, new}
 }
 
-// auditedProvider returns the values of a provider, masked.
-func auditedProvider(p Provider) any {
-	type settings struct {
-		Region          string `json:"region"`
-		Model           string `json:"model"`
-		SmallFastModel  string `json:"small_fast_model"`
-		AccessKey       Secret `json:"access_key"`
-		AccessKeySecret Secret `json:"access_key_secret"`
-	}
-	values := struct {
-		Type        ProviderType `json:"type"`
-		Name        string       `json:"name"`
-		DisplayName string       `json:"display_name"`
-		Enabled     bool         `json:"enabled"`
-		BaseURL     string       `json:"base_url"`
-		Bedrock     *settings    `json:"bedrock"`
-	}{p.Type, p.Name, p.DisplayName, p.Enabled, MaskURL(p.BaseURL), nil}
+// auditedValues are the values of a provider as an audit entry has them: with masks in place of
+// secrets. Entries of earlier versions have no keys.
+type auditedValues struct {
+	Type        ProviderType     `json:"type"`
+	Name        string           `json:"name"`
+	DisplayName string           `json:"display_name"`
+	Enabled     bool             `json:"enabled"`
+	BaseURL     string           `json:"base_url"`
+	Bedrock     *auditedSettings `json:"bedrock"`
+	Keys        []string         `json:"keys"`
+}
+
+type auditedSettings struct {
+	Region          string `json:"region"`
+	Model           string `json:"model"`
+	SmallFastModel  string `json:"small_fast_model"`
+	AccessKey       string `json:"access_key"`
+	AccessKeySecret string `json:"access_key_secret"`
+}
+
+func valuesOf(p Provider) auditedValues {
+	v := auditedValues{p.Type, p.Name, p.DisplayName, p.Enabled, MaskURL(p.BaseURL), nil, []string{}}
 	if b := p.Bedrock; b != nil {
-		values.Bedrock = &settings{b.Region, b.Model, b.SmallFastModel, b.AccessKey, b.AccessKeySecret}
+		v.Bedrock = &auditedSettings{b.Region, b.Model, b.SmallFastModel, b.AccessKey.String(), b.AccessKeySecret.String()}
 	}
-	return values
+	for _, key := range secretsOf(p) {
+		v.Keys = append(v.Keys, key.String())
+	}
+	return v
+}
+
+// settings are the Bedrock settings, or empty ones.
+func (v auditedValues) settings() auditedSettings {
+	if v.Bedrock == nil {
+		return auditedSettings{}
+	}
+	return *v.Bedrock
+}
+
+// shape returns a provider of the same shape, apart from what the base URL masks.
+func (v auditedValues) shape() Provider {
+	p := Provider{Type: v.Type, BaseURL: v.BaseURL}
+	if v.Bedrock != nil {
+		p.Bedrock = &BedrockSettings{Region: v.Bedrock.Region}
+	}
+	return p
 }
 
 // auditedKey returns the values of a key, masked.

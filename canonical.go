@@ -109,26 +109,49 @@ func bedrockMaker(p Provider) string {
 	return fieldBedrockRegion
 }
 
-// divergence describes how two providers with the same shape differ, and in which fields. It
-// shows credentials as fingerprints only. Keys are a set: their order is no difference.
-func divergence(stored, want Provider, fingerprint func(Secret) string) (differences, fields []string) {
-	differ := func(field, what, was, is string) {
-		differences = append(differences, what+" (database "+was+", environment "+is+")")
-		if !slices.Contains(fields, field) {
-			fields = append(fields, field)
-		}
+// A difference is one credential or tunable that adopting changes in a row.
+type difference struct {
+	field   string // that sets it
+	what    string
+	was, is string // a credential's fingerprint; "" for none
+}
+
+// String compares both sides.
+func (d difference) String() string {
+	return d.what + " (database " + cmp.Or(d.was, "none") + ", environment " + cmp.Or(d.is, "none") + ")"
+}
+
+// adopting says what adopting does about it.
+func (d difference) adopting() string {
+	switch {
+	case d.is == "":
+		return "removes " + d.what + " (" + d.was + ")"
+	case d.was == "":
+		return "adds " + d.what + " (" + d.is + ")"
 	}
+	return "replaces " + d.String()
+}
+
+// differences lists what differs between a row and what adopting makes of it, without the shape. It
+// shows credentials as fingerprints only. Keys are a set: their order is no difference.
+func differences(stored, target Provider, fingerprint func(Secret) string) (list []difference) {
 	credential := func(field, what string, was, is Secret) {
+		shown := func(s Secret) string {
+			if s.IsZero() {
+				return ""
+			}
+			return fingerprint(s)
+		}
 		if !was.Equal(is) {
-			differ(field, what, fingerprint(was), fingerprint(is))
+			list = append(list, difference{field, what, shown(was), shown(is)})
 		}
 	}
 	tunable := func(field, what, was, is string) {
 		if was != is {
-			differ(field, what, text.OrNone(text.Printable(was)), text.OrNone(text.Printable(is)))
+			list = append(list, difference{field, what, text.Printable(was), text.Printable(is)})
 		}
 	}
-	had, has := secretsOf(stored), secretsOf(want)
+	had, has := secretsOf(stored), secretsOf(target)
 	stale, missing := without(had, has), without(has, had)
 	for i := range max(len(stale), len(missing)) {
 		var was, is Secret
@@ -139,14 +162,14 @@ func divergence(stored, want Provider, fingerprint func(Secret) string) (differe
 		if i < len(stale) {
 			number, was = stale[i]+1, had[stale[i]]
 		}
-		credential(fieldKey, "API key "+strconv.Itoa(number), was, is)
+		credential(secretName(fieldKey, len(has)), "API key "+strconv.Itoa(number), was, is)
 	}
-	was, is := settingsOf(stored), settingsOf(want)
+	was, is := settingsOf(stored), settingsOf(target)
 	credential(fieldBedrockAccessKey, "Bedrock access key", was.AccessKey, is.AccessKey)
 	credential(fieldBedrockAccessKeySecret, "Bedrock access key secret", was.AccessKeySecret, is.AccessKeySecret)
 	tunable(fieldBedrockModel, "Bedrock model", was.Model, is.Model)
 	tunable(fieldBedrockSmallFastModel, "Bedrock small fast model", was.SmallFastModel, is.SmallFastModel)
-	return differences, fields
+	return list
 }
 
 // without returns the positions of the secrets of a that are not in b.

@@ -73,15 +73,17 @@ func TestC1_C4_EveryFieldIsInItsClass(t *testing.T) {
 			wantShape, wantCredential, wantTunable := class == "shape", class == "credential", class == "tunable"
 			require.Equal(t, wantShape, canonicalHash(p) != canonicalHash(changed), "%s in the hash", name)
 			require.Equal(t, wantShape, len(shapeDrift(p, desired{Provider: changed})) > 0, "%s drifts", name)
-			fingerprint := func(Secret) string { return "" }
-			_, fields := divergence(p, changed, fingerprint)
-			tunable := slices.ContainsFunc(fields, func(f string) bool { return f == fieldBedrockModel || f == fieldBedrockSmallFastModel })
+			list := differences(p, changed, plain.shown)
+			tunable := slices.ContainsFunc(list, func(d difference) bool { return d.field == fieldBedrockModel || d.field == fieldBedrockSmallFastModel })
 			require.Equal(t, wantTunable, tunable, "%s is a tunable", name)
-			require.Equal(t, wantCredential, len(fields) > 0 && !tunable, "%s is a credential", name)
+			require.Equal(t, wantCredential, len(list) > 0 && !tunable, "%s is a credential", name)
 		}
 	}
 	require.Equal(t, len(fieldClasses), seen, "a class for a field that is gone")
 }
+
+// plain are fingerprints that show the secret.
+var plain = fingerprints{Secret.Reveal, []func(Secret) string{Secret.Reveal}}
 
 func sample() Provider {
 	return Provider{Bedrock: &BedrockSettings{}, Keys: []ProviderKey{{}}}
@@ -123,7 +125,7 @@ func alter(t *testing.T, p *Provider, typ reflect.Type, field int) {
 func TestS11_PlanPrintsNoQueryWhereverItIs(t *testing.T) {
 	t.Parallel()
 	p := Provider{Name: "a", BaseURL: "https://h/?token=hunter2"}
-	plan := diff([]desired{{Provider: p}}, map[string]*storedProvider{"a": {Provider: p}}, settlement{}, newVault(nil).fingerprint)
+	plan := diff([]desired{{Provider: p}}, map[string]*storedProvider{"a": {Provider: p}}, nil, settlement{}, newVault(nil).fingerprints())
 	for _, v := range []any{plan, *plan, plan.Steps, plan.Steps[0], &plan.Steps[0]} {
 		for _, holder := range []any{v, struct{ v any }{v}, map[string]any{"k": v}, struct{ m map[string]any }{map[string]any{"k": v}}, &struct{ p *struct{ v any } }{&struct{ v any }{v}}} {
 			for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d", "%p", "%t"} {

@@ -21,9 +21,15 @@ type Config struct {
 	LegacyBedrock   BedrockConfig    // <prefix>BEDROCK_*
 	Providers       []ProviderConfig // <prefix>PROVIDER_<N>_*, in order of N
 
-	// DriftAdopt and DriftKeep settle drifts by the tokens (name@digest) that a
-	// [DriftError] prints. The environment wins with DriftAdopt, the database with
+	// DriftAdopt and DriftKeep settle differences by the tokens (name@digest) that a
+	// [DriftError], or a [Warning] of a divergence, has. The environment wins with DriftAdopt:
+	// its shape, settings and credentials are written into the row. The database wins with
 	// DriftKeep.
+	//
+	// DriftKeep also takes standing choices, which apply to what differs later too: "name@*"
+	// for a provider and "*" for all, whichever side moved; "name@database" and "*@database"
+	// if the database alone moved since the row was last written from the environment, so
+	// that a change through a host's API stops no later start.
 	DriftAdopt, DriftKeep []string // <prefix>DRIFT_ADOPT and <prefix>DRIFT_KEEP
 
 	// Warnings are the warnings that [ParseEnviron] logged. A plan repeats them.
@@ -155,10 +161,14 @@ func (e *entry) checkValues(report func(reason string, fields ...string)) {
 	}
 }
 
-// tokenPattern matches name@digest.
-var tokenPattern = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*@[0-9a-f]{16}$`)
+// tokenPattern matches name@digest, and standingPattern a choice that is not bound to one
+// difference.
+var (
+	tokenPattern    = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*@[0-9a-f]{16}$`)
+	standingPattern = regexp.MustCompile(`^(\*|[a-z0-9]+(-[a-z0-9]+)*@\*|(\*|[a-z0-9]+(-[a-z0-9]+)*)@database)$`)
+)
 
-// checkTokens reports what is wrong with the tokens that settle drifts.
+// checkTokens reports what is wrong with the entries that settle differences.
 func (cfg *Config) checkTokens() (problems []problem) {
 	report := func(reason string, names ...string) {
 		for i := range names {
@@ -166,14 +176,17 @@ func (cfg *Config) checkTokens() (problems []problem) {
 		}
 		problems = append(problems, problem{problemsLast, Problem{Variables: names, Reason: reason}})
 	}
-	for _, list := range []struct {
-		name    string
-		entries []string
-	}{{variableDriftAdopt, cfg.DriftAdopt}, {variableDriftKeep, cfg.DriftKeep}} {
-		for i, entry := range list.entries {
-			if !tokenPattern.MatchString(entry) {
-				report(fmt.Sprintf("element %d: not a name@digest; copy the token that the drift error prints", i+1), list.name)
-			}
+	for i, entry := range cfg.DriftAdopt {
+		switch {
+		case standingPattern.MatchString(entry):
+			report(fmt.Sprintf("element %d: a standing choice, which would overwrite whatever an operator changes later; only %s takes one, and adopting the token name@digest of this difference", i+1, variableDriftKeep), variableDriftAdopt)
+		case !tokenPattern.MatchString(entry):
+			report(fmt.Sprintf("element %d: not a name@digest; copy the token that the drift error or the warning prints", i+1), variableDriftAdopt)
+		}
+	}
+	for i, entry := range cfg.DriftKeep {
+		if !tokenPattern.MatchString(entry) && !standingPattern.MatchString(entry) {
+			report(fmt.Sprintf("element %d: not a name@digest; copy the token that the drift error or the warning prints, or want one of *, name@*, *@database and name@database", i+1), variableDriftKeep)
 		}
 	}
 	for _, entry := range cfg.DriftAdopt {

@@ -5,11 +5,13 @@ import (
 	"encoding/hex"
 	"slices"
 	"strconv"
+	"strings"
 
 	"example.com/aiseed/internal/seal"
 )
 
-// A settlement holds the operator's choices about drifts, as tokens (name@digest).
+// A settlement holds the operator's choices about differences: tokens (name@digest), and
+// standing keeps.
 type settlement struct {
 	variables   variables
 	adopt, keep []string
@@ -19,44 +21,154 @@ func (cfg Config) settlement() settlement {
 	return settlement{variables: cfg.variables, adopt: cfg.DriftAdopt, keep: cfg.DriftKeep}
 }
 
-// adopts and keeps report what the operator chose about a drift.
-func (s settlement) adopts(entry string) bool { return slices.Contains(s.adopt, entry) }
+// A standing keep is everybody@choice or name@choice. The first element of keepAll is what an
+// operator writes.
+const (
+	everybody    = "*"
+	always       = "*"        // whichever side moved
+	databaseOnly = "database" // only if the database alone moved
+)
 
-func (s settlement) keeps(entry string) bool {
-	return slices.ContainsFunc(s.keep, func(kept string) bool { return keepable(kept) == keepable(entry) })
+// standing returns the provider and the choice of a standing keep. choice is "" for a token.
+func standing(entry string) (provider, choice string) {
+	if entry == everybody {
+		return everybody, always
+	}
+	provider, choice, _ = strings.Cut(entry, "@")
+	if choice != always && choice != databaseOnly {
+		return provider, ""
+	}
+	return provider, choice
 }
 
-// driftDigest identifies one difference between a row and the environment, in two
-// halves of 8 hex digits. The first half covers the shapes: DRIFT_KEEP applies as
-// long as they stay the same. The second half covers everything that adopting
-// overwrites, and the row's revision. Once the row changes, by adopting or otherwise,
-// the digest never appears again, even if the row gets its old values back.
-func driftDigest(stored *storedProvider, want Provider) string {
+// asksWhoMoved reports whether a choice depends on the side that moved.
+func (s settlement) asksWhoMoved() bool {
+	return slices.ContainsFunc(s.keep, func(entry string) bool { _, choice := standing(entry); return choice == databaseOnly })
+}
+
+// choose returns what the operator chose about a difference, and the entry that says so: a token
+// goes before a standing keep, adopting before keeping. The action is "" if nobody chose.
+func (s settlement) choose(step *Step) (action Action, entry string) {
+	for _, entry := range s.adopt {
+		if step.matches(entry, false) {
+			return ActionAdopt, entry
+		}
+	}
+	for _, entry := range s.keep {
+		if step.matches(entry, step.Drift != nil) {
+			return ActionKeep, entry
+		}
+	}
+	for _, entry := range s.keep {
+		provider, choice := standing(entry)
+		if (provider == everybody || provider == step.Name) && (choice == always || choice == databaseOnly && step.Moved == SideDatabase) {
+			return ActionKeep, entry
+		}
+	}
+	return "", ""
+}
+
+// matches reports whether a token is for the difference of a step, or its first half is.
+func (s *Step) matches(token string, firstHalf bool) bool {
+	name, digest, _ := strings.Cut(token, "@")
+	if name != s.Name || len(digest) != 2*digestHalf {
+		return false
+	}
+	return slices.ContainsFunc(s.between().digests, func(d string) bool {
+		return d == digest || firstHalf && d[:digestHalf] == digest[:digestHalf]
+	})
+}
+
+// unused returns a warning for each entry that can settle nothing: a token whose difference is
+// gone, and a standing keep of a provider that the environment does not have.
+func (s settlement) unused(plan *Plan) (warnings []Warning) {
+	for _, list := range []struct {
+		variable string
+		action   Action
+		entries  []string
+	}{{variableDriftAdopt, ActionAdopt, s.adopt}, {variableDriftKeep, ActionKeep, s.keep}} {
+		for _, entry := range list.entries {
+			provider, choice := standing(entry)
+			used := provider == everybody || slices.ContainsFunc(plan.Steps, func(step Step) bool {
+				return step.Name == provider && (choice != "" || step.Action == list.action && step.matches(entry, list.action == ActionKeep && step.Drift != nil))
+			})
+			if !used {
+				warnings = append(warnings, Warning{Code: WarningStaleToken, Variables: s.variables.withEqual(s.variables.legacy(list.variable)), Token: entry})
+			}
+		}
+	}
+	return warnings
+}
+
+// digestHalf is the length of half a digest in hex digits.
+const digestHalf = 8
+
+// digests identify one difference between a row and the environment, in two halves of 8 hex
+// digits, once for each way to fingerprint a credential. The first half covers the row's id and
+// the shapes, and nothing else: keeping a drift compares only this half. The second half covers
+// everything that adopting overwrites, and what it writes. Once the row changes, by adopting or
+// otherwise, the digest never appears again, even if the row gets its old values back.
+func digests(stored *storedProvider, want, target Provider, fingerprints []func(Secret) string) []string {
 	half := func(fields ...string) string {
 		sum := sha256.Sum256(seal.AppendFields([]byte("aiseed drift v1\n"), fields...))
 		return hex.EncodeToString(sum[:digestHalf/2])
 	}
 	was, is := canonicalHash(stored.Provider), canonicalHash(want)
 	shapes := half(stored.ID.String(), string(was[:]), string(is[:]))
-	p, keys := adopted(stored.Provider, want)
-	settings := settingsOf(p)
-	return shapes + half(shapes, strconv.FormatInt(stored.revision, 10), settings.Model, settings.SmallFastModel,
-		strconv.FormatBool(settings.AccessKey.IsZero()), strconv.Itoa(len(keys)))
-}
-
-// digestHalf is the length of half a digest in hex digits.
-const digestHalf = 8
-
-// keepable returns the part of an entry that DRIFT_KEEP compares.
-func keepable(entry string) string { return entry[:len(entry)-digestHalf] }
-
-// adopted returns the row as the environment wants it: shape and settings, and the
-// keys only if the row has none.
-func adopted(stored, want Provider) (p Provider, keys []ProviderKey) {
-	p = stored
-	p.Type, p.BaseURL, p.Bedrock = want.Type, want.BaseURL, want.Bedrock
-	if len(stored.Keys) == 0 {
-		keys = want.Keys
+	list := make([]string, len(fingerprints))
+	for i, fingerprint := range fingerprints {
+		fields := []string{shapes, strconv.FormatInt(stored.revision, 10)}
+		for _, p := range []Provider{stored.Provider, target} {
+			settings := settingsOf(p)
+			fields = append(fields, string(p.Type), p.BaseURL, settings.Region, settings.Model, settings.SmallFastModel,
+				fingerprint(settings.AccessKey), fingerprint(settings.AccessKeySecret), strconv.Itoa(len(p.Keys)))
+			for _, key := range p.Keys {
+				fields = append(fields, key.ID.String(), fingerprint(key.APIKey))
+			}
+		}
+		list[i] = shapes + half(fields...)
 	}
-	return p, keys
+	return list
 }
+
+// adoptedBy returns a row as the environment wants it: its shape, its settings and its
+// credentials. What the environment does not set stays, unless the shape does not take it. Equal
+// keys keep their ids. A base URL or a type that is only written in another way stays too.
+func (d *desired) adoptedBy(stored Provider, drifted bool) Provider {
+	p := stored
+	if drifted {
+		p.Type, p.BaseURL = d.Type, d.BaseURL
+	}
+	p.Bedrock = nil
+	if d.Bedrock != nil {
+		is, was := *d.Bedrock, settingsOf(stored)
+		if !d.model && was.Model != "" {
+			is.Model = was.Model
+		}
+		if !d.smallFastModel && was.SmallFastModel != "" {
+			is.SmallFastModel = was.SmallFastModel
+		}
+		if is.AccessKey.IsZero() {
+			is.AccessKey, is.AccessKeySecret = was.AccessKey, was.AccessKeySecret
+		}
+		p.Bedrock = &is
+	}
+	switch {
+	case !d.takesKeys():
+		p.Keys = nil
+	case len(d.Keys) > 0:
+		p.Keys = slices.Clone(d.Keys)
+		for i := range p.Keys {
+			if j := slices.IndexFunc(stored.Keys, func(k ProviderKey) bool { return k.APIKey.Equal(p.Keys[i].APIKey) }); j >= 0 {
+				p.Keys[i] = stored.Keys[j]
+			}
+		}
+	}
+	return p
+}
+
+func (d *desired) takesKeys() bool { return providerTypes[d.Type].keys && d.Bedrock == nil }
+
+// hasCredentials reports whether the environment sets any, so that those of a row do not simply
+// stay.
+func hasCredentials(p Provider) bool { return len(p.Keys) > 0 || !settingsOf(p).AccessKey.IsZero() }

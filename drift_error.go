@@ -21,9 +21,13 @@ type DriftError struct {
 type ProviderDrift struct {
 	Name   string
 	ID     uuid.UUID // of the stored row
-	Moved  Side      // which side moved since the row was seeded
+	Moved  Side      // which side moved since the row was last written from the environment
 	Digest string    // identifies this difference; the token name@digest settles it
 	Fields []FieldDrift
+
+	// Adopting says what else adopting changes, and which stored credentials stay and would be
+	// sent to where the environment says. It shows credentials as fingerprints.
+	Adopting []string
 }
 
 // A FieldDrift is one field that differs. The values of a base URL's query are
@@ -37,7 +41,8 @@ type FieldDrift struct {
 	note, variableNote string // for human readers
 }
 
-// A Side says which side moved since a row was seeded.
+// A Side says which side moved since a row was last written from the environment: since a start
+// created it, or since an operator adopted the environment's values.
 type Side string
 
 // The sides of a drift.
@@ -45,7 +50,7 @@ const (
 	SideEnvironment Side = "environment"
 	SideDatabase    Side = "database"
 	SideBoth        Side = "both"
-	SideUnknown     Side = "unknown" // the audit of the row's creation is gone
+	SideUnknown     Side = "unknown" // no start wrote the row, its audit is gone, or only what is masked could differ
 )
 
 func (s Side) words() string {
@@ -69,18 +74,31 @@ func (f FieldDrift) write(b *strings.Builder, indent string) {
 	}
 }
 
+// write writes which side moved, if that is known.
+func (s Side) write(b *strings.Builder, indent string) {
+	if s != "" && s != SideUnknown {
+		fmt.Fprintf(b, "%ssince the row was last written from the environment, %s changed\n", indent, s.words())
+	}
+}
+
+// writeAdopting writes what else adopting does.
+func writeAdopting(b *strings.Builder, indent string, adopting []string) {
+	for _, a := range adopting {
+		fmt.Fprintf(b, "%sadopting also %s\n", indent, a)
+	}
+}
+
 func (e *DriftError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "aiseed: the environment and the database disagree about %s; nothing was changed\n", text.Count(len(e.Providers), "AI provider"))
 	for _, p := range e.Providers {
 		fmt.Fprintf(&b, "\n  %s (id %s)\n", p.Name, p.ID)
-		if p.Moved != "" && p.Moved != SideUnknown {
-			fmt.Fprintf(&b, "    since the row was created, %s changed\n", p.Moved.words())
-		}
+		p.Moved.write(&b, "    ")
 		for _, f := range p.Fields {
 			fmt.Fprintf(&b, "    %s\n", f.Field)
 			f.write(&b, "      ")
 		}
+		writeAdopting(&b, "    ", p.Adopting)
 	}
 	fmt.Fprintf(&b, `
 The database is the source of truth; the environment only creates providers that

@@ -40,7 +40,7 @@ func TestO3_TheWordsOfTheErrorSettleIt(t *testing.T) {
 			require.NoError(t, f.Seed(kept))
 			require.Equal(t, before, f.State())
 		}
-		require.Contains(t, f.Logs.String(), "drift settled by CODER_AIBRIDGE_DRIFT_KEEP: the database's values stay in use provider=openai")
+		require.Contains(t, f.Logs.String(), "settled by CODER_AIBRIDGE_DRIFT_KEEP: the database's values stay in use provider=openai")
 	})
 	t.Run("adopt takes the environment's shape and settings, and leaves the keys", func(t *testing.T) {
 		keys := f.Rows(`select xmin, id, api_key from ai_provider_keys`)
@@ -67,7 +67,7 @@ func TestO3_TheWordsOfTheErrorSettleIt(t *testing.T) {
 		before := f.State()
 		require.NoError(t, f.Seed(adopting))
 		require.Equal(t, before, f.State())
-		require.Contains(t, f.Logs.String(), "CODER_AIBRIDGE_DRIFT_ADOPT: openai@"+drift.Providers[0].Digest+" matches no current drift")
+		require.Contains(t, f.Logs.String(), "CODER_AIBRIDGE_DRIFT_ADOPT: openai@"+drift.Providers[0].Digest+" matches no current difference")
 	})
 }
 
@@ -134,7 +134,7 @@ func TestO3_TheWordsNeverApplyToALaterDifference(t *testing.T) {
 			before := f.State()
 			f.DriftOf(f.Parse(append(environ, words)...))
 			require.Equal(t, before, f.State())
-			require.Contains(t, strings.Join(f.Logs.Warnings(), "\n"), "matches no current drift and has no effect; remove it")
+			require.Contains(t, strings.Join(f.Logs.Warnings(), "\n"), "matches no current difference and has no effect; remove it")
 		})
 	}
 }
@@ -159,7 +159,7 @@ func TestO3_Typos(t *testing.T) {
 	for name, tt := range map[string]struct {
 		line, want string
 	}{
-		"no digest":             {"DRIFT_ADOPT=openai", "CODER_AIBRIDGE_DRIFT_ADOPT: element 1: not a name@digest; copy the token that the drift error prints"},
+		"no digest":             {"DRIFT_ADOPT=openai", "CODER_AIBRIDGE_DRIFT_ADOPT: element 1: not a name@digest; copy the token that the drift error or the warning prints"},
 		"a short digest":        {"DRIFT_KEEP=openai@0123456789abcdef,x@0123", "CODER_AIBRIDGE_DRIFT_KEEP: element 2: not a name@digest"},
 		"a long digest":         {"DRIFT_KEEP=openai@0123456789abcdef0", "CODER_AIBRIDGE_DRIFT_KEEP: element 1: not a name@digest"},
 		"upper-case digits":     {"DRIFT_ADOPT=openai@0123456789ABCDEF", "not a name@digest"},
@@ -193,7 +193,7 @@ func TestO3_Typos(t *testing.T) {
 		f := setup(t)
 		f.Seeded("OPENAI_KEY=key", "DRIFT_ADOPT=opneai@0123456789abcdef", "DRIFT_ADPOT=x")
 		warnings := strings.Join(f.Logs.Warnings(), "\n")
-		require.Contains(t, warnings, "opneai@0123456789abcdef matches no current drift")
+		require.Contains(t, warnings, "opneai@0123456789abcdef matches no current difference")
 		require.Contains(t, warnings, "CODER_AIBRIDGE_DRIFT_ADPOT: unknown environment variable is ignored; want CODER_AIBRIDGE_DRIFT_ADOPT?")
 	})
 }

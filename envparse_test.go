@@ -199,7 +199,7 @@ func FuzzParseEnviron(f *testing.F) {
 		require.NoError(t, err)
 		require.True(t, slices.IsSortedFunc(want, func(a, b desired) int { return strings.Compare(a.Name, b.Name) }))
 		known := map[string]bool{} // O9: each variable that is known has one fate
-		for _, v := range cfg.fates(want, diff(want, nil, cfg.settlement(), func(Secret) string { return "" })) {
+		for _, v := range cfg.fates(want, diff(want, nil, nil, cfg.settlement(), plain)) {
 			require.False(t, known[v.Name] && v.Reason != "", "%q", v.Name)
 			require.NotEmpty(t, v.Fate)
 			known[v.Name] = true
@@ -422,7 +422,7 @@ func TestO9_FatesOfVariablesThatSayTheSame(t *testing.T) {
 			require.NoError(t, err)
 			want, err := normalise(cfg)
 			require.NoError(t, err)
-			plan := diff(want, tt.stored, cfg.settlement(), func(Secret) string { return "" })
+			plan := diff(want, tt.stored, nil, cfg.settlement(), plain)
 			plan.Warnings = append(plan.Warnings, cfg.ineffective()...)
 			got := map[string]Fate{}
 			for _, v := range cfg.fates(want, plan) {

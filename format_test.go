@@ -121,8 +121,11 @@ func TestC2_O3_L1_FrozenShapeTokenAndLockKeys(t *testing.T) {
 	require.Equal(t, v["hash of a long shape"], hex.EncodeToString(hash[:]))
 
 	p.ID = uuid.MustParse("455fb842-5f9d-4598-b9ab-6204fd930d59")
-	want := Provider{Type: TypeOpenAI, BaseURL: "https://proxy.example/v1"}
-	token := "openai@" + driftDigest(&storedProvider{Provider: p, revision: 1}, want)
+	p.Keys[0] = ProviderKey{ID: uuid.MustParse("7d444840-9dc0-11d1-b245-5ffdce74fad2"), APIKey: NewSecret("stored")}
+	want := desired{Provider: Provider{Type: TypeOpenAI, BaseURL: "https://proxy.example/v1", Keys: []ProviderKey{{APIKey: NewSecret("wanted")}}}}
+	row := &storedProvider{Provider: p, revision: 1}
+	target := want.adoptedBy(p, true)
+	token := "openai@" + digests(row, want.Provider, target, newVault(nil).fingerprints().bound)[0]
 	require.Equal(t, v["token"], token)
 	require.Regexp(t, tokenPattern, token)
 
@@ -142,7 +145,7 @@ func TestS10_A1_FrozenMasksAndAuditValues(t *testing.T) {
 	p := Provider{Type: TypeAnthropic, Name: "aws", DisplayName: "AWS", Enabled: true, BaseURL: "https://h/?token=hunter2"}
 	p.Bedrock = &BedrockSettings{Region: "eu", Model: "m", SmallFastModel: "s"}
 	p.Bedrock.AccessKey, p.Bedrock.AccessKeySecret = NewSecret("AKIAEXAMPLE0123456789"), NewSecret("secret")
-	require.JSONEq(t, v["audit of a provider"], string(pg.JSON(auditedProvider(p))))
+	require.JSONEq(t, v["audit of a provider"], string(pg.JSON(valuesOf(p))))
 	require.JSONEq(t, v["audit of a key"], string(pg.JSON(auditedKey(0, NewSecret("12345678901234567890")))))
 	old, new, _ := strings.Cut(v["audit of a deletion"], "\n")
 	var rows []struct{ Old, New json.RawMessage }

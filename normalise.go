@@ -18,6 +18,8 @@ type desired struct {
 	variable       func(field string) string // see variableOf
 	setBy          []func(field string) []string
 	pairs          int  // of Bedrock access keys that were given
+	model          bool // the environment sets it; otherwise it is the default
+	smallFastModel bool // the same
 	defaultBaseURL bool // the base URL is the documented default
 	warnings       []Warning
 	unsupported    bool
@@ -297,6 +299,8 @@ func (e entry) desired() desired {
 		variable:       e.variable,
 		setBy:          []func(string) []string{e.allVariables},
 		pairs:          len(c.BedrockAccessKeys),
+		model:          c.BedrockModel != "",
+		smallFastModel: c.BedrockSmallFastModel != "",
 		defaultBaseURL: e.defaultBaseURL,
 		legacy:         e.legacy,
 	}

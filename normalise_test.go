@@ -394,9 +394,9 @@ func TestConfigProblems(t *testing.T) {
 func TestR1_DecisionsDoNotTouchOneAnother(t *testing.T) {
 	t.Parallel()
 	want := []desired{{Provider: Provider{Name: "a", Type: TypeOpenAI}, warnings: append(make([]Warning, 0, 4), Warning{Code: "of the environment"})}}
-	fingerprint := func(Secret) string { return "f" }
-	deleted := diff(want, map[string]*storedProvider{"a": {Provider: want[0].Provider, deleted: true}}, settlement{}, fingerprint)
-	diverged := diff(want, map[string]*storedProvider{"a": {Provider: Provider{Name: "a", Type: TypeOpenAI, Keys: []ProviderKey{{APIKey: NewSecret("k")}}}}}, settlement{}, fingerprint)
+	deleted := diff(want, map[string]*storedProvider{"a": {Provider: want[0].Provider, deleted: true}}, nil, settlement{}, plain)
+	want[0].Keys = []ProviderKey{{APIKey: NewSecret("other")}}
+	diverged := diff(want, map[string]*storedProvider{"a": {Provider: Provider{Name: "a", Type: TypeOpenAI, Keys: []ProviderKey{{APIKey: NewSecret("k")}}}}}, nil, settlement{}, plain)
 	require.Contains(t, deleted.Steps[0].Warnings[1].String(), "an operator deleted it")
 	require.Contains(t, diverged.Steps[0].Warnings[1].String(), "differ in API key 1")
 	require.Equal(t, []Warning{{Code: "of the environment"}}, want[0].warnings)

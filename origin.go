@@ -2,6 +2,7 @@ package aiseed
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -9,29 +10,23 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"example.com/aiseed/internal/baseurl"
 	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/text"
 )
 
-// movedSide compares both sides with the row as created, according to its audit.
-func movedSide(origin json.RawMessage, stored, want Provider) Side {
-	var seeded struct {
-		Type    ProviderType `json:"type"`
-		BaseURL string       `json:"base_url"`
-		Bedrock *struct {
-			Region string `json:"region"`
-		} `json:"bedrock"`
-	}
-	if json.Unmarshal(origin, &seeded) != nil || seeded.Type == "" {
+// origins are the values that rows had when they were last written from the environment, by the
+// ids of the rows: the new values of an audit entry.
+type origins map[uuid.UUID]json.RawMessage
+
+// moved compares both sides with the row as it was last written from the environment.
+func (o origins) moved(both *sides) Side {
+	var first auditedValues
+	if raw := o[both.stored.ID]; json.Unmarshal(raw, &first) != nil || first.Type == "" || first.Keys == nil {
 		return SideUnknown
 	}
-	first := Provider{Type: seeded.Type, BaseURL: seeded.BaseURL}
-	if seeded.Bedrock != nil {
-		first.Bedrock = &BedrockSettings{Region: seeded.Bedrock.Region}
-	}
-	environment, sure := movedFrom(first, want)
-	database, alsoSure := movedFrom(first, stored)
+	want, stored := valuesOf(both.want.Provider), valuesOf(both.stored.Provider)
+	environment, sure := both.want.movedFrom(first, want)
+	database, alsoSure := both.want.movedFrom(first, stored)
 	switch {
 	case !sure || !alsoSure:
 		return SideUnknown
@@ -45,50 +40,84 @@ func movedSide(origin json.RawMessage, stored, want Provider) Side {
 	return SideUnknown
 }
 
-// movedFrom compares a side with first, which comes from an audit and has a masked base URL.
-// It is not sure if only what is masked could differ.
-func movedFrom(first, now Provider) (moved, sure bool) {
-	first.BaseURL = baseurl.Normalise(first.BaseURL)
-	now.BaseURL = MaskURL(baseurl.Normalise(now.BaseURL))
-	moved = canonicalHash(first) != canonicalHash(now)
-	return moved, moved || !strings.Contains(now.BaseURL, text.Masked)
+// movedFrom compares a side with first, in what the environment sets. The masks of secrets are
+// compared, so it is not sure if they agree and could hide a difference.
+func (d *desired) movedFrom(first, now auditedValues) (moved, sure bool) {
+	type facet struct {
+		was, is []string
+		hides   bool
+	}
+	was, is := first.settings(), now.settings()
+	shapes := [2][sha256.Size]byte{canonicalHash(first.shape()), canonicalHash(now.shape())}
+	facets := []facet{{[]string{string(shapes[0][:])}, []string{string(shapes[1][:])}, strings.Contains(now.BaseURL, text.Masked)}}
+	secret := func(was, is []string) {
+		facets = append(facets, facet{slices.Sorted(slices.Values(was)), slices.Sorted(slices.Values(is)), slices.Contains(is, text.Masked)})
+	}
+	if d.model {
+		facets = append(facets, facet{was: []string{was.Model}, is: []string{is.Model}})
+	}
+	if d.smallFastModel {
+		facets = append(facets, facet{was: []string{was.SmallFastModel}, is: []string{is.SmallFastModel}})
+	}
+	if !settingsOf(d.Provider).AccessKey.IsZero() {
+		secret([]string{was.AccessKey}, []string{is.AccessKey})
+		secret([]string{was.AccessKeySecret}, []string{is.AccessKeySecret})
+	}
+	if len(d.Keys) > 0 || !d.takesKeys() {
+		secret(first.Keys, now.Keys)
+	}
+	sure = true
+	for _, f := range facets {
+		moved = moved || !slices.Equal(f.was, f.is)
+		sure = sure && !f.hides
+	}
+	return moved, moved || sure
 }
 
+// selectOrigins finds, for each live provider of some names, the latest entry that a start wrote.
 const selectOrigins = `
-select resource_id, new from {schema}.ai_provider_audits
- where action = 'create' and resource = 'ai_provider'
-   and resource_id in (select id::uuid from json_array_elements_text($1::json) as drifted (id))`
+select p.id, a.new
+  from {schema}.ai_providers p
+  join lateral (select new from {schema}.ai_provider_audits
+                 where resource_id = p.id and resource = 'ai_provider' and actor = 'system' and action in ('create', 'update')
+                 order by seq desc limit 1) a on true
+ where not p.deleted and p.{named}`
 
-// explain finds out which side moved, for each step of a plan with a drift. It runs no query
-// if there is none.
-func (d *database) explain(ctx context.Context, plan *Plan) error {
-	var ids []uuid.UUID
-	for _, step := range plan.Steps {
-		if step.Drift != nil {
-			ids = append(ids, step.between().stored.ID)
-		}
-	}
-	if ids == nil {
-		return nil
-	}
-	origins := map[uuid.UUID]json.RawMessage{}
-	err := d.read(ctx, "reading the audits of drifted providers", pg.Query{
-		SQL:  d.sql(selectOrigins),
-		Args: [][]byte{pg.JSON(ids)},
+// selectOrigins reads the origins of providers with some names.
+func (d *database) selectOrigins(names []string, into *origins) pg.Query {
+	return pg.Query{
+		SQL:  d.sql(strings.ReplaceAll(selectOrigins, "{named}", isNamed)),
+		Args: [][]byte{pg.JSON(names)},
 		Rows: func(rows pgx.Rows) error {
+			*into = origins{}
 			var id uuid.UUID
 			var raw []byte
 			_, err := pgx.ForEachRow(rows, []any{&id, &raw}, func() error {
-				origins[id] = slices.Clone(raw)
+				(*into)[id] = slices.Clone(raw)
 				return nil
 			})
 			return err
 		},
-	})
+	}
+}
+
+// explain finds out which side moved, for each difference of a plan. It runs no query if there is
+// none.
+func (d *database) explain(ctx context.Context, plan *Plan) error {
+	var names []string
+	for _, step := range plan.Steps {
+		if step.Digest != "" {
+			names = append(names, step.Name)
+		}
+	}
+	if names == nil {
+		return nil
+	}
+	var found origins
+	err := d.read(ctx, "reading the audits of providers that differ", d.selectOrigins(names, &found))
 	for i := range plan.Steps {
-		if step := &plan.Steps[i]; step.Drift != nil {
-			both := step.between()
-			step.Moved = movedSide(origins[both.stored.ID], both.stored.Provider, both.want.Provider)
+		if step := &plan.Steps[i]; step.Digest != "" && err == nil {
+			step.Moved = found.moved(step.between())
 		}
 	}
 	return err

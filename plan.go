@@ -16,8 +16,8 @@ const (
 	ActionUnchanged   Action = "unchanged"   // row and environment agree
 	ActionDiverged    Action = "diverged"    // same shape, another credential or tunable: warn
 	ActionDrifted     Action = "drifted"     // another shape: refuse to start
-	ActionAdopt       Action = "adopt"       // another shape, and the operator chose the environment's: update
-	ActionKeep        Action = "keep"        // another shape, and the operator chose the database's: warn
+	ActionAdopt       Action = "adopt"       // they differ, and the operator chose the environment: update
+	ActionKeep        Action = "keep"        // they differ, and the operator chose the database: leave it
 	ActionDeleted     Action = "deleted"     // an operator deleted it: warn and leave it deleted
 	ActionUnsupported Action = "unsupported" // a type the library does not know: warn and skip
 )
@@ -35,14 +35,17 @@ type Plan struct {
 
 // A Step is the decision about one provider.
 type Step struct {
-	Action   Action
-	Name     string
-	Type     ProviderType
-	BaseURL  string       // from the environment, with the values of its query masked
-	Keys     int          // number of bearer keys in the environment
-	Drift    []FieldDrift // in a drifted, adopt or keep step
-	Moved    Side         // with Drift: which side moved since the row was seeded
-	Digest   string       // with Drift: settles it, as name@digest
+	Action  Action
+	Name    string
+	Type    ProviderType
+	BaseURL string // from the environment, with the values of its query masked
+	Keys    int    // number of bearer keys in the environment
+
+	// The rest of the fields up to Digest are set where environment and database differ.
+	Drift    []FieldDrift // the fields of the shape that differ
+	Adopting []string     // what else adopting changes, and which credentials stay; with fingerprints
+	Moved    Side         // which side moved since the row was last written from the environment
+	Digest   string       // settles it, as name@digest
 	Warnings []Warning    // that a start would log about this provider
 
 	// A function, because fmt prints unexported fields without calling Format, and
@@ -52,10 +55,13 @@ type Step struct {
 
 // sides holds what a step compares.
 type sides struct {
-	want      *desired
-	stored    *storedProvider // empty if there is no row
-	diverged  []string        // in a diverged step, the variables whose value is not in use
-	reordered bool            // the row has the same keys in another order
+	want    *desired
+	stored  *storedProvider // empty if there is no row
+	target  Provider        // the row as adopting makes it
+	digests []string        // of the difference; the first is that of the step
+	differ  []string        // the variables whose value is not in use, apart from the shape
+	settles []string        // the variables that settle the difference
+	notes   []string        // for the log, at level info
 }
 
 // between returns the sides. They are empty for a Step that this package did not make.
@@ -71,9 +77,15 @@ func (s Step) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(f, "%s %s", string(s.Action), text.Label(s.Name))
 }
 
+// fingerprints are how a plan shows credentials, and how digests bind to them.
+type fingerprints struct {
+	shown func(Secret) string
+	bound []func(Secret) string // the first is that of the digest to print
+}
+
 // diff decides what to do about each provider, in the order of want. It is a pure function:
-// a plan and a seed both call it.
-func diff(want []desired, stored map[string]*storedProvider, settle settlement, fingerprint func(Secret) string) *Plan {
+// a plan and a seed both call it. origins can be nil if nobody asks which side moved.
+func diff(want []desired, stored map[string]*storedProvider, origins origins, settle settlement, of fingerprints) *Plan {
 	plan := &Plan{Steps: make([]Step, 0, len(want))}
 	for i := range want {
 		d := &want[i]
@@ -88,14 +100,12 @@ func diff(want []desired, stored map[string]*storedProvider, settle settlement, 
 			step.Action = ActionUnsupported
 		case !exists:
 			step.Action = ActionCreate
-			if placeholders := d.placeholders(); len(placeholders) > 0 {
-				step.warn(Warning{Code: WarningPlaceholder, Variables: placeholders})
-			}
+			step.warnOfPlaceholders()
 		case row.deleted:
 			step.Action = ActionDeleted
 			step.warn(Warning{Code: WarningDeleted})
 		default:
-			step.compare(settle, fingerprint)
+			step.compare(origins, settle, of)
 		}
 		plan.Steps = append(plan.Steps, step)
 	}
@@ -103,71 +113,66 @@ func diff(want []desired, stored map[string]*storedProvider, settle settlement, 
 	return plan
 }
 
-func (s *Step) compare(settle settlement, fingerprint func(Secret) string) {
-	stored, want := s.between().stored, s.between().want
-	if s.Drift = shapeDrift(stored.Provider, *want); s.Drift != nil {
-		s.Digest, s.Moved = driftDigest(stored, want.Provider), SideUnknown
-		entry := s.Name + "@" + s.Digest
-		switch {
-		case settle.adopts(entry):
-			s.Action = ActionAdopt
-			s.warn(Warning{Code: WarningAdopted, Variables: settle.variables.withEqual(settle.variables.legacy(variableDriftAdopt))})
-		case settle.keeps(entry):
-			s.Action = ActionKeep
-			s.warn(Warning{Code: WarningKept, Variables: settle.variables.withEqual(settle.variables.legacy(variableDriftKeep))})
-		default:
-			s.Action = ActionDrifted
+func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
+	both := s.between()
+	stored, want := both.stored, both.want
+	s.Drift = shapeDrift(stored.Provider, *want)
+	both.target = want.adoptedBy(stored.Provider, s.Drift != nil)
+	list := differences(stored.Provider, both.target, of.shown)
+	for _, d := range list {
+		s.Adopting = append(s.Adopting, d.adopting())
+		if variable := want.variableOf(d.field); d.is != "" && !slices.Contains(both.differ, variable) {
+			both.differ = append(both.differ, variable)
 		}
-		left := stored.Provider
-		if s.Action == ActionAdopt {
-			left, _ = adopted(left, want.Provider) // adopting settles the rest too
-		}
-		if differences, _ := divergence(left, want.Provider, fingerprint); len(differences) > 0 {
-			s.warn(Warning{Code: WarningDiverged, Differences: differences, BesideDrift: true})
-		}
+	}
+	unset := !hasCredentials(want.Provider) && hasCredentials(both.target)
+	switch {
+	case unset && s.Drift != nil:
+		s.Adopting = append(s.Adopting, "leaves "+both.target.fingerprinted(of.shown)+", which would then go to "+both.target.endpoint())
+	case unset:
+		both.notes = append(both.notes, "the environment sets no credentials, and those of the database stay in use")
+	case len(list) == 0 && s.Drift == nil && !slices.EqualFunc(secretsOf(stored.Provider), secretsOf(want.Provider), Secret.Equal):
+		both.notes = append(both.notes, "the database has the keys of the environment in another order, which stays")
+	}
+	if len(list) == 0 && s.Drift == nil {
+		s.Action = ActionUnchanged
 		return
 	}
-	s.Action = ActionUnchanged
-	differences, fields := divergence(stored.Provider, want.Provider, fingerprint)
-	if len(differences) > 0 {
+	both.digests = digests(stored, want.Provider, both.target, of.bound)
+	s.Digest, s.Moved = both.digests[0], origins.moved(both)
+	action, entry := settle.choose(s)
+	_, choice := standing(entry)
+	adopt, keep := settle.variables.legacy(variableDriftAdopt), settle.variables.legacy(variableDriftKeep)
+	switch s.Action = action; {
+	case action == ActionAdopt:
+		both.settles = settle.variables.withEqual(adopt)
+		s.warn(Warning{Code: WarningAdopted, Variables: both.settles, Differences: s.Adopting})
+		s.warnOfPlaceholders()
+	case choice != "":
+		both.settles = settle.variables.withEqual(keep)
+		both.notes = append(both.notes, "it differs from the environment and stays as it is, by "+keep+"="+entry)
+	case action == ActionKeep:
+		both.settles = settle.variables.withEqual(keep)
+		s.warn(Warning{Code: WarningKept, Variables: both.settles})
+	case s.Drift != nil:
+		s.Action = ActionDrifted
+	default:
 		s.Action = ActionDiverged
-		s.warn(Warning{Code: WarningDiverged, Differences: differences})
+		w := Warning{Code: WarningDiverged, Variables: both.differ, Token: s.Name + "@" + s.Digest, AdoptVariable: adopt, KeepVariable: keep}
+		for _, d := range list {
+			w.Differences = append(w.Differences, d.String())
+		}
+		s.warn(w)
 	}
-	both := s.between()
-	for _, f := range fields {
-		both.diverged = append(both.diverged, want.variablesOf(f)...)
-	}
-	both.reordered = len(differences) == 0 && !slices.EqualFunc(secretsOf(stored.Provider), secretsOf(want.Provider), Secret.Equal)
 }
 
 func (s *Step) warn(w Warning) { s.Warnings = append(s.Warnings, w) }
 
-// unused returns a warning for each entry that settles no step of a plan. A choice applies
-// to one difference, and one side has changed since.
-func (s settlement) unused(plan *Plan) (warnings []Warning) {
-	adopts, keeps := map[string]bool{}, map[string]bool{}
-	for _, step := range plan.Steps {
-		switch entry := step.Name + "@" + step.Digest; step.Action {
-		case ActionAdopt:
-			adopts[entry] = true
-		case ActionKeep:
-			keeps[keepable(entry)] = true
-		}
+// warnOfPlaceholders warns of secrets of examples, which would be written.
+func (s *Step) warnOfPlaceholders() {
+	if placeholders := s.between().want.placeholders(); len(placeholders) > 0 {
+		s.warn(Warning{Code: WarningPlaceholder, Variables: placeholders})
 	}
-	warn := func(name, entry string) {
-		warnings = append(warnings, Warning{Code: WarningStaleToken, Variables: s.variables.withEqual(s.variables.legacy(name)), Token: entry})
-	}
-	for _, entry := range s.adopt {
-		if !adopts[entry] {
-			warn(variableDriftAdopt, entry)
-		}
-	}
-	for _, entry := range s.keep {
-		if !keeps[keepable(entry)] {
-			warn(variableDriftKeep, entry)
-		}
-	}
-	return warnings
 }
 
 // drift returns a [DriftError] if any provider drifted.
@@ -175,7 +180,7 @@ func (p *Plan) drift(variables variables) error {
 	var drifted []ProviderDrift
 	for _, s := range p.Steps {
 		if s.Action == ActionDrifted {
-			drifted = append(drifted, ProviderDrift{Name: s.Name, ID: s.between().stored.ID, Moved: s.Moved, Digest: s.Digest, Fields: s.Drift})
+			drifted = append(drifted, ProviderDrift{Name: s.Name, ID: s.between().stored.ID, Moved: s.Moved, Digest: s.Digest, Fields: s.Drift, Adopting: s.Adopting})
 		}
 	}
 	if drifted == nil {
@@ -216,7 +221,7 @@ const (
 	FateAgrees    Fate = "agrees"          // the database says the same
 	FateOverruled Fate = "overruled"       // the database says something else, and that is in use
 	FateAdopted   Fate = "adopted"         // the database takes its value
-	FateSettles   Fate = "settles"         // it holds a token that settles a drift
+	FateSettles   Fate = "settles"         // it settles a difference
 	FateStops     Fate = "stops the start" // its provider drifted
 	FateDeleted   Fate = "deleted"         // an operator deleted its provider, which stays deleted
 	FateSkipped   Fate = "skipped"         // its provider has a type that is not supported
@@ -234,12 +239,21 @@ type VariableFate struct {
 var fateOf = map[Action]VariableFate{
 	ActionCreate:      {Fate: FateCreates, Reason: "there is no row of this provider yet"},
 	ActionUnchanged:   {Fate: FateAgrees, Reason: "the database has the same"},
-	ActionDiverged:    {Fate: FateAgrees, Reason: "the database has the same"},
+	ActionDiverged:    {Fate: FateOverruled, Reason: "the database has another value, which is in use"},
 	ActionDrifted:     {Fate: FateStops, Reason: "environment and database differ, and nobody has settled that"},
 	ActionAdopt:       {Fate: FateAdopted, Reason: "the database takes the environment's values, as the operator chose"},
 	ActionKeep:        {Fate: FateOverruled, Reason: "the database keeps its values, as the operator chose"},
 	ActionDeleted:     {Fate: FateDeleted, Reason: "an operator deleted the provider, and it stays deleted"},
 	ActionUnsupported: {Fate: FateSkipped, Reason: "the type is not supported"},
+}
+
+// fateOf returns the action that decides about a variable of a provider. What agrees agrees,
+// whatever happens to the rest.
+func (s *Step) fateOf(variable string) Action {
+	if s.Digest != "" && s.Drift == nil && !slices.Contains(s.between().differ, variable) {
+		return ActionUnchanged
+	}
+	return s.Action
 }
 
 // fates returns what becomes of each variable of a Config that was parsed, in its order, as a
@@ -260,12 +274,10 @@ func (cfg *Config) fates(want []desired, plan *Plan) (fates []VariableFate) {
 		for _, w := range warnings {
 			for _, name := range w.Variables {
 				switch w.Code {
-				case WarningAdopted, WarningKept:
-					settles[name] = true
 				case WarningIgnored:
 					ignored[name] = w.Reason
 				case WarningStaleToken:
-					ignored[name] = "its tokens match no current drift"
+					ignored[name] = "its entries match no current difference"
 				case WarningUnknownVariable, WarningRemovedVariable, WarningLetterCase, WarningMisnamedVariable, WarningMissingKey, WarningServiceLinks:
 					ignored[name] = "it is no variable of AI providers"
 				}
@@ -275,6 +287,9 @@ func (cfg *Config) fates(want []desired, plan *Plan) (fates []VariableFate) {
 	note(plan.Warnings)
 	for _, s := range plan.Steps {
 		note(s.Warnings)
+		for _, name := range s.between().settles {
+			settles[name] = true
+		}
 	}
 	set := cfg.variables.set()
 	fates = make([]VariableFate, 0, len(set))
@@ -284,13 +299,10 @@ func (cfg *Config) fates(want []desired, plan *Plan) (fates []VariableFate) {
 		fate := VariableFate{Fate: FateNoEffect, Reason: reason}
 		switch {
 		case settles[v.name]:
-			fate = VariableFate{Fate: FateSettles, Reason: "it settles a drift"}
+			fate = VariableFate{Fate: FateSettles, Reason: "it settles a difference"}
 		case isIgnored, !has:
 		default:
-			fate = fateOf[plan.Steps[i].Action]
-			if plan.Steps[i].Action == ActionDiverged && slices.Contains(plan.Steps[i].between().diverged, v.name) {
-				fate = VariableFate{Fate: FateOverruled, Reason: "the database has another value, which is in use"}
-			}
+			fate = fateOf[plan.Steps[i].fateOf(v.name)]
 		}
 		if fate.Name = v.name; has {
 			fate.Provider = plan.Steps[i].Name

@@ -1,6 +1,7 @@
 package aiseed
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -26,10 +27,10 @@ func (p *Plan) Table(width int, colour bool) string {
 		p.writeTable(&b, max(width, 60), colour)
 	}
 	for _, s := range p.Steps {
-		if len(s.Drift)+len(s.Warnings) > 0 {
+		if s.Digest != "" || len(s.Warnings) > 0 {
 			fmt.Fprintf(&b, "\n%s\n", text.Label(s.Name))
 		}
-		s.writeDrift(&b)
+		s.writeDifference(&b)
 		for _, w := range s.Warnings {
 			writeWrapped(&b, w.String(), max(width, 60))
 		}
@@ -43,19 +44,22 @@ func (p *Plan) Table(width int, colour bool) string {
 	return b.String()
 }
 
-func (s Step) writeDrift(b *strings.Builder) {
+// writeDifference writes what no warning says of it.
+func (s Step) writeDifference(b *strings.Builder) {
 	for _, f := range s.Drift {
 		fmt.Fprintf(b, "  %s\n", f.Field)
 		f.write(b, "    ")
 	}
-	if s.Drift == nil {
+	if s.Digest == "" {
 		return
 	}
-	if s.Moved != "" && s.Moved != SideUnknown {
-		fmt.Fprintf(b, "  since the row was created, %s changed\n", s.Moved.words())
-	}
+	s.Moved.write(b, "  ")
 	if s.Action == ActionDrifted {
+		writeAdopting(b, "  ", s.Adopting)
 		fmt.Fprintf(b, "  to settle it: %s@%s\n", s.Name, s.Digest)
+	}
+	for _, note := range s.between().notes {
+		fmt.Fprintf(b, "  %s\n", note)
 	}
 }
 
@@ -117,8 +121,9 @@ func (s Step) MarshalJSON() ([]byte, error) {
 		Moved       Side         `json:"moved,omitempty"`
 		Digest      string       `json:"digest,omitempty"`
 		Drift       []FieldDrift `json:"drift,omitempty"`
+		Adopting    []string     `json:"adopting,omitempty"`
 		Warnings    []Warning    `json:"warnings,omitempty"`
-	}{s.Action, text.Label(s.Name), ProviderType(text.Brief(string(s.Type))), s.BaseURL, want.credentials(), s.Moved, s.Digest, s.Drift, s.Warnings})
+	}{s.Action, text.Label(s.Name), ProviderType(text.Brief(string(s.Type))), s.BaseURL, want.credentials(), s.Moved, s.Digest, s.Drift, s.Adopting, s.Warnings})
 }
 
 // MarshalJSON encodes a plan, always with a list of steps.
@@ -132,6 +137,26 @@ func (p *Plan) MarshalJSON() ([]byte, error) {
 		Warnings  []Warning      `json:"warnings,omitempty"`
 		Variables []VariableFate `json:"variables,omitempty"`
 	}{steps, p.Warnings, p.Variables})
+}
+
+// fingerprinted names the credentials of a provider by their fingerprints.
+func (p Provider) fingerprinted(fingerprint func(Secret) string) string {
+	if p.Bedrock != nil {
+		return "the Bedrock access key (" + fingerprint(p.Bedrock.AccessKey) + ")"
+	}
+	var shown []string
+	for _, s := range secretsOf(p) {
+		shown = append(shown, fingerprint(s))
+	}
+	return text.Count(len(shown), "API key") + " (" + strings.Join(shown, ", ") + ")"
+}
+
+// endpoint says where the requests of a provider go, masked.
+func (p Provider) endpoint() string {
+	if url := cmp.Or(p.BaseURL, p.Type.DefaultBaseURL()); url != "" && (p.Bedrock == nil || p.BaseURL != "") {
+		return MaskURL(url)
+	}
+	return "Amazon Bedrock in " + cmp.Or(text.Printable(p.region()), "the region of the AWS environment")
 }
 
 // credentials describes briefly what a provider authenticates with, masked.

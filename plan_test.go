@@ -135,12 +135,14 @@ func TestR10_WarningsAreValues(t *testing.T) {
 		require.Equal(t, planned.Steps[i].Warnings, step.Warnings)
 		byName[step.Name] = step.Warnings
 	}
-	require.Len(t, byName["openai"][0].Differences, 1)
-	byName["openai"][0].Differences = nil
+	diverged := &byName["openai"][0]
+	require.Len(t, diverged.Differences, 1)
+	require.Regexp(t, `^openai@[0-9a-f]{16}$`, diverged.Token)
+	diverged.Differences, diverged.Token = nil, ""
 	require.Equal(t, map[string][]aiseed.Warning{
 		"anthropic": {{Code: aiseed.WarningDeleted}},
 		"cohere":    {{Code: aiseed.WarningUnsupportedType, Type: "cohere"}},
-		"openai":    {{Code: aiseed.WarningDiverged}},
+		"openai":    {{Code: aiseed.WarningDiverged, Variables: []string{prefix + "OPENAI_KEY"}, AdoptVariable: prefix + "DRIFT_ADOPT", KeepVariable: prefix + "DRIFT_KEEP"}},
 		"x":         {{Code: aiseed.WarningIgnored, Variables: []string{prefix + "PROVIDER_1_BASE_URL"}, Reason: "ignored, since the provider takes the Bedrock base URL"}},
 	}, byName)
 	require.Len(t, f.Logs.Warnings(), logged+5, "a seed logs its own only")

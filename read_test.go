@@ -51,7 +51,7 @@ func TestS7_R7_KeysAreInOrderOfPositionNotOfInsertion(t *testing.T) {
 	require.Equal(t, "c", providers[0].Keys[0].APIKey.Reveal())
 	require.NoError(t, f.Seed(cfg))
 	require.Empty(t, f.Logs.Warnings(), "R7: another order is no difference")
-	require.Contains(t, f.Logs.String(), "INFO AI provider has the keys of the environment in another order, which stays provider=openai")
+	require.Contains(t, f.Logs.String(), "INFO AI provider: the database has the keys of the environment in another order, which stays provider=openai")
 }
 
 func TestS7_TheTimesOfAKeyAreThoseOfItsRow(t *testing.T) {

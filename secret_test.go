@@ -62,7 +62,7 @@ func holders() map[string]any {
 		"an unexported map":      struct{ m map[string]Secret }{map[string]Secret{"k": s}},
 		"an unexported slice":    struct{ l []Secret }{[]Secret{s}},
 		"an error":               fmt.Errorf("no: %v", s),
-		"a plan with the wanted": diff([]desired{{Provider: Provider{Keys: []ProviderKey{{APIKey: s}}}}}, nil, settlement{}, newVault(nil).fingerprint),
+		"a plan with the wanted": diff([]desired{{Provider: Provider{Keys: []ProviderKey{{APIKey: s}}}}}, nil, nil, settlement{}, newVault(nil).fingerprints()),
 	}
 }
 

@@ -103,7 +103,9 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 		return nil, err
 	}
 	plan := r.plan
-	_ = store.explain(ctx, plan) // if it fails, only the side that moved is unknown
+	if r.origins == nil {
+		_ = store.explain(ctx, plan) // if it fails, only the side that moved is unknown
+	}
 	plan.Warnings = slices.Concat(cfg.Warnings, cfg.ineffective(), plan.Warnings)
 	plan.Variables = cfg.fates(want, plan)
 	logger.Debug(ctx, "planned AI providers", plan.fields()...)
@@ -118,6 +120,7 @@ type start struct {
 	auditor Auditor
 
 	stored  []*storedProvider // as last read
+	origins origins           // read with them if a choice depends on the side that moved
 	plan    *Plan             // that was carried out, or could not be
 	pending bool              // there are audit entries to deliver
 
@@ -161,7 +164,9 @@ func (r *start) reconcile(ctx context.Context) error {
 	}
 	if r.plan.count(ActionDrifted) > 0 {
 		// Report the drift even if we cannot say which side moved.
-		_ = r.store.explain(ctx, r.plan)
+		if r.origins == nil {
+			_ = r.store.explain(ctx, r.plan)
+		}
 		return r.plan.drift(r.settle.variables)
 	}
 	return nil
@@ -169,7 +174,11 @@ func (r *start) reconcile(ctx context.Context) error {
 
 // reads returns the queries for what a decision depends on.
 func (r *start) reads() []pg.Query {
-	return []pg.Query{r.store.load(names(r.want), &r.stored), r.store.pending(&r.pending)}
+	queries := []pg.Query{r.store.load(names(r.want), &r.stored), r.store.pending(&r.pending)}
+	if r.settle.asksWhoMoved() {
+		queries = append(queries, r.store.selectOrigins(names(r.want), &r.origins))
+	}
+	return queries
 }
 
 // read reads, and makes the plan.
@@ -185,7 +194,7 @@ func (r *start) makePlan() error {
 	r.undelivered = nil // of an earlier attempt
 	stored, err := r.store.vault.openedByName(r.stored)
 	if err == nil {
-		r.plan = diff(r.want, stored, r.settle, r.store.vault.fingerprint)
+		r.plan = diff(r.want, stored, r.origins, r.settle, r.store.vault.fingerprints())
 	}
 	return err
 }
@@ -230,9 +239,7 @@ func (s *Store) carryOut(plan *Plan) (*changes, error) {
 		case ActionCreate:
 			err = c.create(want.Provider)
 		case ActionAdopt:
-			p, keys := adopted(stored.Provider, want.Provider)
-			err = c.update(stored, p)
-			c.addKeys(p, keys, 0)
+			err = c.update(stored, step.between().target)
 		}
 		if err != nil {
 			return nil, err
@@ -274,8 +281,8 @@ func (p *Plan) report(ctx context.Context, logger slog.Logger) {
 			slog.F("base_url", MaskURL(created.BaseURL)), slog.F("keys", len(created.Keys)))
 	}
 	for _, s := range p.Steps {
-		if s.between().reordered {
-			logger.Info(ctx, "AI provider has the keys of the environment in another order, which stays", slog.F("provider", s.Name))
+		for _, note := range s.between().notes {
+			logger.Info(ctx, "AI provider: "+note, slog.F("provider", s.Name))
 		}
 	}
 	logger.Info(ctx, "AI providers of the environment are in the database", p.fields()...)

@@ -256,7 +256,7 @@ func TestO3_KeepBindsToTheRowAndItsShape(t *testing.T) {
 			before := f.State()
 			f.DriftOf(f.Parse(testkit.With(environ, words)...))
 			require.Equal(t, before, f.State())
-			require.Contains(t, strings.Join(f.Logs.Warnings(), "\n"), "CODER_AIBRIDGE_"+strings.Replace(words, "=", ": ", 1)+" matches no current drift and has no effect; remove it")
+			require.Contains(t, strings.Join(f.Logs.Warnings(), "\n"), "CODER_AIBRIDGE_"+strings.Replace(words, "=", ": ", 1)+" matches no current difference and has no effect; remove it")
 		})
 	}
 }

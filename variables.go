@@ -28,7 +28,7 @@ const (
 	fileTwinSuffix = "_FILE"
 )
 
-// The variables that settle a drift, without the prefix. Each takes a comma-separated list of
+// The variables that settle differences, without the prefix. Each takes a comma-separated list of
 // name@digest.
 const (
 	variableDriftAdopt = "DRIFT_ADOPT"
@@ -46,8 +46,8 @@ type field struct {
 
 var (
 	settingFields = []field{
-		{variableDriftAdopt, false, "name@digest, comma-separated: drifts that are settled by the environment's values", ""},
-		{variableDriftKeep, false, "name@digest, comma-separated: drifts that are settled by the database's values", ""},
+		{variableDriftAdopt, false, "name@digest, comma-separated: differences that are settled by the environment's values", ""},
+		{variableDriftKeep, false, "name@digest, *, name@*, *@database or name@database, comma-separated: differences that are settled by the database's values", ""},
 	}
 	legacyFields = []field{
 		{openAIGroup + fieldKey, true, "bearer key; makes the provider openai", ""},

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"sync"
 
 	"github.com/google/uuid"
@@ -32,6 +33,19 @@ var processFingerprint = sync.OnceValue(func() func(Secret) string {
 	_, _ = rand.Read(key) // never fails since Go 1.24
 	return ofSecret(seal.NewFingerprint(key))
 })
+
+// fingerprints are how plans of this store show secrets, and bind to them: with any key of the
+// ring, so that a token outlives a rotation; without a keyring with what another process has too.
+func (v *vault) fingerprints() fingerprints {
+	of := fingerprints{shown: v.fingerprint}
+	for _, key := range v.ring {
+		of.bound = append(of.bound, ofSecret(key.Fingerprint))
+	}
+	if of.bound == nil {
+		of.bound = []func(Secret) string{func(s Secret) string { return s.String() + " " + strconv.Itoa(len(s.Reveal())) }}
+	}
+	return of
+}
 
 // ofSecret turns a function of a text into a function of a secret.
 func ofSecret(fingerprint func(string) string) func(Secret) string {

@@ -25,8 +25,8 @@ const (
 	WarningUnusedKeys       WarningCode = "unused_keys"       // of several Bedrock access keys, the first is used
 	WarningDeleted          WarningCode = "deleted"           // an operator deleted the provider
 	WarningDiverged         WarningCode = "diverged"          // credentials or models differ; both stay
-	WarningAdopted          WarningCode = "adopted"           // a token settled the drift: the environment wins
-	WarningKept             WarningCode = "kept"              // a token settled the drift: the database wins
+	WarningAdopted          WarningCode = "adopted"           // a token settled a difference: the environment wins
+	WarningKept             WarningCode = "kept"              // a token settled a difference: the database wins
 	WarningStaleToken       WarningCode = "stale_token"       // a token settles nothing
 )
 
@@ -38,10 +38,11 @@ type Warning struct {
 	Provider    string   // the provider that lacks a key
 	Type        string   // the type that is not supported
 	Meant       string   // the variable or the type that was probably meant, or ""
-	Differences []string // between environment and database, with fingerprints of credentials
-	BesideDrift bool     // the differences are in addition to those of a drift
-	Token       string   // the stale token
+	Differences []string // between environment and database, or what adopting did about them; with fingerprints of credentials
+	Token       string   // that settles the differences, or is stale
 	Reason      string   // why the variables are ignored, or what their names have
+
+	AdoptVariable, KeepVariable string // that take the token
 }
 
 // String returns the text of the warning.
@@ -79,16 +80,22 @@ func (w Warning) String() string {
 	case WarningDeleted:
 		return "an operator deleted it, and it stays deleted: remove its variables from the environment, or restore it in the database"
 	case WarningDiverged:
-		if w.BesideDrift {
-			return "apart from the drift, environment and database differ in " + strings.Join(w.Differences, ", ")
+		remove := ""
+		if variables != "" {
+			remove = "remove " + strings.Join(w.Variables, " and ") + ", or "
 		}
-		return "environment and database differ in " + strings.Join(w.Differences, ", ") + "; the database's value is the one in use"
+		return "environment and database differ in " + strings.Join(w.Differences, ", ") + "; the database's value is the one in use. If it is right, " + remove +
+			"set " + w.KeepVariable + "=" + w.Token + "; if the environment is, set " + w.AdoptVariable + "=" + w.Token
 	case WarningAdopted:
-		return "drift settled by " + variables + ": the database takes the environment's values"
+		did := ""
+		if len(w.Differences) > 0 {
+			did = "; this " + strings.Join(w.Differences, ", ")
+		}
+		return "settled by " + variables + ": the database takes the environment's values" + did
 	case WarningKept:
-		return "drift settled by " + variables + ": the database's values stay in use"
+		return "settled by " + variables + ": the database's values stay in use"
 	case WarningStaleToken:
-		return variables + ": " + w.Token + " matches no current drift and has no effect; remove it"
+		return variables + ": " + w.Token + " matches no current difference and has no effect; remove it"
 	}
 	return string(w.Code)
 }

@@ -90,7 +90,7 @@ func (c *changes) create(p Provider) error {
 		return err
 	}
 	c.inserts = append(c.inserts, providerRow{p.ID, p.Type, p.Name, p.DisplayName, p.Enabled, p.BaseURL, settings, settingsKey})
-	c.audits = append(c.audits, auditOfProvider(c.actor, AuditCreate, p, nil, auditedProvider(p)))
+	c.audits = append(c.audits, auditOfProvider(c.actor, AuditCreate, p, nil, valuesOf(p)))
 	c.addKeys(p, p.Keys, 0)
 	return nil
 }
@@ -130,7 +130,7 @@ func (c *changes) update(old *storedProvider, p Provider) error {
 		}
 	}
 	c.updates = append(c.updates, row)
-	c.audits = append(c.audits, auditOfProvider(c.actor, AuditUpdate, p, auditedProvider(old.Provider), auditedProvider(p)))
+	c.audits = append(c.audits, auditOfProvider(c.actor, AuditUpdate, p, valuesOf(old.Provider), valuesOf(p)))
 	return nil
 }
 

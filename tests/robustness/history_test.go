@@ -630,9 +630,9 @@ func (h *history) start(e modelEnv, adopt, keep []string) {
 			h.reached[what]++
 		}
 	}
-	require.Equal(h.T, len(result.unused), strings.Count(logs.String(), "matches no current drift"))
+	require.Equal(h.T, len(result.unused), strings.Count(logs.String(), "matches no current difference"))
 	for _, word := range result.unused {
-		require.Contains(h.T, logs.String(), word+" matches no current drift")
+		require.Contains(h.T, logs.String(), word+" matches no current difference")
 	}
 }
 
