@@ -40,7 +40,7 @@ func driftDigest(stored *storedProvider, want Provider) string {
 	shapes := half(stored.ID.String(), string(was[:]), string(is[:]))
 	p, keys := adopted(stored.Provider, want)
 	settings := settingsOf(p)
-	return shapes + half(shapes, strconv.FormatInt(stored.revision, 10), settings.Model, settings.SmallFastModel,
+	return shapes + half(shapes, strconv.FormatInt(stored.Revision, 10), settings.Model, settings.SmallFastModel,
 		strconv.FormatBool(settings.AccessKey.IsZero()), strconv.Itoa(len(keys)))
 }
 

@@ -120,9 +120,9 @@ func TestC2_O3_L1_FrozenShapeTokenAndLockKeys(t *testing.T) {
 	hash = canonicalHash(Provider{Type: TypeOpenAI, BaseURL: "https://gateway.example/" + strings.Repeat("a", 110)})
 	require.Equal(t, v["hash of a long shape"], hex.EncodeToString(hash[:]))
 
-	p.ID = uuid.MustParse("455fb842-5f9d-4598-b9ab-6204fd930d59")
+	p.ID, p.Revision = uuid.MustParse("455fb842-5f9d-4598-b9ab-6204fd930d59"), 1
 	want := Provider{Type: TypeOpenAI, BaseURL: "https://proxy.example/v1"}
-	token := "openai@" + driftDigest(&storedProvider{Provider: p, revision: 1}, want)
+	token := "openai@" + driftDigest(&storedProvider{Provider: p}, want)
 	require.Equal(t, v["token"], token)
 	require.Regexp(t, tokenPattern, token)
 

@@ -98,7 +98,7 @@ func TestO4_BedrockSettings(t *testing.T) {
 	require.Equal(t, []string{"2"}, f.Rows(`select revision from ai_providers`))
 	_, err = f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("x")})
 	require.NoError(t, err)
-	require.Equal(t, []string{"2"}, f.Rows(`select revision from ai_providers`), "a display name is no change of what it does")
+	require.Equal(t, []string{"3"}, f.Rows(`select revision from ai_providers`), "a display name counts too")
 }
 
 func TestO4_ChecksAreThoseOfTheEnvironment(t *testing.T) {

@@ -231,8 +231,8 @@ func (s *Store) carryOut(plan *Plan) (*changes, error) {
 			err = c.create(want.Provider)
 		case ActionAdopt:
 			p, keys := adopted(stored.Provider, want.Provider)
+			p.Keys = append(p.Keys, keys...)
 			err = c.update(stored, p)
-			c.addKeys(p, keys, 0)
 		}
 		if err != nil {
 			return nil, err
