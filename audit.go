@@ -53,7 +53,7 @@ type AuditAction string
 // The actions of an [AuditEntry].
 const (
 	AuditCreate  AuditAction = "create"  // of a provider or a key
-	AuditUpdate  AuditAction = "update"  // of a provider
+	AuditUpdate  AuditAction = "update"  // of a provider, or of the position of a key
 	AuditDelete  AuditAction = "delete"  // of a key, or of a provider, which stays as deleted
 	AuditRestore AuditAction = "restore" // of a deleted provider
 )
@@ -153,7 +153,7 @@ func (v auditedValues) shape() Provider {
 func auditedKey(position int, key Secret) any {
 	return struct {
 		Position int    `json:"position"`
-		APIKey   Secret `json:"api_key"`
+		APIKey   Secret `json:"api_key,omitzero"` // none if it was not decrypted
 	}{position, key}
 }
 

@@ -52,8 +52,8 @@ func TestA1_OneEntryPerProviderAndKey(t *testing.T) {
 		provider aiseed.Provider
 		new      string
 	}{
-		{"ai_provider", a.ID, a, `{"type":"openai","name":"a","display_name":"a","enabled":true,"base_url":"https://h/?token=****","bedrock":null}`},
-		{"ai_provider", b.ID, b, `{"type":"openai","name":"b","display_name":"b","enabled":true,"base_url":"","bedrock":null}`},
+		{"ai_provider", a.ID, a, `{"type":"openai","name":"a","display_name":"a","enabled":true,"base_url":"https://h/?token=****","bedrock":null,"keys":[]}`},
+		{"ai_provider", b.ID, b, `{"type":"openai","name":"b","display_name":"b","enabled":true,"base_url":"","bedrock":null,"keys":["****tail","****"]}`},
 		{"ai_provider_key", b.Keys[0].ID, b, `{"position":0,"api_key":"****tail"}`},
 		{"ai_provider_key", b.Keys[1].ID, b, `{"position":1,"api_key":"****"}`},
 	} {

@@ -162,7 +162,7 @@ func differences(stored, target Provider, fingerprint func(Secret) string) (list
 		if i < len(stale) {
 			number, was = stale[i]+1, had[stale[i]]
 		}
-		credential(secretName(fieldKey, len(has)), "API key "+strconv.Itoa(number), was, is)
+		credential(fieldKey, "API key "+strconv.Itoa(number), was, is)
 	}
 	was, is := settingsOf(stored), settingsOf(target)
 	credential(fieldBedrockAccessKey, "Bedrock access key", was.AccessKey, is.AccessKey)

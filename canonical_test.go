@@ -47,7 +47,7 @@ func TestC2_DifferentShapesEncodeDifferently(t *testing.T) {
 var fieldClasses = map[string]string{
 	"Provider.ID": "ignored", "Provider.Type": "shape", "Provider.Name": "ignored",
 	"Provider.DisplayName": "ignored", "Provider.Enabled": "ignored", "Provider.BaseURL": "shape",
-	"Provider.CreatedAt": "ignored", "Provider.UpdatedAt": "ignored",
+	"Provider.Revision": "ignored", "Provider.CreatedAt": "ignored", "Provider.UpdatedAt": "ignored",
 	"Provider.Bedrock": "below", "Provider.Keys": "below",
 	"BedrockSettings.Region": "shape",
 	"BedrockSettings.Model":  "tunable", "BedrockSettings.SmallFastModel": "tunable",
@@ -110,6 +110,8 @@ func alter(t *testing.T, p *Provider, typ reflect.Type, field int) {
 			f.SetString("changed")
 		case reflect.Bool:
 			f.SetBool(true)
+		case reflect.Int64:
+			f.SetInt(7)
 		case reflect.Array: // a uuid
 			f.Index(0).SetUint(1)
 		case reflect.Struct: // a time.Time

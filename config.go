@@ -248,9 +248,12 @@ func (e *entry) variable(field string) string {
 	return e.variables.indexed(e.place-firstIndexedPlace, field)
 }
 
-// allVariables returns all variables that set a secret or a model, or would.
-func (e *entry) allVariables(field string) []string {
-	return e.variables.withEqual(e.variable(field), e.variable(field+pluralSuffix))
+// setters returns the variables that set a field.
+func (e *entry) setters(field string) []string {
+	elements := map[string]int{
+		fieldKey: len(e.config.Keys), fieldBedrockAccessKey: len(e.config.BedrockAccessKeys), fieldBedrockAccessKeySecret: len(e.config.BedrockAccessKeySecrets),
+	}
+	return e.variables.withEqual(e.variable(secretName(field, elements[field])))
 }
 
 func (cfg *Config) legacyOpenAI() (e entry, makes bool) {

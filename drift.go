@@ -116,8 +116,14 @@ func digests(stored *storedProvider, want, target Provider, fingerprints []func(
 	was, is := canonicalHash(stored.Provider), canonicalHash(want)
 	shapes := half(stored.ID.String(), string(was[:]), string(is[:]))
 	list := make([]string, len(fingerprints))
-	for i, fingerprint := range fingerprints {
-		fields := []string{shapes, strconv.FormatInt(stored.revision, 10)}
+	for i, of := range fingerprints {
+		fingerprint := func(s Secret) string {
+			if s.IsZero() {
+				return ""
+			}
+			return of(s)
+		}
+		fields := []string{shapes, strconv.FormatInt(stored.Revision, 10)}
 		for _, p := range []Provider{stored.Provider, target} {
 			settings := settingsOf(p)
 			fields = append(fields, string(p.Type), p.BaseURL, settings.Region, settings.Model, settings.SmallFastModel,

@@ -42,8 +42,7 @@ func TestO3_TheWordsOfTheErrorSettleIt(t *testing.T) {
 		}
 		require.Contains(t, f.Logs.String(), "settled by CODER_AIBRIDGE_DRIFT_KEEP: the database's values stay in use provider=openai")
 	})
-	t.Run("adopt takes the environment's shape and settings, and leaves the keys", func(t *testing.T) {
-		keys := f.Rows(`select xmin, id, api_key from ai_provider_keys`)
+	t.Run("adopt takes the environment's shape, settings and credentials", func(t *testing.T) {
 		audits := len(f.Audits.Entries())
 		adopting := f.Parse(append(slices.Clone(environ), storetest.WordsFor(t, drift, "DRIFT_ADOPT"))...)
 		f.Wire.Reset(nil)
@@ -51,14 +50,14 @@ func TestO3_TheWordsOfTheErrorSettleIt(t *testing.T) {
 		n, _ := f.Wire.Count()
 		require.LessOrEqual(t, n, 6, "one more than a first start: an update is looked at before it is committed")
 		require.Equal(t, []string{`openai openai "https://new/"`, `other anthropic ""`, `same openai ""`}, f.shapes())
-		require.Equal(t, keys, f.Rows(`select xmin, id, api_key from ai_provider_keys`))
 		providers, err := f.Store.Providers(context.Background())
 		require.NoError(t, err)
 		require.Equal(t, "new", providers[1].Bedrock.Region)
 		require.Equal(t, "m", providers[1].Bedrock.Model)
+		require.Equal(t, "rotated", providers[0].Keys[0].APIKey.Reveal())
 
 		entries := f.Audits.Entries()[audits:]
-		require.Len(t, entries, 2)
+		require.Len(t, entries, 4, "two providers, a key removed and a key added")
 		require.Equal(t, aiseed.AuditUpdate, entries[0].Action)
 		require.Contains(t, string(entries[0].Old), `"base_url": "https://old/"`)
 		require.Contains(t, string(entries[0].New), `"base_url": "https://new/"`)

@@ -123,7 +123,8 @@ func TestC2_O3_L1_FrozenShapeTokenAndLockKeys(t *testing.T) {
 	p.ID = uuid.MustParse("455fb842-5f9d-4598-b9ab-6204fd930d59")
 	p.Keys[0] = ProviderKey{ID: uuid.MustParse("7d444840-9dc0-11d1-b245-5ffdce74fad2"), APIKey: NewSecret("stored")}
 	want := desired{Provider: Provider{Type: TypeOpenAI, BaseURL: "https://proxy.example/v1", Keys: []ProviderKey{{APIKey: NewSecret("wanted")}}}}
-	row := &storedProvider{Provider: p, revision: 1}
+	p.Revision = 1
+	row := &storedProvider{Provider: p}
 	target := want.adoptedBy(p, true)
 	token := "openai@" + digests(row, want.Provider, target, newVault(nil).fingerprints().bound)[0]
 	require.Equal(t, v["token"], token)

@@ -37,7 +37,7 @@ func (d desired) variableOf(field string) string {
 	return d.variable(field)
 }
 
-// variablesOf returns all variables that set a secret or a model, or would.
+// variablesOf returns all variables that set a secret or a model.
 func (d desired) variablesOf(field string) (names []string) {
 	for _, of := range d.setBy {
 		names = append(names, of(field)...)
@@ -297,7 +297,7 @@ func (e entry) desired() desired {
 		},
 		places:         []int{e.place},
 		variable:       e.variable,
-		setBy:          []func(string) []string{e.allVariables},
+		setBy:          []func(string) []string{e.setters},
 		pairs:          len(c.BedrockAccessKeys),
 		model:          c.BedrockModel != "",
 		smallFastModel: c.BedrockSmallFastModel != "",

@@ -72,7 +72,7 @@ func (s *Store) CreateProvider(ctx context.Context, actor string, n ProviderSpec
 			return write{}, nameTaken(p.Name)
 		}
 		p := p
-		p.ID, p.CreatedAt, p.UpdatedAt = uuid.New(), now, now
+		p.ID, p.Revision, p.CreatedAt, p.UpdatedAt = uuid.New(), 1, now, now
 		p.Keys = slices.Clone(p.Keys)
 		for i := range p.Keys {
 			p.Keys[i].ID, p.Keys[i].CreatedAt, p.Keys[i].UpdatedAt = uuid.New(), now, now
@@ -99,16 +99,7 @@ func (s *Store) UpdateProvider(ctx context.Context, actor string, id uuid.UUID, 
 		if err := p.check(found.Provider); err != nil {
 			return write{}, err
 		}
-		c := &changes{store: s, actor: actor}
-		if err := c.update(found, p); err != nil {
-			return write{}, err
-		}
-		w := c.write()
-		if len(w.queries) > 0 {
-			p.UpdatedAt = now
-		}
-		w.done = func() { updated = p }
-		return w, nil
+		return s.change(actor, found, p, now, func(p Provider) { updated = p })
 	})
 	return updated, err
 }
@@ -163,7 +154,7 @@ func (s *Store) RestoreProvider(ctx context.Context, actor string, id uuid.UUID)
 		w := s.flip(actor, AuditRestore, found.Provider, "deleted", false)
 		w.done = func() {
 			restored = *found
-			restored.deleted, restored.UpdatedAt = false, now
+			restored.deleted, restored.UpdatedAt, restored.Revision = false, now, found.Revision+1
 		}
 		return w, nil
 	})
@@ -191,15 +182,7 @@ func (s *Store) AddProviderKey(ctx context.Context, actor string, id uuid.UUID, 
 		if err := p.check(found.Provider); err != nil {
 			return write{}, err
 		}
-		position := 0
-		if n := len(found.positions); n > 0 {
-			position = found.positions[n-1] + 1
-		}
-		c := &changes{store: s, actor: actor}
-		c.addKeys(p, []ProviderKey{k}, position)
-		w := c.write()
-		w.done = func() { added = k }
-		return w, nil
+		return s.change(actor, found, p, now, func(Provider) { added = k })
 	})
 	return added, err
 }
@@ -207,7 +190,7 @@ func (s *Store) AddProviderKey(ctx context.Context, actor string, id uuid.UUID, 
 // RemoveProviderKey permanently removes a bearer key from a live provider. It works even if
 // the key cannot be decrypted.
 func (s *Store) RemoveProviderKey(ctx context.Context, actor string, id, key uuid.UUID) error {
-	return s.operate(ctx, actor, "removing a key", s.byID(id), func(found *storedProvider, _ time.Time) (write, error) {
+	return s.operate(ctx, actor, "removing a key", s.byID(id), func(found *storedProvider, now time.Time) (write, error) {
 		if err := wantLive(found, id); err != nil {
 			return write{}, err
 		}
@@ -215,15 +198,24 @@ func (s *Store) RemoveProviderKey(ctx context.Context, actor string, id, key uui
 		if i < 0 {
 			return write{}, notFound("provider %s has no key with id %s", found.Name, key)
 		}
-		audit := auditOfKey(actor, AuditDelete, found.Provider, key, map[string]int{"position": found.positions[i]}, nil)
-		return write{witness: audit.ID, queries: []pg.Query{
-			{
-				SQL: s.sql(`delete from {schema}.ai_provider_keys where id = $1`), Args: [][]byte{[]byte(key.String())},
-				Rows: pg.WantRows(1, "ai_provider_keys"), Checked: true,
-			},
-			s.insertAudits(audit),
-		}}, nil
+		p := found.Provider
+		p.Keys = slices.Delete(slices.Clone(p.Keys), i, i+1)
+		return s.change(actor, found, p, now, func(Provider) {})
 	})
+}
+
+// change turns a provider and its keys into p, and calls done with it if that was committed.
+func (s *Store) change(actor string, found *storedProvider, p Provider, now time.Time, done func(Provider)) (write, error) {
+	c := &changes{store: s, actor: actor}
+	if err := c.update(found, p); err != nil {
+		return write{}, err
+	}
+	w := c.write()
+	if len(w.queries) > 0 {
+		p.UpdatedAt, p.Revision = now, found.Revision+1
+	}
+	w.done = func() { done(p) }
+	return w, nil
 }
 
 func nameTaken(name string) error {

@@ -121,8 +121,8 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 	list := differences(stored.Provider, both.target, of.shown)
 	for _, d := range list {
 		s.Adopting = append(s.Adopting, d.adopting())
-		if variable := want.variableOf(d.field); d.is != "" && !slices.Contains(both.differ, variable) {
-			both.differ = append(both.differ, variable)
+		if variables := want.variablesOf(d.field); d.is != "" && !slices.ContainsFunc(variables, func(v string) bool { return slices.Contains(both.differ, v) }) {
+			both.differ = append(both.differ, variables...)
 		}
 	}
 	unset := !hasCredentials(want.Provider) && hasCredentials(both.target)

@@ -112,6 +112,7 @@ type Provider struct {
 	BaseURL              string           // as the operator wrote it, see [MaskURL]; "" is the default of the type
 	Bedrock              *BedrockSettings // nil for a provider with bearer keys
 	Keys                 []ProviderKey    // bearer keys, in the configured order
+	Revision             int64            // starts at 1 and counts the changes of the provider and its keys
 	CreatedAt, UpdatedAt time.Time
 }
 
@@ -381,7 +382,6 @@ func (k providerKind) insteadOfKeys() string {
 type storedProvider struct {
 	Provider
 	deleted  bool
-	revision int64       // counts the changes to what the provider does
 	settings *storedText // nil if it has none
 
 	// of its keys

@@ -109,7 +109,7 @@ func scanProviders(rows pgx.Rows) ([]*storedProvider, error) {
 			continue
 		}
 		p.ID, p.Type, p.Name, p.DisplayName, p.BaseURL = id, ProviderType(kind), name, displayName, baseURL
-		p.Enabled, p.deleted, p.revision, p.CreatedAt, p.UpdatedAt = enabled, deleted, number, created, updated
+		p.Enabled, p.deleted, p.Revision, p.CreatedAt, p.UpdatedAt = enabled, deleted, number, created, updated
 		if value.Valid {
 			p.settings = &storedText{value.String, pointerTo(sealedBy)}
 		}

@@ -2,7 +2,6 @@ package aiseed_test
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -118,9 +117,13 @@ func TestO3_AdoptBindsToWhatItWrites(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
 		f.Seeded("BEDROCK_REGION=old", "BEDROCK_ACCESS_KEY=access", "BEDROCK_ACCESS_KEY_SECRET=secret")
-		plan, err := aiseed.PlanAIProvidersFromEnv(ctx, f.Store, f.Parse("BEDROCK_REGION=new"), slog.Logger{})
+		drift := f.DriftOf(f.Parse("BEDROCK_REGION=new", "BEDROCK_MODEL=m"))
+		require.Len(t, drift.Providers[0].Adopting, 2)
+		require.Regexp(t, `(?m)^    adopting also replaces Bedrock model \(database .*, environment m\)\n    adopting also leaves the Bedrock access key \([0-9a-f]{8}\), which would then go to Amazon Bedrock in new$`, drift.Error())
+		plan, err := aiseed.PlanAIProvidersFromEnv(ctx, f.Store, f.Parse("BEDROCK_REGION=new", "BEDROCK_MODEL=m"), slog.Logger{})
 		require.NoError(t, err)
-		require.Contains(t, fmt.Sprint(plan.Steps[0].Warnings), "apart from the drift, environment and database differ in Bedrock access key (database ")
+		require.Equal(t, drift.Providers[0].Adopting, plan.Steps[0].Adopting)
+		require.Contains(t, plan.String(), "\n  adopting also "+plan.Steps[0].Adopting[1]+"\n")
 	})
 }
 

@@ -1,6 +1,10 @@
 package aiseed
 
 import (
+	"math"
+	"slices"
+	"time"
+
 	"github.com/google/uuid"
 
 	"example.com/aiseed/internal/pg"
@@ -21,16 +25,25 @@ select id, provider_id, position, api_key, api_key_key_id
   from json_to_recordset($1::json) as r (id uuid, provider_id uuid, position int, api_key text, api_key_key_id text)`
 
 	// updateProviders writes only what changes, and only if the row is still what it was at
-	// the decision: someone can change it in SQL, without the lock.
+	// the decision: someone can change it in SQL, without the lock. It counts even if only keys
+	// change: a trigger counts the changes of the row itself, once.
 	updateProviders = `
 update {schema}.ai_providers t
    set type = coalesce(r.type, t.type), display_name = coalesce(r.display_name, t.display_name),
-       base_url = coalesce(r.base_url, t.base_url), updated_at = now(),
+       base_url = coalesce(r.base_url, t.base_url), updated_at = now(), revision = t.revision + 1,
        settings = case when r.keep_settings then t.settings else r.settings end,
        settings_key_id = case when r.keep_settings then t.settings_key_id else r.settings_key_id end
   from json_to_recordset($1::json) as r (id uuid, revision bigint, type text, display_name text, base_url text,
-                                         settings text, settings_key_id text, keep_settings boolean, old_display_name text)
- where t.id = r.id and t.revision = r.revision and coalesce(t.display_name, '') = r.old_display_name`
+                                         settings text, settings_key_id text, keep_settings boolean)
+ where t.id = r.id and t.revision = r.revision`
+
+	removeKeys = `
+delete from {schema}.ai_provider_keys where id in (select id::uuid from json_array_elements_text($1::json) as removed (id))`
+
+	moveKeys = `
+update {schema}.ai_provider_keys t set position = r.position
+  from json_to_recordset($1::json) as r (id uuid, position int)
+ where t.id = r.id`
 )
 
 // A providerRow is a row of ai_providers to insert.
@@ -55,8 +68,6 @@ type providerUpdate struct {
 	KeepSettings  bool          `json:"keep_settings"`
 	Settings      *string       `json:"settings"`
 	SettingsKeyID *string       `json:"settings_key_id"`
-
-	OldDisplayName string `json:"old_display_name"` // the revision does not count its changes
 }
 
 // A keyRow is a row of ai_provider_keys to insert.
@@ -68,6 +79,12 @@ type keyRow struct {
 	APIKeyKeyID *string   `json:"api_key_key_id"`
 }
 
+// A keyMove is a row of ai_provider_keys that gets another position.
+type keyMove struct {
+	ID       uuid.UUID `json:"id"`
+	Position int       `json:"position"`
+}
+
 // changes collects and seals what one transaction writes, with one audit entry for each
 // change, in order.
 type changes struct {
@@ -75,6 +92,8 @@ type changes struct {
 	actor   string
 	inserts []providerRow
 	updates []providerUpdate
+	removed []uuid.UUID // keys
+	moved   []keyMove
 	keys    []keyRow
 	audits  []auditRow
 }
@@ -107,9 +126,10 @@ func (c *changes) addKeys(p Provider, added []ProviderKey, position int) {
 	}
 }
 
-// update changes a provider, but not its keys. It adds nothing if nothing changes.
+// update turns a provider and its keys into p. A key that the row has keeps its row, and is known
+// by its id; see replaceKeys. It adds nothing if nothing changes.
 func (c *changes) update(old *storedProvider, p Provider) error {
-	row := providerUpdate{ID: p.ID, Revision: old.revision, OldDisplayName: old.DisplayName, KeepSettings: sameSettings(old.Bedrock, p.Bedrock)}
+	row := providerUpdate{ID: p.ID, Revision: old.Revision, KeepSettings: sameSettings(old.Bedrock, p.Bedrock)}
 	changed := !row.KeepSettings
 	if old.Type != p.Type {
 		row.Type, changed = &p.Type, true
@@ -120,18 +140,66 @@ func (c *changes) update(old *storedProvider, p Provider) error {
 	if old.BaseURL != p.BaseURL {
 		row.BaseURL, changed = &p.BaseURL, true
 	}
-	if !changed {
-		return nil
-	}
 	if !row.KeepSettings { // sealing the same again would count as a change
 		var err error
 		if row.Settings, row.SettingsKeyID, err = c.store.vault.sealSettings(p.ID, p.Bedrock); err != nil {
 			return err
 		}
 	}
+	before := len(c.audits)
+	if !c.updateKeys(old, p) && !changed {
+		return nil
+	}
 	c.updates = append(c.updates, row)
-	c.audits = append(c.audits, auditOfProvider(c.actor, AuditUpdate, p, valuesOf(old.Provider), valuesOf(p)))
+	if changed || c.actor == SystemActor { // a start's entry tells what the row was last written as
+		c.audits = slices.Insert(c.audits, before, auditOfProvider(c.actor, AuditUpdate, p, valuesOf(old.Provider), valuesOf(p)))
+	}
 	return nil
+}
+
+// updateKeys gives a provider the keys of p, in their order, and reports whether that changes
+// anything. Keys that have to move, and new ones, get positions behind all that were in use. So no
+// statement can meet a position that another one has yet to free.
+func (c *changes) updateKeys(old *storedProvider, p Provider) (changed bool) {
+	audits := len(c.audits)
+	positions := map[uuid.UUID]int{}
+	next, last := 0, math.MinInt
+	for i, key := range old.Keys {
+		positions[key.ID], next = old.positions[i], old.positions[i]+1
+		if !slices.ContainsFunc(p.Keys, func(k ProviderKey) bool { return k.ID == key.ID }) {
+			c.removed = append(c.removed, key.ID)
+			c.audits = append(c.audits, auditOfKey(c.actor, AuditDelete, p, key.ID, auditedKey(old.positions[i], key.APIKey), nil))
+		}
+	}
+	for _, key := range p.Keys {
+		position, known := positions[key.ID]
+		if !known || position < last {
+			was := position
+			position, next = next, next+1
+			if known {
+				c.moved = append(c.moved, keyMove{key.ID, position})
+				c.audits = append(c.audits, auditOfKey(c.actor, AuditUpdate, p, key.ID, auditedKey(was, key.APIKey), auditedKey(position, key.APIKey)))
+			} else {
+				c.addKeys(p, []ProviderKey{key}, position)
+			}
+		}
+		last = position
+	}
+	return len(c.audits) > audits
+}
+
+// replaceKeys returns the keys of a provider that had old and gets want. Equal keys keep their id
+// and their times.
+func replaceKeys(old []ProviderKey, want []Secret, now time.Time) []ProviderKey {
+	keys := make([]ProviderKey, len(want))
+	for i, secret := range want {
+		keys[i] = ProviderKey{ID: uuid.New(), APIKey: secret, CreatedAt: now, UpdatedAt: now}
+		same := func(k ProviderKey) bool { return k.APIKey.Equal(secret) }
+		if j := slices.IndexFunc(old, same); j >= 0 && !secret.IsZero() { // a zero one in old cannot be decrypted
+			keys[i] = old[j]
+		}
+	}
+	return keys
 }
 
 // write returns what to write: nothing if nothing changes.
@@ -141,20 +209,25 @@ func (c *changes) write() write {
 	}
 	out := c.store.registerKey()
 	for _, rows := range []struct {
-		sql   string
-		count int
-		arg   any
-	}{{insertProviders, len(c.inserts), c.inserts}, {insertKeys, len(c.keys), c.keys}} {
-		if rows.count > 0 {
-			out = append(out, pg.Query{SQL: c.store.sql(rows.sql), Args: [][]byte{pg.JSON(rows.arg)}})
+		sql     string
+		count   int
+		arg     any
+		checked string // the table, if each row must be there
+	}{
+		{insertProviders, len(c.inserts), c.inserts, ""},
+		{updateProviders, len(c.updates), c.updates, "ai_providers"},
+		{removeKeys, len(c.removed), c.removed, "ai_provider_keys"},
+		{moveKeys, len(c.moved), c.moved, "ai_provider_keys"},
+		{insertKeys, len(c.keys), c.keys, ""},
+	} {
+		if rows.count == 0 {
+			continue
 		}
-	}
-	if len(c.updates) > 0 {
-		out = append(out, pg.Query{
-			SQL:  c.store.sql(updateProviders),
-			Args: [][]byte{pg.JSON(c.updates)},
-			Rows: pg.WantRows(len(c.updates), "ai_providers"), Checked: true,
-		})
+		q := pg.Query{SQL: c.store.sql(rows.sql), Args: [][]byte{pg.JSON(rows.arg)}}
+		if rows.checked != "" {
+			q.Rows, q.Checked = pg.WantRows(rows.count, rows.checked), true
+		}
+		out = append(out, q)
 	}
 	return write{queries: append(out, c.store.insertAudits(c.audits...)), witness: c.audits[0].ID}
 }

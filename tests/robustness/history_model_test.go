@@ -257,9 +257,7 @@ func (m *model) change(actor string, ring []int, row int, now modelRow) {
 			now.sealed = sealed
 		}
 	}
-	if was.kind != now.kind || was.url != now.url || !sameBedrock {
-		now.revision++
-	}
+	now.revision++
 	now.touched = true
 	m.rows[row] = now
 	m.audit(actor, "update", row, -1, was.values(), now.values())
@@ -455,14 +453,21 @@ func (m *model) operateEnable(row int, enabled bool) error {
 	if err := m.live(nil, row, false); err != nil || m.rows[row].enabled == enabled {
 		return err
 	}
-	m.rows[row].enabled, m.rows[row].touched = enabled, true
+	m.rows[row].enabled = enabled
+	m.count(row)
 	m.audit("op", "update", row, -1, map[string]any{"enabled": !enabled}, map[string]any{"enabled": enabled})
 	return nil
 }
 
 func (m *model) setDeleted(row int, deleted bool) {
-	m.rows[row].deleted, m.rows[row].touched = deleted, true
+	m.rows[row].deleted = deleted
+	m.count(row)
+}
+
+// count is a change of a row or its keys.
+func (m *model) count(row int) {
 	m.rows[row].revision++
+	m.rows[row].touched = true
 }
 
 func (m *model) operateDelete(row int) error {
@@ -494,6 +499,7 @@ func (m *model) operateAddKey(ring []int, row int, secret string) error {
 	if len(secrets) == 5 || slices.Contains(secrets, secret) || m.rows[row].kind == "bedrock" || len(secrets) == 0 && m.rows[row].bedrock != nil {
 		return aiseed.ErrInvalidConfig
 	}
+	m.count(row)
 	m.addKeys("op", ring, row, secret)
 	return nil
 }
@@ -508,6 +514,7 @@ func (m *model) operateRemoveKey(row, at int) error {
 	}
 	key := &m.keys[keys[at]]
 	key.gone = true
+	m.count(row)
 	m.audit("op", "delete", row, keys[at], map[string]any{"position": key.position}, nil)
 	return nil
 }

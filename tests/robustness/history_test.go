@@ -828,6 +828,7 @@ func (h *history) tamper() {
 		case "disable":
 			h.sql(`update ai_providers set enabled = not enabled where id = $1`, row.id)
 			row.enabled = !row.enabled
+			row.revision++
 		case "point elsewhere":
 			h.sql(`update ai_providers set base_url = $2 where id = $1`, row.id, url)
 			if row.url != url {
@@ -986,7 +987,10 @@ func (h *history) finish() {
 	after = h.model.next()
 	for i := range after.rows {
 		if r := &after.rows[i]; !r.deleted {
-			r.enabled, r.touched = true, true
+			if r.touched = true; !r.enabled {
+				r.enabled = true
+				r.revision++
+			}
 		}
 	}
 	h.agree(after)
