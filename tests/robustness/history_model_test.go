@@ -29,7 +29,8 @@ type modelRow struct {
 	bedrock                      *modelBedrock // replaced, never changed in place
 	sealed                       int           // the key that sealed it; 0 means plaintext
 	revision                     int
-	touched                      bool // by the last step
+	touched                      bool         // by the last step
+	origin                       *modelOrigin // nil if no start wrote the row
 }
 
 type modelBedrock struct{ region, model, small, access, secret string }
@@ -53,6 +54,7 @@ type modelWant struct {
 	name, kind, url string
 	keys            []string
 	bedrock         *modelBedrock
+	model           bool // the environment sets it
 	unsupported     bool
 }
 
@@ -60,11 +62,6 @@ type modelEnv struct {
 	lines   []string
 	want    []modelWant // in order of name
 	invalid bool
-}
-
-// A difference is what a token that settles a drift stands for.
-type difference struct {
-	name, shapes, all string
 }
 
 // meaning is equal for base URLs that mean the same.
@@ -155,6 +152,7 @@ func (m *model) keysOf(row int) (keys []int) {
 			keys = append(keys, i)
 		}
 	}
+	slices.SortFunc(keys, func(a, b int) int { return m.keys[a].position - m.keys[b].position })
 	return keys
 }
 
@@ -206,9 +204,13 @@ func (m *model) audit(actor, action string, row, key int, old, new any) {
 	m.audits = append(m.audits, modelAudit{actor: actor, action: action, row: row, key: key, old: text(old), new: text(new)})
 }
 
-// values is what an audit shows of a row.
-func (r modelRow) values() any {
-	values := map[string]any{"type": r.kind, "name": r.name, "display_name": r.display, "enabled": r.enabled, "base_url": r.url, "bedrock": nil}
+// values is what an audit shows of a row with some keys.
+func (r modelRow) values(secrets []string) any {
+	keys := []string{}
+	for _, secret := range secrets {
+		keys = append(keys, masked(secret))
+	}
+	values := map[string]any{"type": r.kind, "name": r.name, "display_name": r.display, "enabled": r.enabled, "base_url": r.url, "bedrock": nil, "keys": keys}
 	if b := r.bedrock; b != nil {
 		values["bedrock"] = map[string]any{
 			"region": b.region, "model": b.model, "small_fast_model": b.small,
@@ -228,7 +230,10 @@ func (m *model) create(actor string, ring []int, w modelWant, enabled bool) {
 		row.sealed = sealed
 	}
 	m.rows = append(m.rows, row)
-	m.audit(actor, "create", len(m.rows)-1, -1, nil, row.values())
+	if actor == "system" {
+		m.rows[len(m.rows)-1].origin = originOf(row, w.keys)
+	}
+	m.audit(actor, "create", len(m.rows)-1, -1, nil, row.values(w.keys))
 	m.addKeys(actor, ring, len(m.rows)-1, w.keys...)
 }
 
@@ -246,12 +251,12 @@ func (m *model) addKeys(actor string, ring []int, row int, secrets ...string) {
 // change replaces a row, and adds an audit.
 func (m *model) change(actor string, ring []int, row int, now modelRow) {
 	was := m.rows[row]
-	sameBedrock := was.bedrock == now.bedrock || was.bedrock != nil && now.bedrock != nil && *was.bedrock == *now.bedrock
-	if was.kind == now.kind && was.url == now.url && was.display == now.display && sameBedrock {
+	same := sameBedrock(was.bedrock, now.bedrock)
+	if was.kind == now.kind && was.url == now.url && was.display == now.display && same {
 		return
 	}
 	sealed := m.seal(ring)
-	if !sameBedrock {
+	if !same {
 		now.sealed = 0
 		if now.bedrock != nil {
 			now.sealed = sealed
@@ -260,7 +265,7 @@ func (m *model) change(actor string, ring []int, row int, now modelRow) {
 	now.revision++
 	now.touched = true
 	m.rows[row] = now
-	m.audit(actor, "update", row, -1, was.values(), now.values())
+	m.audit(actor, "update", row, -1, was.values(m.secretsOf(row)), now.values(m.secretsOf(row)))
 }
 
 // A modelStart is what a start does.
@@ -269,7 +274,7 @@ type modelStart struct {
 	steps   string       // as it is logged
 	creates []string     // names
 	adopts  []int        // rows
-	drifts  []difference // that no token settled
+	open    []difference // that nothing settled, with the tokens that are printed
 	unused  []string     // words
 }
 
@@ -295,35 +300,29 @@ func (m *model) start(ring []int, want []modelWant, adopt, keep []string, words 
 			count["create"]++
 			s.creates = append(s.creates, w.name)
 			do = append(do, func() { m.create("system", ring, w, true) })
-		case shape(w.kind, w.url, w.bedrock) != shape(m.rows[row].kind, m.rows[row].url, m.rows[row].bedrock):
-			d := m.difference(row, w)
-			adopting := slices.IndexFunc(adopt, func(word string) bool { return words[word] == d })
-			keeping := slices.IndexFunc(keep, func(word string) bool { return words[word].shapes == d.shapes })
-			switch {
-			case adopting >= 0:
-				count["adopt"]++
-				used["adopt "+adopt[adopting]] = true
-				s.adopts = append(s.adopts, row)
-				do = append(do, func() {
-					now := m.rows[row]
-					now.kind, now.url, now.bedrock = w.kind, w.url, w.bedrock
-					m.change("system", ring, row, now)
-					if len(m.keysOf(row)) == 0 {
-						m.addKeys("system", ring, row, w.keys...)
-					}
-				})
-			case keeping >= 0:
-				count["keep"]++
-				for _, word := range keep {
-					if words[word].shapes == d.shapes {
-						used["keep "+word] = true
-					}
-				}
-			default:
-				s.drifts = append(s.drifts, d)
+		case m.differs(row, w):
+			choice := m.choose(ring, row, w, adopt, keep, words)
+			for _, word := range choice.used {
+				used[choice.action+" "+word] = true
 			}
-		case m.diverges(row, w):
-			count["diverged"]++
+			by := 0
+			if len(ring) > 0 {
+				by = ring[0]
+			}
+			switch drifts := m.drifts(row, w); {
+			case choice.action == "adopt":
+				s.adopts = append(s.adopts, row)
+				do = append(do, func() { m.adopt(ring, row, w) })
+			case choice.action == "keep":
+			case drifts:
+				choice.action = "drifted"
+				s.err = aiseed.ErrDrift
+				s.open = append(s.open, m.difference(row, w, by))
+			default:
+				choice.action = "diverged"
+				s.open = append(s.open, m.difference(row, w, by))
+			}
+			count[choice.action]++
 		default:
 			count["unchanged"]++
 		}
@@ -334,12 +333,13 @@ func (m *model) start(ring []int, want []modelWant, adopt, keep []string, words 
 		}
 	}
 	for _, word := range keep {
-		if !used["keep "+word] {
+		name, _, _ := strings.Cut(word, "@")
+		wanted := name == "*" || slices.ContainsFunc(want, func(w modelWant) bool { return w.name == name })
+		if !used["keep "+word] && !(isStanding(word) && wanted) {
 			s.unused = append(s.unused, "KEEP: "+word)
 		}
 	}
-	if len(s.drifts) > 0 {
-		s.err = aiseed.ErrDrift
+	if s.err != nil {
 		return s
 	}
 	for _, f := range do {
@@ -351,35 +351,6 @@ func (m *model) start(ring []int, want []modelWant, adopt, keep []string, words 
 	}
 	s.steps = strings.Join(steps, " ")
 	return s
-}
-
-// difference is what the tokens for a drift are bound to. Keeping binds the two shapes.
-// Adopting also binds everything that it overwrites.
-func (m *model) difference(row int, w modelWant) difference {
-	r := m.rows[row]
-	d := difference{name: w.name}
-	d.shapes = fmt.Sprint(row, ": ", shape(r.kind, r.url, r.bedrock), " -> ", shape(w.kind, w.url, w.bedrock))
-	b := modelBedrock{}
-	if w.bedrock != nil {
-		b = *w.bedrock
-	}
-	newKeys := 0
-	if len(m.keysOf(row)) == 0 {
-		newKeys = len(w.keys)
-	}
-	d.all = fmt.Sprint(d.shapes, " ", r.revision, b.model, b.small, b.access != "", newKeys)
-	return d
-}
-
-func (m *model) diverges(row int, w modelWant) bool {
-	was, is := modelBedrock{}, modelBedrock{}
-	if m.rows[row].bedrock != nil {
-		was = *m.rows[row].bedrock
-	}
-	if w.bedrock != nil {
-		is = *w.bedrock
-	}
-	return was != is || !slices.Equal(slices.Sorted(slices.Values(m.secretsOf(row))), slices.Sorted(slices.Values(w.keys)))
 }
 
 // The operations. Each returns the class of its error, or nil.

@@ -353,7 +353,7 @@ func (h *history) requireProviders(ring ...int) {
 func (h *history) step() {
 	switch h.pick("step", 13) {
 	case 0, 1, 2, 3:
-		h.start(h.environ(), h.staleWords("adopt"), h.staleWords("keep"))
+		h.start(h.environ(), h.staleWords("adopt"), append(h.staleWords("keep"), h.standing()...))
 	case 4, 5:
 		h.settle()
 	case 6, 7, 8, 9:
@@ -456,7 +456,7 @@ func (h *history) bedrock(w *modelWant, legacy bool, add, indexed func(...string
 	if h.pick("access", 2) == 0 {
 		b.access, b.secret = bedrockUser, pickFrom(h, "secret", "s1", "s2-long-enough-to-show-its-tail")
 	}
-	signal := b.region+b.access+w.url != ""
+	signal, model := b.region+b.access+w.url != "", b.model != ""
 	fields := []string{
 		"BEDROCK_BASE_URL=" + w.url, "BEDROCK_REGION=" + b.region, "BEDROCK_MODEL=" + b.model,
 		"BEDROCK_ACCESS_KEY=" + b.access, "BEDROCK_ACCESS_KEY_SECRET=" + b.secret,
@@ -477,7 +477,7 @@ func (h *history) bedrock(w *modelWant, legacy bool, add, indexed func(...string
 	switch {
 	case signal:
 		b = b.withDefaults()
-		w.keys, w.bedrock = nil, &b
+		w.keys, w.bedrock, w.model = nil, &b, model
 	case legacy && len(w.keys) == 0:
 		return false
 	case legacy:
@@ -494,6 +494,12 @@ func (h *history) staleWords(label string) (words []string) {
 		}
 	}
 	return words
+}
+
+// standing returns at most one choice that is not bound to one difference.
+func (h *history) standing() []string {
+	name := pickFrom(h, "standing of", historyNames...)
+	return pickFrom(h, "standing", nil, nil, nil, []string{"*"}, []string{name + "@*"}, []string{"*@database"}, []string{name + "@database"}, []string{"*@database"})
 }
 
 // settle starts again with the environment of the last start, and with the tokens that it
@@ -572,12 +578,15 @@ func (h *history) start(e modelEnv, adopt, keep []string) {
 	}
 
 	logs := &testkit.LogRecorder{}
+	var plan *aiseed.Plan
 	c.do = func(ctx context.Context, s *aiseed.Store) error {
 		var to aiseed.Auditor = auditor
 		if leaves {
 			to = aiseed.LeaveAudits
 		}
-		return aiseed.SeedAIProvidersFromEnv(ctx, s, cfg, to, logs.Logger())
+		var err error
+		plan, err = s.Seed(ctx, cfg, to, logs.Logger())
+		return err
 	}
 	end, suffered, err := h.run(c)
 
@@ -608,9 +617,8 @@ func (h *history) start(e modelEnv, adopt, keep []string) {
 		}
 	}
 
-	var drift *aiseed.DriftError
-	if errors.As(err, &drift) {
-		h.learn(drift, result.drifts)
+	if plan != nil && (err == nil || errors.Is(err, aiseed.ErrDrift)) {
+		h.learn(plan, result.open)
 	}
 	if suffered == died || result.err != nil && result.err != aiseed.ErrDrift {
 		return
@@ -661,14 +669,15 @@ func (h *history) rival(m *model, s modelStart) func([]byte) testkit.Action {
 	return nil
 }
 
-// learn compares a drift error with the model. Equal differences have equal tokens, and
+// learn compares what nothing settled with the model. Equal differences have equal tokens, and
 // different ones have different tokens.
-func (h *history) learn(got *aiseed.DriftError, want []difference) {
-	require.Len(h.T, got.Providers, len(want))
-	for i, p := range got.Providers {
+func (h *history) learn(got *aiseed.Plan, want []difference) {
+	open := slices.DeleteFunc(slices.Clone(got.Steps), func(s aiseed.Step) bool {
+		return s.Action != aiseed.ActionDrifted && s.Action != aiseed.ActionDiverged
+	})
+	require.Len(h.T, open, len(want))
+	for i, p := range open {
 		require.Equal(h.T, want[i].name, p.Name)
-		row := h.model.rows[h.model.find(p.Name, false)]
-		require.Equal(h.T, row.id, p.ID.String())
 		word := p.Name + "@" + p.Digest
 		h.fresh = append(h.fresh, word)
 		if known, seen := h.meanings[word]; seen {
@@ -947,18 +956,17 @@ func (h *history) finish() {
 	require.NoError(h.T, err)
 	auditor := &historyAuditor{refuseAt: -1}
 	var words []string
-	var drift *aiseed.DriftError
-	if errors.As(aiseed.SeedAIProvidersFromEnv(h.ctx, store, cfg, auditor, slog.Logger{}), &drift) {
-		for _, p := range drift.Providers {
-			word := p.Name + "@" + p.Digest
-			words = append(words, word)
+	plan, err := aiseed.PlanAIProvidersFromEnv(h.ctx, store, cfg, slog.Logger{})
+	require.NoError(h.T, err)
+	for _, s := range plan.Steps {
+		if s.Digest != "" {
+			words = append(words, s.Name+"@"+s.Digest)
 		}
-		after = h.model.next()
-		result := after.start(h.ring, env.want, nil, nil, h.meanings)
-		h.learn(drift, result.drifts)
-		cfg.DriftAdopt = words
-		require.NoError(h.T, aiseed.SeedAIProvidersFromEnv(h.ctx, store, cfg, auditor, slog.Logger{}))
 	}
+	after = h.model.next()
+	h.learn(plan, after.start(h.ring, env.want, nil, nil, h.meanings).open)
+	cfg.DriftAdopt = words
+	require.NoError(h.T, aiseed.SeedAIProvidersFromEnv(h.ctx, store, cfg, auditor, slog.Logger{}))
 	after = h.model.next()
 	require.NoError(h.T, after.start(h.ring, env.want, words, nil, h.meanings).err)
 	for i, a := range after.audits {
@@ -979,7 +987,11 @@ func (h *history) finish() {
 	}
 	require.Equal(h.T, all, h.accepted, "what was audited, in order")
 	cfg.DriftAdopt = nil
-	require.NoError(h.T, aiseed.SeedAIProvidersFromEnv(h.ctx, store, cfg, auditor, slog.Logger{}))
+	plan, err = store.Seed(h.ctx, cfg, auditor, slog.Logger{})
+	require.NoError(h.T, err)
+	for _, s := range plan.Steps {
+		require.Empty(h.T, s.Digest, "what was adopted differs no more")
+	}
 	h.agree(h.model.next())
 
 	// The secrets of the disabled ones too.
