@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"example.com/aiseed/internal/text"
 )
 
 // The classes of errors, for [errors.Is]. A class whose errors carry data has its own
@@ -44,6 +46,8 @@ var (
 	ErrNotFound = errors.New("aiseed: not found")
 	// ErrNameTaken: a live provider already has the name.
 	ErrNameTaken = errors.New("aiseed: the name is taken")
+	// ErrConflict: the provider has another revision than the one that a change was decided on.
+	ErrConflict = errors.New("aiseed: the provider was changed meanwhile")
 )
 
 // classError adds a text to a class.
@@ -139,6 +143,7 @@ func (e *LockTimeoutError) Unwrap() error { return ErrLockTimeout }
 // matches [ErrUndecryptable], or [ErrPlaintext] if the value is not sealed
 // although a keyring is in use.
 type DecryptError struct {
+	Provider      string // its name
 	Table, Column string
 	RowID         uuid.UUID
 	KeyID         string // the key that should decrypt it; "" if the row names none
@@ -148,6 +153,9 @@ type DecryptError struct {
 
 func (e *DecryptError) Error() string {
 	where := fmt.Sprintf("aiseed: %s.%s of row %s", e.Table, e.Column, e.RowID)
+	if e.Provider != "" {
+		where += " (provider " + text.Label(e.Provider) + ")"
+	}
 	if e.plaintext {
 		return where + " is not sealed, but a keyring is in use. If these rows were written before there was a keyring, seal them with Store.SealPlaintext; if not, someone wrote to the table behind the server's back"
 	}
