@@ -30,10 +30,11 @@ var (
 	ErrSchemaOutdated = fmt.Errorf("%w: it has to be migrated", ErrSchema)
 	// ErrKeyring: a keyring cannot be built, or does not fit the database.
 	ErrKeyring = errors.New("aiseed: the keyring is not the one needed")
-	// ErrUndecryptable: a stored value cannot be decrypted. See [DecryptError].
+	// ErrUndecryptable: a stored value cannot be decrypted. See [DecryptError] and
+	// [ProvidersError].
 	ErrUndecryptable = errors.New("aiseed: a stored value cannot be decrypted")
 	// ErrPlaintext: a keyring is in use and a stored value is not sealed. See
-	// [DecryptError].
+	// [DecryptError] and [ProvidersError].
 	ErrPlaintext = errors.New("aiseed: a stored value is not sealed")
 	// ErrCommitUnknown: the connection was lost at the commit, and the library
 	// could not find out whether the server committed. Either everything was written or
@@ -174,4 +175,38 @@ func (e *DecryptError) Unwrap() error {
 		return ErrPlaintext
 	}
 	return ErrUndecryptable
+}
+
+// A ProvidersError lists the providers that cannot be used because a secret of theirs cannot be
+// decrypted. It matches the error of each.
+type ProvidersError struct {
+	Providers []ProviderError // at least one, sorted by name
+}
+
+// A ProviderError says why a provider cannot be used.
+type ProviderError struct {
+	ID   uuid.UUID
+	Name string
+	Err  error // a *[DecryptError], for the first of its values that cannot be decrypted
+}
+
+func (e *ProvidersError) Error() string {
+	if len(e.Providers) == 1 {
+		return e.Providers[0].Err.Error() // names the provider
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "aiseed: %s cannot be used", text.Count(len(e.Providers), "provider"))
+	for i, p := range e.Providers {
+		fmt.Fprintf(&b, "\n  %2d. %s", i+1, strings.TrimPrefix(p.Err.Error(), "aiseed: "))
+	}
+	return b.String()
+}
+
+// Unwrap returns the error of each provider.
+func (e *ProvidersError) Unwrap() []error {
+	all := make([]error, len(e.Providers))
+	for i, p := range e.Providers {
+		all[i] = p.Err
+	}
+	return all
 }

@@ -15,7 +15,8 @@ import (
 )
 
 // Providers returns the enabled live providers sorted by name, from one snapshot, with their
-// secrets decrypted.
+// secrets decrypted. If those of some providers cannot be decrypted, it returns the others and a
+// *[ProvidersError], so that a host can choose: serve those that it got, or stop at any error.
 //
 // Errors match [ErrUndecryptable], [ErrPlaintext] or [ErrDatabase].
 func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
@@ -24,14 +25,12 @@ func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	providers := make([]Provider, len(stored))
-	for i, p := range stored {
-		if err := s.vault.openProvider(p); err != nil {
-			return nil, err
-		}
+	opened, err := s.vault.openProviders(stored)
+	providers := make([]Provider, len(opened))
+	for i, p := range opened {
 		providers[i] = p.Provider
 	}
-	return providers, nil
+	return providers, err
 }
 
 // load reads the providers with some names, and their tombstones.

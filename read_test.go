@@ -355,3 +355,49 @@ func TestO4_EachChangeCountsOnceAndAStaleOneIsAConflict(t *testing.T) {
 	}
 	require.Equal(t, before, f.State())
 }
+
+// S5, S7: one bad row does not take the others down, and a start names each bad row.
+func TestS7_S5_ProvidersThatOpenAreReturnedNextToThoseThatDoNot(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	cfg := f.Seeded("BEDROCK_REGION=r", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=good", "PROVIDER_0_KEY=k",
+		"PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=plain", "PROVIDER_1_KEYS=k,l", "PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=off", "PROVIDER_2_KEY=k",
+		"PROVIDER_3_TYPE=openai", "PROVIDER_3_NAME=gone", "PROVIDER_3_KEY=k")
+	all, err := f.Store.Providers(ctx)
+	require.NoError(t, err)
+	f.Exec(`update ai_provider_keys set api_key = 'plain-text', api_key_key_id = null where provider_id in (select id from ai_providers where name <> 'good')`)
+	f.Exec(`update ai_providers set settings = 'damaged' where settings is not null`)
+	f.Exec(`update ai_providers set enabled = false where name = 'off'`)
+	f.Exec(`update ai_providers set deleted = true where name = 'gone'`)
+	before := f.State()
+
+	providers, err := f.Store.Providers(ctx)
+	require.Equal(t, all[2:3], providers, "the good one")
+	var unusable *aiseed.ProvidersError
+	require.ErrorAs(t, err, &unusable)
+	require.Equal(t, []string{"anthropic", "plain"}, namesOf(unusable))
+	require.Equal(t, all[0].ID, unusable.Providers[0].ID)
+	var decrypt *aiseed.DecryptError
+	require.ErrorAs(t, unusable.Providers[1].Err, &decrypt)
+	require.Equal(t, []string{"plain", "ai_provider_keys", "api_key"}, []string{decrypt.Provider, decrypt.Table, decrypt.Column})
+	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+	require.ErrorIs(t, err, aiseed.ErrPlaintext)
+
+	for name, err := range map[string]error{
+		"a start": f.Seed(cfg), "a plan": second(aiseed.PlanAIProvidersFromEnv(ctx, f.Store, cfg, f.Logs.Logger())),
+	} {
+		require.ErrorAs(t, err, &unusable, name)
+		require.Equal(t, []string{"anthropic", "off", "plain"}, namesOf(unusable), "%s reads the disabled one too", name)
+		require.NotContains(t, err.Error(), "plain-text")
+	}
+	require.NoError(t, f.Seed(f.Parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=good", "PROVIDER_0_KEY=k")), "it does not name them")
+	require.Equal(t, before, f.State())
+}
+
+func namesOf(e *aiseed.ProvidersError) (names []string) {
+	for _, p := range e.Providers {
+		names = append(names, p.Name)
+	}
+	return names
+}

@@ -141,17 +141,34 @@ func named(err error, provider string) {
 	}
 }
 
+// openProviders decrypts the secrets of providers that were read, and returns those for which that
+// succeeded. A *[ProvidersError] lists the others.
+func (v *vault) openProviders(stored []*storedProvider) ([]*storedProvider, error) {
+	opened := make([]*storedProvider, 0, len(stored))
+	var failed []ProviderError
+	for _, p := range stored {
+		if err := v.openProvider(p); err != nil {
+			failed = append(failed, ProviderError{ID: p.ID, Name: p.Name, Err: err})
+			continue
+		}
+		opened = append(opened, p)
+	}
+	if failed != nil {
+		return opened, &ProvidersError{Providers: failed}
+	}
+	return opened, nil
+}
+
 // openedByName decrypts providers that were read, and chooses one for each name: the live one,
 // or else its latest tombstone.
 func (v *vault) openedByName(stored []*storedProvider) (map[string]*storedProvider, error) {
-	chosen := make(map[string]*storedProvider, len(stored))
-	for _, p := range stored {
-		if chosen[p.Name] != nil {
-			continue // they are sorted
-		}
-		if err := v.openProvider(p); err != nil {
-			return nil, err
-		}
+	first := slices.CompactFunc(slices.Clone(stored), func(a, b *storedProvider) bool { return a.Name == b.Name }) // they are sorted
+	opened, err := v.openProviders(first)
+	if err != nil {
+		return nil, err
+	}
+	chosen := make(map[string]*storedProvider, len(opened))
+	for _, p := range opened {
 		chosen[p.Name] = p
 	}
 	return chosen, nil
