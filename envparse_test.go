@@ -310,14 +310,14 @@ func TestE9_N7_OperationsCheckWhatTheyAreGiven(t *testing.T) {
 	old := Provider{Name: "Odd_Name", Type: TypeGoogle, BaseURL: "", Keys: []ProviderKey{key("a b"), key("ä")}, DisplayName: "a\nb"}
 	p := old
 	p.Enabled = true
-	require.NoError(t, p.check(old), "nothing of it is new")
+	require.NoError(t, checked(p, old), "nothing of it is new")
 	p.Keys = append(slices.Clone(old.Keys), key("new"))
-	require.NoError(t, p.check(old))
+	require.NoError(t, checked(p, old))
 	p.Keys = append(slices.Clone(old.Keys), key("new one"))
-	require.ErrorContains(t, p.check(old), "keys (provider Odd_Name): element 3: a space in it")
+	require.ErrorContains(t, checked(p, old), "keys (provider Odd_Name): element 3: a space in it")
 	p.Keys, p.BaseURL = old.Keys, "https://h:0/"
-	require.ErrorContains(t, p.check(old), "base_url (provider Odd_Name): a URL with a port")
-	require.ErrorContains(t, old.check(Provider{}), "base_url (provider Odd_Name): required for type google")
+	require.ErrorContains(t, checked(p, old), "base_url (provider Odd_Name): a URL with a port")
+	require.ErrorContains(t, checked(old, Provider{}), "base_url (provider Odd_Name): required for type google")
 }
 
 func TestE9_N7_AMisfitMayNotGrow(t *testing.T) {
@@ -325,15 +325,15 @@ func TestE9_N7_AMisfitMayNotGrow(t *testing.T) {
 	old := Provider{Name: "c", Type: TypeCopilot, Keys: []ProviderKey{{APIKey: NewSecret("a")}}}
 	p := old
 	p.BaseURL = "https://h/"
-	require.NoError(t, p.check(old))
+	require.NoError(t, checked(p, old))
 	p.Keys = append(slices.Clone(p.Keys), ProviderKey{APIKey: NewSecret("b")})
-	require.ErrorContains(t, p.check(old), "not for type copilot")
+	require.ErrorContains(t, checked(p, old), "not for type copilot")
 	for _, p := range []Provider{
 		{Name: "x", Type: TypeOpenAI, Bedrock: &BedrockSettings{Model: "m"}},
 		{Name: "x", Type: TypeOpenAI, Bedrock: &BedrockSettings{}, Keys: old.Keys},
 		{Name: "x", Type: TypeBedrock, Bedrock: &BedrockSettings{AccessKeySecret: NewSecret("s")}},
 	} {
-		require.ErrorContains(t, p.check(Provider{}), "1 problem in", "E5")
+		require.ErrorContains(t, checked(p, Provider{}), "1 problem in", "E5")
 	}
 }
 

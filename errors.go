@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"example.com/aiseed/internal/text"
 )
 
 // The classes of errors, for [errors.Is]. A class whose errors carry data has its own
@@ -28,10 +30,11 @@ var (
 	ErrSchemaOutdated = fmt.Errorf("%w: it has to be migrated", ErrSchema)
 	// ErrKeyring: a keyring cannot be built, or does not fit the database.
 	ErrKeyring = errors.New("aiseed: the keyring is not the one needed")
-	// ErrUndecryptable: a stored value cannot be decrypted. See [DecryptError].
+	// ErrUndecryptable: a stored value cannot be decrypted. See [DecryptError] and
+	// [ProvidersError].
 	ErrUndecryptable = errors.New("aiseed: a stored value cannot be decrypted")
 	// ErrPlaintext: a keyring is in use and a stored value is not sealed. See
-	// [DecryptError].
+	// [DecryptError] and [ProvidersError].
 	ErrPlaintext = errors.New("aiseed: a stored value is not sealed")
 	// ErrCommitUnknown: the connection was lost at the commit, and the library
 	// could not find out whether the server committed. Either everything was written or
@@ -44,6 +47,8 @@ var (
 	ErrNotFound = errors.New("aiseed: not found")
 	// ErrNameTaken: a live provider already has the name.
 	ErrNameTaken = errors.New("aiseed: the name is taken")
+	// ErrConflict: the provider has another revision than the one that a change was decided on.
+	ErrConflict = errors.New("aiseed: the provider was changed meanwhile")
 )
 
 // classError adds a text to a class.
@@ -139,6 +144,7 @@ func (e *LockTimeoutError) Unwrap() error { return ErrLockTimeout }
 // matches [ErrUndecryptable], or [ErrPlaintext] if the value is not sealed
 // although a keyring is in use.
 type DecryptError struct {
+	Provider      string // its name
 	Table, Column string
 	RowID         uuid.UUID
 	KeyID         string // the key that should decrypt it; "" if the row names none
@@ -148,6 +154,9 @@ type DecryptError struct {
 
 func (e *DecryptError) Error() string {
 	where := fmt.Sprintf("aiseed: %s.%s of row %s", e.Table, e.Column, e.RowID)
+	if e.Provider != "" {
+		where += " (provider " + text.Label(e.Provider) + ")"
+	}
 	if e.plaintext {
 		return where + " is not sealed, but a keyring is in use. If these rows were written before there was a keyring, seal them with Store.SealPlaintext; if not, someone wrote to the table behind the server's back"
 	}
@@ -166,4 +175,38 @@ func (e *DecryptError) Unwrap() error {
 		return ErrPlaintext
 	}
 	return ErrUndecryptable
+}
+
+// A ProvidersError lists the providers that cannot be used because a secret of theirs cannot be
+// decrypted. It matches the error of each.
+type ProvidersError struct {
+	Providers []ProviderError // at least one, sorted by name
+}
+
+// A ProviderError says why a provider cannot be used.
+type ProviderError struct {
+	ID   uuid.UUID
+	Name string
+	Err  error // a *[DecryptError], for the first of its values that cannot be decrypted
+}
+
+func (e *ProvidersError) Error() string {
+	if len(e.Providers) == 1 {
+		return e.Providers[0].Err.Error() // names the provider
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "aiseed: %s cannot be used", text.Count(len(e.Providers), "provider"))
+	for i, p := range e.Providers {
+		fmt.Fprintf(&b, "\n  %2d. %s", i+1, strings.TrimPrefix(p.Err.Error(), "aiseed: "))
+	}
+	return b.String()
+}
+
+// Unwrap returns the error of each provider.
+func (e *ProvidersError) Unwrap() []error {
+	all := make([]error, len(e.Providers))
+	for i, p := range e.Providers {
+		all[i] = p.Err
+	}
+	return all
 }

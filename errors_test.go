@@ -50,3 +50,17 @@ func TestStatesOfTheServerHaveARemedy(t *testing.T) {
 	}
 	require.EqualError(t, &DatabaseError{Operation: "reading", SQLState: "XX000", Table: "t", Constraint: "c"}, "aiseed: reading: SQLSTATE XX000, table t, constraint c")
 }
+
+func TestS7_TextOfProvidersThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
+	one := ProviderError{Name: "a", Err: &DecryptError{Provider: "a", Table: "ai_providers", Column: "settings", KeyID: "k"}}
+	two := ProviderError{Name: "b", Err: &DecryptError{Provider: "b", Table: "ai_provider_keys", Column: "api_key", plaintext: true}}
+	const row = "of row 00000000-0000-0000-0000-000000000000 "
+	require.EqualError(t, &ProvidersError{[]ProviderError{one}},
+		"aiseed: ai_providers.settings "+row+"(provider a) cannot be decrypted with key k. Either the keyring lacks this key, or the value was damaged or copied from another row")
+	both := &ProvidersError{[]ProviderError{one, two}}
+	require.ErrorContains(t, both, "aiseed: 2 providers cannot be used\n   1. ai_providers.settings "+row+"(provider a) cannot be decrypted")
+	require.ErrorContains(t, both, "\n   2. ai_provider_keys.api_key "+row+"(provider b) is not sealed")
+	require.ErrorIs(t, both, ErrUndecryptable)
+	require.ErrorIs(t, both, ErrPlaintext)
+}

@@ -44,3 +44,10 @@ func SealFor(tb testing.TB, ring *Keyring, table, column, row, provider, plainte
 	require.NoError(tb, err)
 	return ring.keys[0].Seal(seal.Cell{Table: table, Column: column, Row: row, Provider: id}, plaintext)
 }
+
+// checked returns what an operation has against p in the place of old.
+func checked(p, old Provider) error {
+	problems := fieldProblems{provider: p.Name}
+	p.check(old, problems.report)
+	return problems.err()
+}

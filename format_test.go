@@ -103,7 +103,7 @@ func TestS2_S3_S4_S9_FrozenValuesCanBeDecrypted(t *testing.T) {
 		require.NoError(t, err, name)
 		require.Equal(t, tt.plaintext, string(opened))
 	}
-	settings, err := newVault(ring).openSettings(provider, storedText{unfold(v["sealed settings"]), &key.ID})
+	settings, err := newVault(ring).openSettings(provider, storedText{text: unfold(v["sealed settings"]), keyID: &key.ID})
 	require.NoError(t, err)
 	want := BedrockSettings{Region: "eu", Model: "m", SmallFastModel: "s"}
 	want.AccessKey, want.AccessKeySecret = NewSecret("AKIA"), NewSecret("secret")

@@ -91,7 +91,7 @@ func FuzzOpenSealed(f *testing.F) {
 			keyID = &key
 		}
 		for name, v := range map[string]*vault{"with a keyring": newVault(ring), "without": newVault(nil)} {
-			secret, err := v.open(testCell(), storedText{stored, keyID})
+			secret, err := v.open(testCell(), storedText{text: stored, keyID: keyID})
 			switch {
 			case v.ring != nil && hasKey && stored == frozen && key == first:
 				require.NoError(t, err)
@@ -258,7 +258,7 @@ func FuzzNormalise(f *testing.F) {
 			}
 			require.True(t, text.IsName(d.Name) && !names[d.Name], "%q", d.Name)
 			names[d.Name] = true
-			require.NoError(t, d.Provider.check(Provider{}), "what an operator could create")
+			require.NoError(t, checked(d.Provider, Provider{}), "what an operator could create")
 			require.Empty(t, baseurl.Check(d.BaseURL))
 			require.False(t, d.Bedrock != nil && len(d.Keys) > 0)
 		}

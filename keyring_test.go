@@ -111,7 +111,7 @@ func TestS5_WhatDoesNotOpenIsATypedError(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			secret, err := tt.vault.open(c, storedText{tt.stored, tt.keyID})
+			secret, err := tt.vault.open(c, storedText{text: tt.stored, keyID: tt.keyID})
 			require.True(t, secret.IsZero())
 			require.ErrorIs(t, err, tt.class)
 			var decrypt *DecryptError

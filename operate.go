@@ -1,7 +1,9 @@
 package aiseed
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -34,9 +36,22 @@ type ProviderSpec struct {
 // ProviderUpdate says what to change in a provider. A nil field stays as it is. A Bedrock
 // field adds Bedrock settings to a provider that has none.
 type ProviderUpdate struct {
+	// Revision is the [Provider.Revision] that the change was decided on. If the provider has
+	// another one, the update fails with [ErrConflict]. 0 means any.
+	Revision int64
+
 	DisplayName, BaseURL          *string
 	Region, Model, SmallFastModel *string
 	AccessKey, AccessKeySecret    *Secret // both or neither
+
+	// RemoveBedrock takes the Bedrock settings away, also if they cannot be decrypted. If the
+	// provider has a base URL, BaseURL is then required: the old one can be that of Amazon
+	// Bedrock, to which no bearer key should go. A provider of type bedrock keeps its settings.
+	RemoveBedrock bool
+
+	// Keys replaces the bearer keys, also those that cannot be decrypted. A key that the provider
+	// has already keeps its id. An empty list that is not nil removes all keys.
+	Keys []Secret
 }
 
 // CreateProvider creates a provider. A deleted provider with the same name does not prevent
@@ -48,8 +63,9 @@ type ProviderUpdate struct {
 // entries wait for [Store.DeliverAudits] or the next start.
 //
 // The errors of all operations match [ErrInvalidConfig], [ErrNotFound], [ErrNameTaken],
-// [ErrUndecryptable], [ErrPlaintext], [ErrLockTimeout], [ErrCommitUnknown] or [ErrDatabase].
-// With [ErrInvalidConfig], the variables of a [Problem] are the names of fields.
+// [ErrConflict], [ErrKeyring], [ErrUndecryptable], [ErrPlaintext], [ErrLockTimeout],
+// [ErrCommitUnknown] or [ErrDatabase]. With [ErrInvalidConfig], the variables of a [Problem] are
+// the names of fields.
 func (s *Store) CreateProvider(ctx context.Context, actor string, n ProviderSpec) (Provider, error) {
 	p := Provider{Type: n.Type, Name: n.Name, DisplayName: n.DisplayName, Enabled: !n.Disabled, BaseURL: n.BaseURL}
 	if p.DisplayName == "" {
@@ -59,7 +75,9 @@ func (s *Store) CreateProvider(ctx context.Context, actor string, n ProviderSpec
 	for _, key := range n.Keys {
 		p.Keys = append(p.Keys, ProviderKey{APIKey: key})
 	}
-	if err := p.check(Provider{}); err != nil {
+	problems := fieldProblems{provider: cmp.Or(p.Name, string(p.Type))}
+	p.check(Provider{}, problems.report)
+	if err := problems.err(); err != nil {
 		return Provider{}, err
 	}
 	if n.Bedrock != nil {
@@ -88,15 +106,35 @@ func (s *Store) CreateProvider(ctx context.Context, actor string, n ProviderSpec
 	return created, err
 }
 
-// UpdateProvider changes a live provider, enabled or not.
+// UpdateProvider changes a live provider, enabled or not. What the update replaces or removes need
+// not be decryptable.
 func (s *Store) UpdateProvider(ctx context.Context, actor string, id uuid.UUID, u ProviderUpdate) (Provider, error) {
+	return s.update(ctx, actor, "updating a provider", id, u)
+}
+
+// ReplaceProviderKeys replaces the bearer keys of a live provider, in the order of keys. It is
+// [Store.UpdateProvider] with [ProviderUpdate.Keys], except that nil removes all keys. To name a
+// revision, call that.
+func (s *Store) ReplaceProviderKeys(ctx context.Context, actor string, id uuid.UUID, keys []Secret) (Provider, error) {
+	return s.update(ctx, actor, "replacing keys", id, ProviderUpdate{Keys: append([]Secret{}, keys...)})
+}
+
+func (s *Store) update(ctx context.Context, actor, what string, id uuid.UUID, u ProviderUpdate) (Provider, error) {
 	var updated Provider
-	err := s.operate(ctx, actor, "updating a provider", s.byID(id), func(found *storedProvider, now time.Time) (write, error) {
-		if err := s.wantOpened(found, id); err != nil {
+	err := s.operate(ctx, actor, what, s.byID(id), func(found *storedProvider, now time.Time) (write, error) {
+		if err := wantLive(found, withID(id)); err != nil {
 			return write{}, err
 		}
-		p := u.apply(found.Provider)
-		if err := p.check(found.Provider); err != nil {
+		if u.Revision != 0 && u.Revision != found.Revision {
+			return write{}, conflict(found, u.Revision)
+		}
+		s.vault.openAll(found)
+		if err := found.failure(!u.RemoveBedrock, u.Keys == nil); err != nil {
+			return write{}, err
+		}
+		problems := fieldProblems{provider: found.Name}
+		p := u.apply(found.Provider, now, problems.report)
+		if err := problems.err(); err != nil {
 			return write{}, err
 		}
 		return s.change(actor, found, p, now, func(p Provider) { updated = p })
@@ -108,7 +146,7 @@ func (s *Store) UpdateProvider(ctx context.Context, actor string, id uuid.UUID, 
 // disabled ones. It works even if the provider's secrets cannot be decrypted.
 func (s *Store) SetProviderEnabled(ctx context.Context, actor string, id uuid.UUID, enabled bool) error {
 	return s.operate(ctx, actor, "enabling or disabling a provider", s.byID(id), func(found *storedProvider, _ time.Time) (write, error) {
-		if err := wantLive(found, id); err != nil || found.Enabled == enabled {
+		if err := wantLive(found, withID(id)); err != nil || found.Enabled == enabled {
 			return write{}, err
 		}
 		return s.flip(actor, AuditUpdate, found.Provider, "enabled", enabled), nil
@@ -119,7 +157,7 @@ func (s *Store) SetProviderEnabled(ctx context.Context, actor string, id uuid.UU
 // the provider's secrets cannot be decrypted.
 func (s *Store) DeleteProvider(ctx context.Context, actor string, id uuid.UUID) error {
 	return s.operate(ctx, actor, "deleting a provider", s.byID(id), func(found *storedProvider, _ time.Time) (write, error) {
-		if err := wantLive(found, id); err != nil {
+		if err := wantLive(found, withID(id)); err != nil {
 			return write{}, err
 		}
 		return s.flip(actor, AuditDelete, found.Provider, "deleted", true), nil
@@ -147,7 +185,7 @@ func (s *Store) RestoreProvider(ctx context.Context, actor string, id uuid.UUID)
 	err := s.operate(ctx, actor, "restoring a provider", read, func(found *storedProvider, now time.Time) (write, error) {
 		switch {
 		case found == nil || !found.deleted:
-			return write{}, notFound("there is no deleted provider with id %s", id)
+			return write{}, notFound("there is no deleted provider with id %s; list the providers to see what there is", id)
 		case namesake != nil:
 			return write{}, nameTaken(found.Name)
 		}
@@ -174,12 +212,17 @@ const isOrNamesake = `id = $1 or not deleted and name = (select name from {schem
 func (s *Store) AddProviderKey(ctx context.Context, actor string, id uuid.UUID, key Secret) (ProviderKey, error) {
 	var added ProviderKey
 	err := s.operate(ctx, actor, "adding a key", s.byID(id), func(found *storedProvider, now time.Time) (write, error) {
-		if err := s.wantOpened(found, id); err != nil {
+		if err := wantLive(found, withID(id)); err != nil {
+			return write{}, err
+		}
+		if err := s.vault.openProvider(found); err != nil {
 			return write{}, err
 		}
 		p, k := found.Provider, ProviderKey{ID: uuid.New(), APIKey: key, CreatedAt: now, UpdatedAt: now}
 		p.Keys = append(slices.Clone(p.Keys), k)
-		if err := p.check(found.Provider); err != nil {
+		problems := fieldProblems{provider: p.Name}
+		p.check(found.Provider, problems.report)
+		if err := problems.err(); err != nil {
 			return write{}, err
 		}
 		return s.change(actor, found, p, now, func(Provider) { added = k })
@@ -191,12 +234,12 @@ func (s *Store) AddProviderKey(ctx context.Context, actor string, id uuid.UUID, 
 // the key cannot be decrypted.
 func (s *Store) RemoveProviderKey(ctx context.Context, actor string, id, key uuid.UUID) error {
 	return s.operate(ctx, actor, "removing a key", s.byID(id), func(found *storedProvider, now time.Time) (write, error) {
-		if err := wantLive(found, id); err != nil {
+		if err := wantLive(found, withID(id)); err != nil {
 			return write{}, err
 		}
 		i := slices.IndexFunc(found.Keys, func(k ProviderKey) bool { return k.ID == key })
 		if i < 0 {
-			return write{}, notFound("provider %s has no key with id %s", found.Name, key)
+			return write{}, notFound("provider %s has no key with id %s; list the providers to see which keys it has", found.Name, key)
 		}
 		p := found.Provider
 		p.Keys = slices.Delete(slices.Clone(p.Keys), i, i+1)
@@ -234,25 +277,55 @@ func (s *Store) operate(ctx context.Context, actor, what string, read reading, d
 	return s.locked(ctx, what, reads, func() (write, error) { return decide(found, now) })
 }
 
-func wantLive(found *storedProvider, id uuid.UUID) error {
+// conflict is the error of a change that was decided on another revision.
+func conflict(found *storedProvider, wanted int64) error {
+	return &classError{class: ErrConflict, text: fmt.Sprintf("provider %s was changed meanwhile: the change was decided on revision %d, and the provider has revision %d; "+
+		"nothing was changed; read the provider again and decide again", found.Name, wanted, found.Revision)}
+}
+
+// bedrockFields are the fields of an update that change Bedrock settings.
+func (u ProviderUpdate) bedrockFields() (set []string) {
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{fieldBedrockRegion, u.Region != nil},
+		{fieldBedrockAccessKey, u.AccessKey != nil},
+		{fieldBedrockAccessKeySecret, u.AccessKeySecret != nil},
+		{fieldBedrockModel, u.Model != nil},
+		{fieldBedrockSmallFastModel, u.SmallFastModel != nil},
+	} {
+		if f.set {
+			set = append(set, f.name)
+		}
+	}
+	return set
+}
+
+// removesBedrock reports whether an update takes the Bedrock settings of a provider away, and what
+// is wrong with that.
+func (u ProviderUpdate) removesBedrock(p Provider, report func(reason string, fields ...string)) bool {
+	fields := u.bedrockFields()
 	switch {
-	case found == nil:
-		return notFound("there is no provider with id %s", id)
-	case found.deleted:
-		return notFound("provider %s with id %s is deleted; restore it first", found.Name, id)
+	case !u.RemoveBedrock:
+		return false
+	case len(fields) > 0:
+		report("one update cannot remove Bedrock settings and change them; choose one", append([]string{fieldRemoveBedrock}, fields...)...)
+	case providerTypes[p.Type].needsBedrock:
+		report("not for type "+string(p.Type)+", which "+providerTypes[p.Type].insteadOfKeys()+"; delete the provider, and create one of another type", fieldRemoveBedrock)
+	default:
+		if p.Bedrock != nil && p.BaseURL != "" && u.BaseURL == nil {
+			report("required with "+strings.ToLower(fieldRemoveBedrock)+", because the base URL of the provider can be that of Amazon Bedrock; "+
+				"give the one that its requests go to from now on, or an empty one for the default of its type", fieldBaseURL)
+		}
+		return true
 	}
-	return nil
+	return false
 }
 
-// wantOpened decrypts the secrets of a live provider.
-func (s *Store) wantOpened(found *storedProvider, id uuid.UUID) error {
-	if err := wantLive(found, id); err != nil {
-		return err
-	}
-	return s.vault.openProvider(found)
-}
-
-func (u ProviderUpdate) apply(p Provider) Provider {
+// apply returns p with the changes, and reports what is wrong with them.
+func (u ProviderUpdate) apply(p Provider, now time.Time, report func(reason string, fields ...string)) Provider {
+	old := p
 	set := func(into *string, value *string) {
 		if value != nil {
 			*into = *value
@@ -260,20 +333,25 @@ func (u ProviderUpdate) apply(p Provider) Provider {
 	}
 	set(&p.DisplayName, u.DisplayName)
 	set(&p.BaseURL, u.BaseURL)
-	if u.Region == nil && u.Model == nil && u.SmallFastModel == nil && u.AccessKey == nil && u.AccessKeySecret == nil {
-		return p
+	if u.Keys != nil {
+		p.Keys = replaceKeys(p.Keys, u.Keys, now)
 	}
-	settings := settingsOf(p)
-	set(&settings.Region, u.Region)
-	set(&settings.Model, u.Model)
-	set(&settings.SmallFastModel, u.SmallFastModel)
-	if u.AccessKey != nil {
-		settings.AccessKey = *u.AccessKey
+	if u.removesBedrock(old, report) {
+		p.Bedrock = nil
+	} else if len(u.bedrockFields()) > 0 {
+		settings := settingsOf(p)
+		set(&settings.Region, u.Region)
+		set(&settings.Model, u.Model)
+		set(&settings.SmallFastModel, u.SmallFastModel)
+		if u.AccessKey != nil {
+			settings.AccessKey = *u.AccessKey
+		}
+		if u.AccessKeySecret != nil {
+			settings.AccessKeySecret = *u.AccessKeySecret
+		}
+		settings = settings.withDefaults()
+		p.Bedrock = &settings
 	}
-	if u.AccessKeySecret != nil {
-		settings.AccessKeySecret = *u.AccessKeySecret
-	}
-	settings = settings.withDefaults()
-	p.Bedrock = &settings
+	p.check(old, report)
 	return p
 }

@@ -371,7 +371,7 @@ func TestO4_KeysOfAProviderWithGaps(t *testing.T) {
 	require.Equal(t, []string{p.Keys[2].ID.String() + " " + p.ID.String()}, f.Rows(`select resource_id::text, provider_id::text from ai_provider_audits order by seq desc limit 1`))
 	infos, err := f.Store.ListProviders(ctx)
 	require.NoError(t, err)
-	require.Equal(t, []uuid.UUID{p.Keys[1].ID, added.ID}, infos[0].Keys)
+	require.Equal(t, []aiseed.ProviderKeyInfo{{ID: p.Keys[1].ID, Mask: "****"}, {ID: added.ID, Mask: "****"}}, infos[0].Keys)
 	_, err = f.Store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("4"))
 	require.ErrorIs(t, err, aiseed.ErrInvalidConfig, "it has that one")
 }

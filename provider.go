@@ -1,8 +1,6 @@
 package aiseed
 
 import (
-	"bytes"
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -177,15 +175,17 @@ const (
 
 	fieldType                   = "TYPE"
 	fieldName                   = "NAME"
-	fieldDisplayName            = "DISPLAY_NAME" // of an operation; no variable sets it
+	fieldDisplayName            = "DISPLAY_NAME" // no variable sets the display name
 	fieldBaseURL                = "BASE_URL"
 	fieldKey                    = "KEY"
+	fieldKeys                   = fieldKey + pluralSuffix
 	fieldBedrockBaseURL         = bedrockGroup + "BASE_URL"
 	fieldBedrockRegion          = bedrockGroup + "REGION"
 	fieldBedrockAccessKey       = bedrockGroup + "ACCESS_KEY"
 	fieldBedrockAccessKeySecret = bedrockGroup + "ACCESS_KEY_SECRET"
 	fieldBedrockModel           = bedrockGroup + "MODEL"
 	fieldBedrockSmallFastModel  = bedrockGroup + "SMALL_FAST_MODEL"
+	fieldRemoveBedrock          = "REMOVE_BEDROCK" // of an update only
 
 	pluralSuffix = "S"
 )
@@ -198,18 +198,31 @@ func secretName(name string, n int) string {
 	return name
 }
 
-// check returns what is wrong with a provider that was old until now. It checks the values
-// that change and how the fields fit together, but accepts what the row has already. A
-// problem names fields, in place of variables.
-func (p Provider) check(old Provider) error {
-	var problems []problem
-	report := func(reason string, fields ...string) {
-		names := make([]string, len(fields))
-		for i, f := range fields {
-			names[i] = strings.ToLower(f)
-		}
-		problems = append(problems, problem{0, Problem{Variables: names, Provider: text.Label(cmp.Or(p.Name, string(p.Type))), Reason: reason}})
+// fieldProblems are problems of an operation. They name fields of its provider, in place of
+// variables.
+type fieldProblems struct {
+	provider string
+	problems []problem
+}
+
+func (f *fieldProblems) report(reason string, fields ...string) {
+	names := make([]string, len(fields))
+	for i, field := range fields {
+		names[i] = strings.ToLower(field)
 	}
+	f.problems = append(f.problems, problem{0, Problem{Variables: names, Provider: text.Label(f.provider), Reason: reason}})
+}
+
+func (f *fieldProblems) err() error {
+	if len(f.problems) == 0 {
+		return nil
+	}
+	return configError(f.problems)
+}
+
+// check reports what is wrong with a provider that was old until now. It checks the values
+// that change and how the fields fit together, but accepts what the row has already.
+func (p Provider) check(old Provider, report func(reason string, fields ...string)) {
 	_, supported := providerTypes[p.Type]
 	switch {
 	case p.Type == "" && p.Name == "":
@@ -240,15 +253,15 @@ func (p Provider) check(old Provider) error {
 			report(reason, f.name)
 		}
 	}
-	had := secretsOf(old)
-	if keys := secretsOf(p); !slices.EqualFunc(keys, had, Secret.Equal) {
+	had := slices.DeleteFunc(secretsOf(old), Secret.IsZero) // a zero one cannot be decrypted
+	if keys := secretsOf(p); !slices.EqualFunc(p.Keys, old.Keys, func(a, b ProviderKey) bool { return a.ID == b.ID }) {
 		checkNew := func(value string) string {
 			if slices.ContainsFunc(had, NewSecret(value).Equal) {
 				return ""
 			}
 			return text.CheckSecret(value)
 		}
-		checkSecrets(keys, checkNew, func(reason string) { report(reason, secretName(fieldKey, len(keys))) })
+		checkSecrets(keys, checkNew, func(reason string) { report(reason, fieldKeys) })
 	}
 	for _, f := range []struct {
 		name       string
@@ -266,10 +279,6 @@ func (p Provider) check(old Provider) error {
 			report(reason, fields...)
 		}
 	})
-	if len(problems) > 0 {
-		return configError(problems)
-	}
-	return nil
 }
 
 const maxListLength = 5
@@ -307,7 +316,7 @@ func (p Provider) misfits(report func(reason string, fields ...string)) {
 	is := settingsOf(p)
 	set := givenFields{baseURL: p.BaseURL != ""}
 	if len(p.Keys) > 0 {
-		set.keys = []string{secretName(fieldKey, len(p.Keys))}
+		set.keys = []string{fieldKeys}
 	}
 	if p.Bedrock != nil {
 		set.bedrock = is.fields()
@@ -375,42 +384,6 @@ func (k providerKind) insteadOfKeys() string {
 		return "authenticates through Amazon Bedrock"
 	}
 	return "takes the token that each user brings"
-}
-
-// storedProvider is a row of ai_providers with its keys. Its secrets are zero until the vault
-// has decrypted them.
-type storedProvider struct {
-	Provider
-	deleted  bool
-	settings *storedText // nil if it has none
-
-	// of its keys
-	positions []int
-	texts     []storedText
-}
-
-// A storedText is a secret as a table holds it, with the id of the key that sealed it, or nil.
-type storedText struct {
-	text  string
-	keyID *string
-}
-
-// insertKey adds a key and keeps the keys in the order of their positions.
-func (p *storedProvider) insertKey(key ProviderKey, position int, text storedText) {
-	i, _ := slices.BinarySearch(p.positions, position)
-	p.Keys, p.positions, p.texts = slices.Insert(p.Keys, i, key), slices.Insert(p.positions, i, position), slices.Insert(p.texts, i, text)
-}
-
-// compare orders by name. For each name, the live provider comes first, then the tombstones,
-// the latest first.
-func (p *storedProvider) compare(other *storedProvider) int {
-	switch {
-	case p.Name == other.Name && p.deleted && !other.deleted:
-		return 1
-	case p.Name == other.Name && !p.deleted && other.deleted:
-		return -1
-	}
-	return cmp.Or(cmp.Compare(p.Name, other.Name), other.UpdatedAt.Compare(p.UpdatedAt), bytes.Compare(p.ID[:], other.ID[:]))
 }
 
 // secretsOf returns the bearer keys of a provider.

@@ -11,10 +11,12 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"example.com/aiseed/internal/pg"
+	"example.com/aiseed/internal/text"
 )
 
 // Providers returns the enabled live providers sorted by name, from one snapshot, with their
-// secrets decrypted.
+// secrets decrypted. If those of some providers cannot be decrypted, it returns the others and a
+// *[ProvidersError], so that a host can choose: serve those that it got, or stop at any error.
 //
 // Errors match [ErrUndecryptable], [ErrPlaintext] or [ErrDatabase].
 func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
@@ -23,14 +25,12 @@ func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	providers := make([]Provider, len(stored))
-	for i, p := range stored {
-		if err := s.vault.openProvider(p); err != nil {
-			return nil, err
-		}
+	opened, err := s.vault.openProviders(stored)
+	providers := make([]Provider, len(opened))
+	for i, p := range opened {
 		providers[i] = p.Provider
 	}
-	return providers, nil
+	return providers, err
 }
 
 // load reads the providers with some names, and their tombstones.
@@ -105,13 +105,13 @@ func scanProviders(rows pgx.Rows) ([]*storedProvider, error) {
 			stored, byID[provider] = append(stored, p), p
 		}
 		if isKey {
-			p.insertKey(ProviderKey{ID: id, CreatedAt: created, UpdatedAt: updated}, int(number), storedText{value.String, pointerTo(sealedBy)})
+			p.insertKey(ProviderKey{ID: id, CreatedAt: created, UpdatedAt: updated}, int(number), storedText{text: value.String, keyID: pointerTo(sealedBy)})
 			continue
 		}
 		p.ID, p.Type, p.Name, p.DisplayName, p.BaseURL = id, ProviderType(kind), name, displayName, baseURL
 		p.Enabled, p.deleted, p.Revision, p.CreatedAt, p.UpdatedAt = enabled, deleted, number, created, updated
 		if value.Valid {
-			p.settings = &storedText{value.String, pointerTo(sealedBy)}
+			p.settings = &storedText{text: value.String, keyID: pointerTo(sealedBy)}
 		}
 	}
 	slices.SortFunc(stored, (*storedProvider).compare)
@@ -144,22 +144,72 @@ func (s *Store) readFirst(condition string, arg []byte) reading {
 	}
 }
 
-// ProviderInfo is what [Store.ListProviders] reports about a provider: everything except its
-// secrets and Bedrock settings.
-type ProviderInfo struct {
-	ID                   uuid.UUID
-	Type                 ProviderType
-	Name, DisplayName    string
-	Enabled, Deleted     bool // Deleted means a deleted provider
-	BaseURL              string
-	Keys                 []uuid.UUID // ids of its bearer keys, in order
-	CreatedAt, UpdatedAt time.Time
+// Provider returns the live provider with an id, enabled or not, with its secrets decrypted.
+//
+// Errors match [ErrNotFound], [ErrUndecryptable], [ErrPlaintext] or [ErrDatabase].
+func (s *Store) Provider(ctx context.Context, id uuid.UUID) (Provider, error) {
+	return s.readLive(ctx, s.byID(id), withID(id))
 }
 
-// ListProviders returns all providers sorted by name, including disabled and deleted ones. It
-// decrypts no secret, so an operator can find the id of a provider to enable, restore or
-// delete even if a key is lost. For each name, the live provider comes first, then the
-// deleted ones, the latest first.
+// ProviderByName is like [Store.Provider], for the live provider with a name.
+func (s *Store) ProviderByName(ctx context.Context, name string) (Provider, error) {
+	return s.readLive(ctx, s.byName(name), "with name "+text.Label(name))
+}
+
+func (s *Store) readLive(ctx context.Context, read reading, which string) (Provider, error) {
+	var found *storedProvider
+	err := s.read(ctx, "reading a provider", read(&found))
+	if err == nil {
+		err = wantLive(found, which)
+	}
+	if err == nil {
+		err = s.vault.openProvider(found)
+	}
+	if err != nil {
+		return Provider{}, err
+	}
+	return found.Provider, nil
+}
+
+func withID(id uuid.UUID) string { return "with id " + id.String() }
+
+// wantLive returns an error if the provider that was looked for is deleted or was not found.
+func wantLive(found *storedProvider, which string) error {
+	switch {
+	case found == nil:
+		return notFound("there is no provider %s; list the providers to see what there is", which)
+	case found.deleted:
+		return notFound("provider %s with id %s is deleted; restore it first", found.Name, found.ID)
+	}
+	return nil
+}
+
+// ProviderInfo is what [Store.ListProviders] reports about a provider: everything except its
+// secrets.
+type ProviderInfo struct {
+	ID                            uuid.UUID
+	Type                          ProviderType
+	Name, DisplayName             string
+	Enabled, Deleted              bool // Deleted means a deleted provider
+	BaseURL                       string
+	Region, Model, SmallFastModel string            // of its Bedrock settings, or ""
+	SettingsUndecryptable         bool              // it has Bedrock settings, and they cannot be decrypted
+	Keys                          []ProviderKeyInfo // its bearer keys, in order
+	Revision                      int64
+	CreatedAt, UpdatedAt          time.Time
+}
+
+// ProviderKeyInfo is what [Store.ListProviders] reports about a bearer key.
+type ProviderKeyInfo struct {
+	ID            uuid.UUID
+	Mask          string // as the [Secret] prints; "" if it cannot be decrypted
+	Undecryptable bool   // it cannot be decrypted, or is not sealed although a keyring is in use
+}
+
+// ListProviders returns all providers sorted by name, including disabled and deleted ones. A
+// secret that cannot be decrypted is reported as such and is no error, so an operator can find
+// the id of a provider to repair or delete even if a key is lost. For each name, the live provider
+// comes first, then the deleted ones, the latest first.
 func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
 	var stored []*storedProvider
 	err := s.read(ctx, "listing the providers", s.selectProviders(`true`, keysOfAll, func(p []*storedProvider) { stored = p }))
@@ -168,12 +218,16 @@ func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
 	}
 	infos := make([]ProviderInfo, len(stored))
 	for i, p := range stored {
+		s.vault.openAll(p)
+		settings := settingsOf(p.Provider)
 		infos[i] = ProviderInfo{
-			ID: p.ID, Type: p.Type, Name: p.Name, DisplayName: p.DisplayName, Enabled: p.Enabled, Deleted: p.deleted,
-			BaseURL: p.BaseURL, CreatedAt: p.CreatedAt, UpdatedAt: p.UpdatedAt,
+			ID: p.ID, Type: p.Type, Name: p.Name, DisplayName: p.DisplayName, Enabled: p.Enabled, Deleted: p.deleted, BaseURL: p.BaseURL,
+			Region: settings.Region, Model: settings.Model, SmallFastModel: settings.SmallFastModel,
+			SettingsUndecryptable: p.failure(true, false) != nil,
+			Revision:              p.Revision, CreatedAt: p.CreatedAt, UpdatedAt: p.UpdatedAt,
 		}
-		for _, key := range p.Keys {
-			infos[i].Keys = append(infos[i].Keys, key.ID)
+		for j, key := range p.Keys {
+			infos[i].Keys = append(infos[i].Keys, ProviderKeyInfo{ID: key.ID, Mask: key.APIKey.String(), Undecryptable: p.texts[j].failed != nil})
 		}
 	}
 	return infos, nil

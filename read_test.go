@@ -2,7 +2,9 @@ package aiseed_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -81,7 +83,7 @@ func TestO4_AllProvidersAreListedWithoutTheirSecrets(t *testing.T) {
 	require.False(t, infos[0].Enabled || infos[0].Deleted)
 	require.Equal(t, gone.ID, infos[1].ID)
 	require.True(t, infos[1].Deleted)
-	require.Equal(t, []uuid.UUID{gone.Keys[0].ID}, infos[1].Keys)
+	require.Equal(t, []aiseed.ProviderKeyInfo{{ID: gone.Keys[0].ID, Undecryptable: true}}, infos[1].Keys)
 }
 
 func TestO4_TheListIsInOrderOfName(t *testing.T) {
@@ -99,7 +101,7 @@ func TestO4_TheListIsInOrderOfName(t *testing.T) {
 	require.False(t, infos[0].UpdatedAt.Before(infos[0].CreatedAt))
 	infos[0].CreatedAt, infos[0].UpdatedAt = a.CreatedAt, a.UpdatedAt
 	require.Equal(t, aiseed.ProviderInfo{
-		ID: a.ID, Type: "openai", Name: "a", DisplayName: "A", Enabled: true, Deleted: true, BaseURL: "https://a/", CreatedAt: a.CreatedAt, UpdatedAt: a.UpdatedAt,
+		ID: a.ID, Type: "openai", Name: "a", DisplayName: "A", Enabled: true, Deleted: true, BaseURL: "https://a/", Revision: 2, CreatedAt: a.CreatedAt, UpdatedAt: a.UpdatedAt,
 	}, infos[0])
 }
 
@@ -233,4 +235,169 @@ func TestO4_SettingsThatDoNotOpenAreNoHindrance(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", p.ID, false))
 	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
+}
+
+func secretsOf(values ...string) []aiseed.Secret {
+	secrets := make([]aiseed.Secret, len(values))
+	for i, value := range values {
+		secrets[i] = aiseed.NewSecret(value)
+	}
+	return secrets
+}
+
+func TestO4_OneProviderIsReadByIDAndByName(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	gone := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: secretsOf("old")})
+	require.NoError(t, f.Store.DeleteProvider(ctx, "a", gone.ID))
+	_, err := f.Store.ProviderByName(ctx, "x")
+	require.ErrorIs(t, err, aiseed.ErrNotFound)
+	require.ErrorContains(t, err, "provider x with id "+gone.ID.String()+" is deleted; restore it first")
+
+	want := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Disabled: true, Keys: secretsOf("one", "two")})
+	f.Wire.Reset(nil)
+	byID, err := f.Store.Provider(ctx, want.ID)
+	require.NoError(t, err)
+	n, sent := f.Wire.Count()
+	require.Equal(t, 1, n, "a disabled one too, in one round trip")
+	require.NotContains(t, sent, "lock")
+	byName, err := f.Store.ProviderByName(ctx, "x")
+	require.NoError(t, err)
+	require.Equal(t, want, byID)
+	require.Equal(t, want, byName)
+
+	nobody := uuid.New()
+	for want, err := range map[string]error{
+		"is deleted; restore it first": second(f.Store.Provider(ctx, gone.ID)),
+		"there is no provider with id " + nobody.String() + "; list the providers to see what there is": second(f.Store.Provider(ctx, nobody)),
+		"there is no provider with name y; list the providers to see what there is":                     second(f.Store.ProviderByName(ctx, "y")),
+	} {
+		require.ErrorIs(t, err, aiseed.ErrNotFound)
+		require.ErrorContains(t, err, want)
+	}
+	f.Exec(`update ai_provider_keys set api_key = 'damaged'`)
+	_, err = f.Store.ProviderByName(ctx, "x")
+	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+}
+
+func TestO4_AListShowsEverythingButSecrets(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	keys := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "keys", Keys: secretsOf("a-long-key-0123456789-tail", "short")}).Keys
+	bedrock := f.Created(aiseed.ProviderSpec{Type: "bedrock", Name: "aws", Bedrock: &aiseed.BedrockSettings{
+		Region: "r", Model: "m", SmallFastModel: "s", AccessKey: aiseed.NewSecret("access"), AccessKeySecret: aiseed.NewSecret("secret"),
+	}})
+	list := func() []aiseed.ProviderInfo {
+		infos, err := f.Store.ListProviders(ctx)
+		require.NoError(t, err)
+		return infos
+	}
+	want := []aiseed.ProviderKeyInfo{{ID: keys[0].ID, Mask: "****tail"}, {ID: keys[1].ID, Mask: "****"}}
+	require.Equal(t, want, list()[1].Keys)
+	info := list()[0]
+	require.Equal(t, []any{"r", "m", "s", false}, []any{info.Region, info.Model, info.SmallFastModel, info.SettingsUndecryptable})
+
+	f.Exec(`update ai_provider_keys set api_key = 'damaged' where position = 0`)
+	f.Exec(`update ai_providers set settings = 'damaged' where id = $1`, bedrock.ID)
+	want[0].Mask, want[0].Undecryptable = "", true
+	require.Equal(t, want, list()[1].Keys, "the other key is shown")
+	info = list()[0]
+	require.Equal(t, []any{"", "", "", true}, []any{info.Region, info.Model, info.SmallFastModel, info.SettingsUndecryptable})
+}
+
+// O4: each change that a client can see is counted once, and a change that was decided on an
+// earlier revision writes nothing.
+func TestO4_EachChangeCountsOnceAndAStaleOneIsAConflict(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: secretsOf("one", "two")})
+	require.EqualValues(t, 1, p.Revision)
+	var added aiseed.ProviderKey
+	for i, do := range []func() error{
+		func() error {
+			return second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("X")}))
+		},
+		func() error { return f.Store.SetProviderEnabled(ctx, "a", p.ID, false) },
+		func() error { return second(f.Store.ReplaceProviderKeys(ctx, "a", p.ID, secretsOf("two", "three"))) },
+		func() (err error) {
+			added, err = f.Store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("four"))
+			return err
+		},
+		func() error { return f.Store.RemoveProviderKey(ctx, "a", p.ID, added.ID) },
+		func() error {
+			return second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: new("https://h/"), Keys: secretsOf("five"), Revision: 6}))
+		},
+		func() error { return f.Store.DeleteProvider(ctx, "a", p.ID) },
+		func() error { return second(f.Store.RestoreProvider(ctx, "a", p.ID)) },
+	} {
+		require.NoError(t, do(), i)
+		require.Equal(t, []string{strconv.Itoa(i + 2)}, f.Rows(`select revision from ai_providers`), i)
+	}
+	f.Exec(`update ai_providers set enabled = true`)
+	p, err := f.Store.Provider(ctx, p.ID)
+	require.NoError(t, err)
+	require.EqualValues(t, 10, p.Revision, "in SQL too")
+
+	before := f.State()
+	for _, update := range []aiseed.ProviderUpdate{
+		{Revision: 9, DisplayName: new("Y")},
+		{Revision: 11, Keys: secretsOf("six")},
+		{Revision: -1, BaseURL: new("not even a URL")},
+		{Revision: 1},
+	} {
+		_, err := f.Store.UpdateProvider(ctx, "a", p.ID, update)
+		require.ErrorIs(t, err, aiseed.ErrConflict)
+		require.ErrorContains(t, err, fmt.Sprintf("provider x was changed meanwhile: the change was decided on revision %d, and the provider has revision 10; "+
+			"nothing was changed; read the provider again and decide again", update.Revision))
+	}
+	require.Equal(t, before, f.State())
+}
+
+// S5, S7: one bad row does not take the others down, and a start names each bad row.
+func TestS7_S5_ProvidersThatOpenAreReturnedNextToThoseThatDoNot(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	cfg := f.Seeded("BEDROCK_REGION=r", "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=good", "PROVIDER_0_KEY=k",
+		"PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=plain", "PROVIDER_1_KEYS=k,l", "PROVIDER_2_TYPE=openai", "PROVIDER_2_NAME=off", "PROVIDER_2_KEY=k",
+		"PROVIDER_3_TYPE=openai", "PROVIDER_3_NAME=gone", "PROVIDER_3_KEY=k")
+	all, err := f.Store.Providers(ctx)
+	require.NoError(t, err)
+	f.Exec(`update ai_provider_keys set api_key = 'plain-text', api_key_key_id = null where provider_id in (select id from ai_providers where name <> 'good')`)
+	f.Exec(`update ai_providers set settings = 'damaged' where settings is not null`)
+	f.Exec(`update ai_providers set enabled = false where name = 'off'`)
+	f.Exec(`update ai_providers set deleted = true where name = 'gone'`)
+	before := f.State()
+
+	providers, err := f.Store.Providers(ctx)
+	require.Equal(t, all[2:3], providers, "the good one")
+	var unusable *aiseed.ProvidersError
+	require.ErrorAs(t, err, &unusable)
+	require.Equal(t, []string{"anthropic", "plain"}, namesOf(unusable))
+	require.Equal(t, all[0].ID, unusable.Providers[0].ID)
+	var decrypt *aiseed.DecryptError
+	require.ErrorAs(t, unusable.Providers[1].Err, &decrypt)
+	require.Equal(t, []string{"plain", "ai_provider_keys", "api_key"}, []string{decrypt.Provider, decrypt.Table, decrypt.Column})
+	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+	require.ErrorIs(t, err, aiseed.ErrPlaintext)
+
+	for name, err := range map[string]error{
+		"a start": f.Seed(cfg), "a plan": second(aiseed.PlanAIProvidersFromEnv(ctx, f.Store, cfg, f.Logs.Logger())),
+	} {
+		require.ErrorAs(t, err, &unusable, name)
+		require.Equal(t, []string{"anthropic", "off", "plain"}, namesOf(unusable), "%s reads the disabled one too", name)
+		require.NotContains(t, err.Error(), "plain-text")
+	}
+	require.NoError(t, f.Seed(f.Parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=good", "PROVIDER_0_KEY=k")), "it does not name them")
+	require.Equal(t, before, f.State())
+}
+
+func namesOf(e *aiseed.ProvidersError) (names []string) {
+	for _, p := range e.Providers {
+		names = append(names, p.Name)
+	}
+	return names
 }

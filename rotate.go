@@ -129,6 +129,7 @@ type storedValue struct {
 	New      string    `json:"new"`
 	NewKey   *string   `json:"new_key"`
 	provider uuid.UUID
+	name     string // the provider's
 	oldKey   *string
 }
 
@@ -136,7 +137,7 @@ const (
 	resealBatch = 100
 
 	selectValues = `
-select id, {provider}, {value}, {key} from {schema}.{table}
+select id, {provider}, coalesce((select p.name from {schema}.ai_providers p where p.id = t.{provider}), ''), {value}, {key} from {schema}.{table} t
  where {value} is not null and {from} and ($1 = '' or id > $1::uuid) order by id limit 100 for update`
 
 	updateValues = `
@@ -196,7 +197,7 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 		Args: [][]byte{[]byte(after)},
 		Rows: func(rows pgx.Rows) (err error) {
 			values, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (v storedValue, err error) {
-				return v, row.Scan(&v.ID, &v.provider, &v.Old, &v.oldKey)
+				return v, row.Scan(&v.ID, &v.provider, &v.name, &v.Old, &v.oldKey)
 			})
 			return err
 		},
@@ -238,7 +239,8 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 // rewrite decrypts a value and seals it as how says.
 func (s *Store) rewrite(c sealedColumn, how resealing, v *storedValue, left *[]*DecryptError) bool {
 	at := seal.Cell{Table: c.table, Column: c.value, Row: v.ID.String(), Provider: v.provider}
-	secret, err := s.vault.open(at, storedText{v.Old, v.oldKey})
+	secret, err := s.vault.open(at, storedText{text: v.Old, keyID: v.oldKey})
+	named(err, v.name)
 	var problem *DecryptError
 	switch {
 	case errors.As(err, &problem) && problem.plaintext:

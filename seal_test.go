@@ -3,10 +3,12 @@ package aiseed_test
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"testing"
 
 	"cdr.dev/slog/v3"
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
@@ -137,4 +139,120 @@ func TestL5_SealingIsTriedAgain(t *testing.T) {
 	n, err := sealing.SealPlaintext(context.Background())
 	require.NoError(t, err)
 	require.Equal(t, 1, n.Changed)
+}
+
+// O4, O5: equal keys keep their row and what is sealed in it; the order becomes the given one.
+func TestO4_ReplacedKeysKeepTheirRows(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: secretsOf("one-long-enough-to-show-0001", "two-long-enough-to-show-0002", "three-long-enough-to-show-03")})
+	row := func(secret string) string {
+		i := slices.IndexFunc(p.Keys, func(k aiseed.ProviderKey) bool { return k.APIKey.Reveal() == secret })
+		return f.Rows(`select id, created_at, updated_at, api_key from ai_provider_keys where id = $1`, p.Keys[i].ID)[0]
+	}
+	positions := func() []string { return f.Rows(`select position from ai_provider_keys order by position`) }
+	two, three := row("two-long-enough-to-show-0002"), row("three-long-enough-to-show-03")
+	audits := func() []string {
+		return f.Rows(`select concat_ws(' ', actor, action, resource, coalesce(old::text, '-'), coalesce(new::text, '-')) from ai_provider_audits where actor = 'bob' order by seq`)
+	}
+
+	p, err := f.Store.ReplaceProviderKeys(ctx, "bob", p.ID, secretsOf("three-long-enough-to-show-03", "four", "two-long-enough-to-show-0002"))
+	require.NoError(t, err)
+	stored, err := f.Store.Provider(ctx, p.ID)
+	require.NoError(t, err)
+	require.Equal(t, stored, p)
+	require.Equal(t, secretsOf("three-long-enough-to-show-03", "four", "two-long-enough-to-show-0002"),
+		[]aiseed.Secret{p.Keys[0].APIKey, p.Keys[1].APIKey, p.Keys[2].APIKey})
+	require.Equal(t, []string{two, three}, []string{row("two-long-enough-to-show-0002"), row("three-long-enough-to-show-03")})
+	require.Equal(t, []string{"2", "3", "4"}, positions())
+	require.Equal(t, []string{
+		`bob delete ai_provider_key {"api_key": "****0001", "position": 0} -`,
+		`bob create ai_provider_key - {"api_key": "****", "position": 3}`,
+		`bob update ai_provider_key {"api_key": "****0002", "position": 1} {"api_key": "****0002", "position": 4}`,
+	}, audits())
+
+	before := f.State()
+	_, err = f.Store.ReplaceProviderKeys(ctx, "bob", p.ID, secretsOf("three-long-enough-to-show-03", "four", "two-long-enough-to-show-0002"))
+	require.NoError(t, err)
+	_, err = f.Store.UpdateProvider(ctx, "bob", p.ID, aiseed.ProviderUpdate{})
+	require.NoError(t, err)
+	for want, keys := range map[string][]aiseed.Secret{
+		"keys (provider x): 6 elements; at most 5 are allowed":            secretsOf("1", "2", "3", "4", "5", "6"),
+		"keys (provider x): element 2: the same as element 1":             secretsOf("four", "four"),
+		"keys (provider x): element 2: a mask, as this library prints it": secretsOf("four", "****0002"),
+		"keys (provider x): element 1: empty":                             {{}, aiseed.NewSecret("four")},
+		"keys (provider x): element 2: a space in it":                     secretsOf("four", "f our"),
+	} {
+		_, err := f.Store.ReplaceProviderKeys(ctx, "bob", p.ID, keys)
+		require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
+		require.ErrorContains(t, err, want)
+	}
+	require.Equal(t, before, f.State())
+
+	p, err = f.Store.ReplaceProviderKeys(ctx, "bob", p.ID, nil)
+	require.NoError(t, err)
+	require.Empty(t, p.Keys)
+	require.Empty(t, positions())
+}
+
+// O4: what cannot be decrypted can be replaced or removed.
+func TestO4_WhatIsReplacedNeedNotBeDecrypted(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: secretsOf("one", "two")})
+	aws := f.Created(aiseed.ProviderSpec{Type: "anthropic", Name: "aws", BaseURL: "https://bedrock/", Bedrock: &aiseed.BedrockSettings{Region: "r"}})
+	f.Exec(`update ai_provider_keys set api_key = 'damaged' where position = 0`)
+	f.Exec(`update ai_providers set settings = 'damaged' where settings is not null`)
+	before := f.State()
+	_, err := f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{DisplayName: new("X")})
+	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+	_, err = f.Store.UpdateProvider(ctx, "a", aws.ID, aiseed.ProviderUpdate{Region: new("r2")})
+	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+	_, err = f.Store.ReplaceProviderKeys(ctx, "a", p.ID, []aiseed.Secret{{}, aiseed.NewSecret("two")})
+	require.ErrorContains(t, err, "element 1: empty", "the damaged one is not the empty one")
+	require.Equal(t, before, f.State())
+
+	p, err = f.Store.ReplaceProviderKeys(ctx, "a", p.ID, secretsOf("two", "three"))
+	require.NoError(t, err)
+	aws, err = f.Store.UpdateProvider(ctx, "a", aws.ID, aiseed.ProviderUpdate{RemoveBedrock: true, BaseURL: new(""), Keys: secretsOf("key")})
+	require.NoError(t, err)
+	providers, err := f.Store.Providers(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []aiseed.Provider{aws, p}, providers)
+}
+
+func TestO4_BedrockSettingsAreTakenAway(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	region := aiseed.BedrockSettings{Region: "r"}
+	url := f.Created(aiseed.ProviderSpec{Type: "anthropic", Name: "url", BaseURL: "https://bedrock/", Bedrock: &region})
+	none := f.Created(aiseed.ProviderSpec{Type: "anthropic", Name: "none", Bedrock: &region})
+	bedrock := f.Created(aiseed.ProviderSpec{Type: "bedrock", Name: "bedrock", BaseURL: "https://bedrock/", Bedrock: &region})
+	plain := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "plain", BaseURL: "https://h/"})
+	before := f.State()
+	for want, err := range map[string]error{
+		"base_url (provider url): required with remove_bedrock, because":             second(f.Store.UpdateProvider(ctx, "a", url.ID, aiseed.ProviderUpdate{RemoveBedrock: true, Keys: secretsOf("k")})),
+		"remove_bedrock (provider bedrock): not for type bedrock, which":             second(f.Store.UpdateProvider(ctx, "a", bedrock.ID, aiseed.ProviderUpdate{RemoveBedrock: true, BaseURL: new("")})),
+		"remove_bedrock, bedrock_region, bedrock_access_key, bedrock_access_key_sec": second(f.Store.UpdateProvider(ctx, "a", none.ID, aiseed.ProviderUpdate{RemoveBedrock: true, Region: new("s"), AccessKey: new(aiseed.NewSecret("a")), AccessKeySecret: new(aiseed.NewSecret("b"))})),
+	} {
+		require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
+		require.ErrorContains(t, err, "1 problem")
+		require.ErrorContains(t, err, want)
+	}
+	_, err := f.Store.UpdateProvider(ctx, "a", plain.ID, aiseed.ProviderUpdate{RemoveBedrock: true})
+	require.NoError(t, err, "it has none")
+	require.Equal(t, before, f.State())
+
+	for id, update := range map[string]aiseed.ProviderUpdate{
+		url.ID.String():  {RemoveBedrock: true, BaseURL: new("https://bedrock/")}, // said on purpose
+		none.ID.String(): {RemoveBedrock: true, Keys: secretsOf("k")},
+	} {
+		p, err := f.Store.UpdateProvider(ctx, "a", uuid.MustParse(id), update)
+		require.NoError(t, err)
+		require.Nil(t, p.Bedrock)
+		require.Equal(t, []string{"<nil> <nil>"}, f.Rows(`select settings, settings_key_id from ai_providers where id = $1`, p.ID))
+	}
 }

@@ -45,7 +45,8 @@ import (
 // that an earlier process left behind. If this fails, it is logged and the seed does not
 // fail. logger gets a warning for each thing that an operator should look at.
 //
-// Errors match [ErrInvalidConfig], [ErrDrift], [ErrLockTimeout], [ErrUndecryptable],
+// A *[ProvidersError] lists each provider that cfg names whose row cannot be decrypted. Errors
+// match [ErrInvalidConfig], [ErrDrift], [ErrKeyring], [ErrLockTimeout], [ErrUndecryptable],
 // [ErrPlaintext], [ErrCommitUnknown] or [ErrDatabase]. An [ErrDatabase] also matches the
 // error of a cancelled ctx. Any number of processes and goroutines can call it at once.
 func SeedAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, auditor Auditor, logger slog.Logger) error {

@@ -1,10 +1,13 @@
 package aiseed
 
 import (
+	"bytes"
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -12,6 +15,56 @@ import (
 
 	"example.com/aiseed/internal/seal"
 )
+
+// storedProvider is a row of ai_providers with its keys. Its secrets are zero until the vault
+// has decrypted them.
+type storedProvider struct {
+	Provider
+	deleted  bool
+	settings *storedText // nil if it has none
+
+	// of its keys
+	positions []int
+	texts     []storedText
+}
+
+// A storedText is a secret as a table holds it, with the id of the key that sealed it, or nil.
+type storedText struct {
+	text   string
+	keyID  *string
+	failed error // why the vault could not decrypt it
+}
+
+// insertKey adds a key and keeps the keys in the order of their positions.
+func (p *storedProvider) insertKey(key ProviderKey, position int, text storedText) {
+	i, _ := slices.BinarySearch(p.positions, position)
+	p.Keys, p.positions, p.texts = slices.Insert(p.Keys, i, key), slices.Insert(p.positions, i, position), slices.Insert(p.texts, i, text)
+}
+
+// compare orders by name. For each name, the live provider comes first, then the tombstones,
+// the latest first.
+func (p *storedProvider) compare(other *storedProvider) int {
+	switch {
+	case p.Name == other.Name && p.deleted && !other.deleted:
+		return 1
+	case p.Name == other.Name && !p.deleted && other.deleted:
+		return -1
+	}
+	return cmp.Or(cmp.Compare(p.Name, other.Name), other.UpdatedAt.Compare(p.UpdatedAt), bytes.Compare(p.ID[:], other.ID[:]))
+}
+
+// failure returns why the settings or the keys of a provider were not decrypted.
+func (p *storedProvider) failure(settings, keys bool) error {
+	if settings && p.settings != nil && p.settings.failed != nil {
+		return p.settings.failed
+	}
+	for i := range p.texts {
+		if keys && p.texts[i].failed != nil {
+			return p.texts[i].failed
+		}
+	}
+	return nil
+}
 
 // A vault seals and decrypts the values of one store. It uses the keys of a keyring, or none
 // if plaintext was accepted.
@@ -71,34 +124,65 @@ func (v *vault) open(c seal.Cell, stored storedText) (Secret, error) {
 }
 
 // openProvider decrypts the secrets of a provider that was read. It leaves those of a tombstone.
-func (v *vault) openProvider(p *storedProvider) (err error) {
+func (v *vault) openProvider(p *storedProvider) error {
 	if p.deleted {
 		return nil
 	}
+	v.openAll(p)
+	return p.failure(true, true)
+}
+
+// openAll decrypts what it can of a provider that was read. What it cannot is empty, and has a
+// failure.
+func (v *vault) openAll(p *storedProvider) {
 	if p.settings != nil {
-		if p.Bedrock, err = v.openSettings(p.ID, *p.settings); err != nil {
-			return err
+		if p.Bedrock, p.settings.failed = v.openSettings(p.ID, *p.settings); p.settings.failed != nil {
+			p.Bedrock = &BedrockSettings{}
 		}
+		named(p.settings.failed, p.Name)
 	}
-	for i, text := range p.texts {
-		if p.Keys[i].APIKey, err = v.open(apiKeyCell(p.Keys[i].ID, p.ID), text); err != nil {
-			return err
+	for i := range p.texts {
+		p.Keys[i].APIKey, p.texts[i].failed = v.open(apiKeyCell(p.Keys[i].ID, p.ID), p.texts[i])
+		named(p.texts[i].failed, p.Name)
+	}
+}
+
+// named gives an error of the vault the name of its provider.
+func named(err error, provider string) {
+	var e *DecryptError
+	if errors.As(err, &e) {
+		e.Provider = provider
+	}
+}
+
+// openProviders decrypts the secrets of providers that were read, and returns those for which that
+// succeeded. A *[ProvidersError] lists the others.
+func (v *vault) openProviders(stored []*storedProvider) ([]*storedProvider, error) {
+	opened := make([]*storedProvider, 0, len(stored))
+	var failed []ProviderError
+	for _, p := range stored {
+		if err := v.openProvider(p); err != nil {
+			failed = append(failed, ProviderError{ID: p.ID, Name: p.Name, Err: err})
+			continue
 		}
+		opened = append(opened, p)
 	}
-	return nil
+	if failed != nil {
+		return opened, &ProvidersError{Providers: failed}
+	}
+	return opened, nil
 }
 
 // openedByName decrypts providers that were read, and chooses one for each name: the live one,
 // or else its latest tombstone.
 func (v *vault) openedByName(stored []*storedProvider) (map[string]*storedProvider, error) {
-	chosen := make(map[string]*storedProvider, len(stored))
-	for _, p := range stored {
-		if chosen[p.Name] != nil {
-			continue // they are sorted
-		}
-		if err := v.openProvider(p); err != nil {
-			return nil, err
-		}
+	first := slices.CompactFunc(slices.Clone(stored), func(a, b *storedProvider) bool { return a.Name == b.Name }) // they are sorted
+	opened, err := v.openProviders(first)
+	if err != nil {
+		return nil, err
+	}
+	chosen := make(map[string]*storedProvider, len(opened))
+	for _, p := range opened {
 		chosen[p.Name] = p
 	}
 	return chosen, nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -278,7 +279,15 @@ func (d *doctor) plaintext(ctx context.Context) []finding {
 // deleted providers.
 func (d *doctor) values(ctx context.Context) []finding {
 	providers, err := d.store.Providers(ctx)
-	if err != nil {
+	var unusable *aiseed.ProvidersError
+	switch {
+	case errors.As(err, &unusable):
+		var all []finding
+		for _, p := range unusable.Providers {
+			all = append(all, d.trouble(ctx, p.Err)...)
+		}
+		return all
+	case err != nil:
 		return d.trouble(ctx, err)
 	}
 	return ok("a server can decrypt all that it reads, for %s", text.Count(len(providers), "enabled provider"))

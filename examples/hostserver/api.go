@@ -159,13 +159,13 @@ func (a *api) list(ctx context.Context, r *http.Request) (reply, error) {
 }
 
 type infoView struct {
-	ID      uuid.UUID           `json:"id"`
-	Name    string              `json:"name"`
-	Type    aiseed.ProviderType `json:"type"`
-	Enabled bool                `json:"enabled"`
-	Deleted bool                `json:"deleted"`
-	BaseURL string              `json:"base_url,omitempty"`
-	Keys    []uuid.UUID         `json:"keys"`
+	ID      uuid.UUID                `json:"id"`
+	Name    string                   `json:"name"`
+	Type    aiseed.ProviderType      `json:"type"`
+	Enabled bool                     `json:"enabled"`
+	Deleted bool                     `json:"deleted"`
+	BaseURL string                   `json:"base_url,omitempty"`
+	Keys    []aiseed.ProviderKeyInfo `json:"keys"`
 }
 
 func (a *api) create(ctx context.Context, r *http.Request) (reply, error) {
