@@ -99,10 +99,9 @@ func (m *model) difference(row int, w modelWant, by int) difference {
 func (m *model) adopt(ring []int, row int, w modelWant) {
 	now, secrets := m.adopted(row, w)
 	was, had := m.rows[row], m.keysOf(row)
-	sealed := m.seal(ring)
 	if !sameBedrock(was.bedrock, now.bedrock) {
 		if now.sealed = 0; now.bedrock != nil {
-			now.sealed = sealed
+			now.sealed = m.seal(ring)
 		}
 	}
 	now.origin = originOf(now, secrets)
@@ -124,7 +123,7 @@ func (m *model) adopt(ring []int, row int, w modelWant) {
 	for _, secret := range secrets {
 		i := slices.IndexFunc(had, func(k int) bool { return m.keys[k].secret == secret })
 		if i < 0 {
-			m.keys = append(m.keys, modelKey{secret: secret, row: row, position: next, sealed: sealed, touched: true})
+			m.keys = append(m.keys, modelKey{secret: secret, row: row, position: next, sealed: m.seal(ring), touched: true})
 			m.audit("system", "create", row, len(m.keys)-1, nil, key(len(m.keys)-1))
 			last, next = next, next+1
 			continue

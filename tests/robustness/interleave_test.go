@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"cdr.dev/slog/v3"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
@@ -145,7 +147,7 @@ func (s *stage) play(audits bool, choose chooser) (schedule, outcome string, err
 	for _, p := range s.participants {
 		outcome += p.name + toldOf(p.err) + strings.Join(append([]string{""}, p.logs.Warnings()...), "\n  ") + "\n"
 	}
-	outcome += s.contents()
+	outcome = printed.ReplaceAllString(outcome, "@...") + s.contents() // they are bound to ids
 	if audits {
 		var ids []string
 		for _, e := range recorder.Entries() {
@@ -156,6 +158,8 @@ func (s *stage) play(audits bool, choose chooser) (schedule, outcome string, err
 	}
 	return schedule, outcome, err
 }
+
+var printed = regexp.MustCompile(`@[0-9a-f]{16}\b`)
 
 // settle returns when each participant wants a round trip, waits for a lock or has ended.
 // It returns those that can move.
@@ -310,11 +314,20 @@ func starting(lines []string) func(*fixture) part {
 // version starts with an environment.
 func version(specs ...string) func(*fixture) part { return starting(providers(specs...)) }
 
-// adopting starts with an environment that wins if it drifts.
+// adopting starts with an environment that wins where it differs.
 func adopting(specs ...string) func(*fixture) part {
 	return func(f *fixture) part {
 		lines := providers(specs...)
-		return starting(testkit.With(lines, f.AdoptWords(f.Parse(slices.Clone(lines)...))))(f)
+		plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.Store, f.Parse(slices.Clone(lines)...), slog.Logger{})
+		require.NoError(f.T, err)
+		var words []string
+		for _, s := range plan.Steps {
+			if s.Digest != "" {
+				words = append(words, s.Name+"@"+s.Digest)
+			}
+		}
+		require.NotEmpty(f.T, words)
+		return starting(testkit.With(lines, "DRIFT_ADOPT="+strings.Join(words, ",")))(f)
 	}
 }
 
@@ -341,6 +354,10 @@ var (
 	})
 	changesX = operator(func(ctx context.Context, store *aiseed.Store, x uuid.UUID) error {
 		_, err := store.UpdateProvider(ctx, "operator", x, aiseed.ProviderUpdate{BaseURL: new("https://two/")})
+		return err
+	})
+	replacesTheKeysOfX = operator(func(ctx context.Context, store *aiseed.Store, x uuid.UUID) error {
+		_, err := store.ReplaceProviderKeys(ctx, "operator", x, []aiseed.Secret{aiseed.NewSecret("k3"), aiseed.NewSecret("k1")})
 		return err
 	})
 	createsX = operator(func(ctx context.Context, store *aiseed.Store, _ uuid.UUID) error {
@@ -396,6 +413,14 @@ var rollouts = []rollout{
 		adopting("x openai https://one/ k1", "y openai https://two/ k1"),
 		adopting("x openai https://two/ k1", "y openai https://one/ k1"),
 	}, true},
+	{"other keys adopted in two ways", []string{"x openai https://one/ k1,k2"}, []func(*fixture) part{
+		adopting("x openai https://one/ k2,k3"),
+		adopting("x openai https://one/ k1"),
+	}, false},
+	{"other keys adopted while an operator replaces them", []string{"x openai https://one/ k1,k2"}, []func(*fixture) part{
+		adopting("x openai https://one/ k2,k3"),
+		replacesTheKeysOfX,
+	}, false},
 	{"an operator deletes", []string{"x openai https://x/ k1"}, []func(*fixture) part{
 		version("x openai https://x/ k1", "y openai https://y/ k2"),
 		deletesX,
