@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"testing/fstest"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -24,7 +25,8 @@ var schemaFS embed.FS
 // Migrations returns the schema as plain SQL files, for a host with its own migration
 // tool, tern for example. The files are numbered in the order to apply them. They do not
 // qualify names: apply each in a transaction with search_path set to the schema. Each file
-// records its number in the table aiseed_schema, which [Open] reads.
+// records its number in the table aiseed_schema, which [Open] reads. For the tools that want
+// files in a form of their own there is [MigrationsFor], whose advice holds for all tools.
 func Migrations() fs.FS {
 	sub, err := fs.Sub(schemaFS, "schema")
 	if err != nil {
@@ -33,9 +35,69 @@ func Migrations() fs.FS {
 	return sub
 }
 
+// A MigrationTool is a tool that wants migrations in a form of its own. See [MigrationsFor].
+type MigrationTool string
+
+// The tools. Others, such as tern, take the files of [Migrations] as they are.
+const (
+	Goose         MigrationTool = "goose"          // github.com/pressly/goose
+	GolangMigrate MigrationTool = "golang-migrate" // github.com/golang-migrate/migrate
+)
+
+// MigrationsFor returns the files of [Migrations] in the form of a tool, with the same SQL and the
+// same numbers. For any tool but [Goose] and [GolangMigrate], "" included, reading the result
+// fails with an error that says so.
+//
+// Give aiseed a version table of its own, so that its numbers do not meet those of the host's
+// own migrations: goose.WithTableName or goose.SetTableName, x-migrations-table for golang-migrate. It
+// must not be called aiseed_schema. Put the schema into the connection string, as search_path.
+// Apply the files with the tool or with [Migrate], never with both: neither knows what the other did.
+//
+// A migration is one multi-statement text, and all or nothing. So leave x-multi-statement of
+// golang-migrate off. There is no way down: migrations only add, and an older version of the
+// library works on the newer schema. Taking a version back fails, and changes no table. (The record
+// of golang-migrate is then dirty. The error says how to clean it.)
+func MigrationsFor(tool MigrationTool) fs.FS {
+	files := fstest.MapFS{}
+	add := func(name, content string) { files[name] = &fstest.MapFile{Data: []byte(content), Mode: 0o444} }
+	for _, m := range migrations {
+		refusal := fmt.Sprintf("aiseed: version %d is not taken back, because older versions of the library work with it; no table was changed", m.version)
+		switch tool {
+		case Goose:
+			add(m.name+".sql", gooseSection("Up", m.sql)+gooseSection("Down", raise(refusal)))
+		case GolangMigrate:
+			add(m.name+".up.sql", m.sql)
+			add(m.name+".down.sql", raise(fmt.Sprintf("%s; to clean the record: migrate force %d", refusal, m.version)))
+		default:
+			return unknownTool(tool)
+		}
+	}
+	return files
+}
+
+// gooseSection returns sql as one statement. Goose would split it inside of functions.
+func gooseSection(direction, sql string) string {
+	return "-- +goose " + direction + "\n-- +goose StatementBegin\n" + sql + "-- +goose StatementEnd\n"
+}
+
+// raise returns a statement that fails. Without one, both tools take back the number of a
+// migration that has no way down, and fail when they apply it again.
+func raise(message string) string {
+	return "do $$ begin raise exception '" + message + "'; end $$;\n"
+}
+
+// unknownTool is a file system that says what is wrong with the name of the tool.
+type unknownTool MigrationTool
+
+func (t unknownTool) Open(name string) (fs.File, error) {
+	return nil, &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("aiseed has no migrations in the form of the tool %q; want %s or %s, "+
+		"or take aiseed.Migrations", string(t), Goose, GolangMigrate)}
+}
+
 // migration is one file of the schema.
 type migration struct {
 	version int
+	name    string // of the file, without .sql
 	sql     string
 	tables  []string // that it creates
 }
@@ -53,7 +115,7 @@ func readMigrations() []migration {
 		raw, err = fs.ReadFile(Migrations(), name)
 		number, _, _ := strings.Cut(name, "_")
 		version, convErr := strconv.Atoi(number)
-		m := migration{version: version, sql: string(raw)}
+		m := migration{version: version, name: strings.TrimSuffix(name, ".sql"), sql: string(raw)}
 		for _, found := range createTable.FindAllStringSubmatch(m.sql, -1) {
 			m.tables = append(m.tables, found[1])
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -256,6 +257,32 @@ func TestS8_AWriterHasToKnowTheVersion(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestS8_FormsForMigrationTools(t *testing.T) {
+	t.Parallel()
+	plain, err := fs.Glob(aiseed.Migrations(), "*")
+	require.NoError(t, err)
+	for tool, suffixes := range map[aiseed.MigrationTool][]string{aiseed.Goose: {".sql"}, aiseed.GolangMigrate: {".down.sql", ".up.sql"}} {
+		form := aiseed.MigrationsFor(tool)
+		var want []string
+		for _, name := range plain {
+			for _, suffix := range suffixes {
+				want = append(want, strings.TrimSuffix(name, ".sql")+suffix)
+			}
+			sql, err := fs.ReadFile(aiseed.Migrations(), name)
+			require.NoError(t, err)
+			formed, err := fs.ReadFile(form, strings.TrimSuffix(name, ".sql")+suffixes[len(suffixes)-1])
+			require.NoError(t, err)
+			require.Contains(t, string(formed), string(sql), "the same SQL")
+		}
+		require.NoError(t, fstest.TestFS(form, want...))
+	}
+	for _, tool := range []aiseed.MigrationTool{"", "flyway", "a\x00\n"} {
+		_, err := fs.ReadDir(aiseed.MigrationsFor(tool), ".")
+		require.ErrorContains(t, err, fmt.Sprintf("aiseed has no migrations in the form of the tool %q; want goose or golang-migrate, or take aiseed.Migrations", string(tool)))
+		require.NotErrorIs(t, err, fs.ErrNotExist, "a tool would take it for an empty folder")
 	}
 }
 
