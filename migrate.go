@@ -146,7 +146,9 @@ func schemaVersion() int { return migrations[len(migrations)-1].version }
 // Migrate applies the missing parts of the schema. It creates the Postgres schema
 // that holds the tables if it does not exist. schema "" is "public". Everything
 // happens in one transaction, under the same lock as a seed, so any number of
-// processes may call it at once. If the schema is current, it changes nothing.
+// processes may call it at once. If the schema is current, it changes nothing. It refuses to
+// touch tables that are somebody else's, and those that a newer version of the library made
+// unfit for this one.
 //
 // Errors match [ErrLockTimeout], [ErrSchema] or [ErrDatabase].
 func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {

@@ -215,8 +215,8 @@ func TestS8_TablesOfSomebodyElse(t *testing.T) {
 	}
 }
 
-// A table that a later file creates is somebody else's if that file is not recorded.
-func TestS8_ATableOfALaterVersionIsSomebodyElses(t *testing.T) {
+// Which migration creates a table says when one that exists is somebody else's.
+func TestS8_EachTableIsKnownToAMigration(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, []string{"aiseed_schema", "ai_encryption_keys", "ai_providers", "ai_provider_keys", "ai_provider_audits"}, aiseed.TablesAfter(0))
 	require.Empty(t, aiseed.TablesAfter(1), "all tables are in the first file")
@@ -226,16 +226,17 @@ func TestS8_ATableOfALaterVersionIsSomebodyElses(t *testing.T) {
 // does not know it opens nothing, and changes nothing.
 func TestS8_AWriterHasToKnowTheVersion(t *testing.T) {
 	t.Parallel()
-	for _, tt := range []struct {
+	for name, tt := range map[string]struct {
 		sql     string
 		refused bool
 	}{
-		{`insert into aiseed_schema (version) values (99)`, false},
-		{`insert into aiseed_schema (version, oldest_writer) values (98, 3), (99, 2)`, false},
-		{`insert into aiseed_schema (version, oldest_writer) values (98, 98), (99, 1)`, true},
-		{`insert into aiseed_schema (version, oldest_writer) values (98, 98), (99, 98); alter table ai_providers rename settings_key_id to sealed_with; drop table ai_provider_keys`, true},
+		"nothing is said":         {`insert into aiseed_schema (version) values (99)`, false},
+		"a version that we know":  {`insert into aiseed_schema (version, oldest_writer) values (98, 3), (99, 2)`, false},
+		"by an earlier migration": {`insert into aiseed_schema (version, oldest_writer) values (98, 98), (99, 1)`, true},
+		"with other tables": {`insert into aiseed_schema (version, oldest_writer) values (98, 98), (99, 98);
+			alter table ai_providers rename settings_key_id to sealed_with; drop table ai_provider_keys`, true},
 	} {
-		t.Run(tt.sql, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
 			f.Seeded("OPENAI_KEY=key")
