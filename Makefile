@@ -25,6 +25,10 @@ TESTFLAGS := -race -shuffle=on -count=1 -parallel=4 -timeout=15m -vet=off
 test: deps ## Run all tests, on private servers unless DATABASE_URL or PG* name one
 	go test $(TESTFLAGS) ./...
 
+.PHONY: interop
+interop: deps ## Apply the migrations with goose, golang-migrate and tern themselves
+	cd interop && go test $(TESTFLAGS) ./...
+
 # N runs in each setting. A run takes some minutes and needs a machine that does nothing else.
 .PHONY: stress
 stress: deps ## Run all tests N times on a quiet machine, a busy one, and with GOMAXPROCS=1
@@ -60,6 +64,7 @@ lint: ## Check format, vet, staticcheck, the workflow, and that the go.mod files
 	go mod tidy -diff
 	cd tools && go mod tidy -diff
 	cd bench && go vet ./... && go tool -modfile=../tools/go.mod staticcheck ./... && go mod tidy -diff
+	cd interop && go vet ./... && go tool -modfile=../tools/go.mod staticcheck ./... && go mod tidy -diff
 
 .PHONY: fmt
 fmt: ## Format the code

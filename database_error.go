@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"example.com/aiseed/internal/pg"
@@ -60,6 +61,8 @@ const (
 	stateUniqueViolated   = "23505"
 	stateUndefinedTable   = "42P01"
 	stateUndefinedSchema  = "3F000"
+	stateUndefinedColumn  = "42703"
+	stateDatatypeMismatch = "42804"
 	stateSerialization    = "40001"
 	stateDeadlock         = "40P01"
 	stateLockTimeout      = "55P03"
@@ -77,7 +80,7 @@ func sqlStateHint(state string) string {
 		return "another process keeps writing the same rows, or a row security policy hides them from this role; start again, or check the policies"
 	case "42P07", "42701", "42710", "42723":
 		return "some of the schema is there already, and the table aiseed_schema does not say so; complete it by hand from the files of aiseed.Migrations"
-	case stateUndefinedTable, stateUndefinedSchema, "42703", "42804":
+	case stateUndefinedTable, stateUndefinedSchema, stateUndefinedColumn, stateDatatypeMismatch:
 		return "the tables are not those of aiseed's schema; compare them with the files of aiseed.Migrations"
 	case "53300":
 		return "the server has no connection slot left; raise max_connections, make the pools smaller, or put a pooler between"
@@ -127,6 +130,12 @@ const (
 	// keyPositionConstraint allows one key per position of a provider.
 	keyPositionConstraint = "ai_provider_keys_position_key"
 )
+
+// hasState reports whether err is the server's answer with one of the SQLSTATEs.
+func hasState(err error, states []string) bool {
+	var db *DatabaseError
+	return errors.As(err, &db) && slices.Contains(states, db.SQLState)
+}
 
 // retry calls do until it succeeds, fails permanently, or has failed too often.
 func retry(ctx context.Context, do func() error) error {

@@ -23,7 +23,8 @@ var (
 	// ErrLockTimeout: another process held the lock for too long. See
 	// [LockTimeoutError].
 	ErrLockTimeout = errors.New("aiseed: timed out waiting for the lock")
-	// ErrSchema: the tables are not the ones that this library needs.
+	// ErrSchema: the tables are not the ones that this library needs: older, too new for it,
+	// incomplete, or somebody else's.
 	ErrSchema = errors.New("aiseed: the database schema is not the one needed")
 	// ErrSchemaOutdated: there are no tables, or they are older than this library needs:
 	// call [Migrate]. It matches [ErrSchema] too.

@@ -15,6 +15,7 @@ import (
 
 var (
 	SchemaVersion = schemaVersion
+	TablesAfter   = tablesAfter
 	IndexedNames  = indexedNames
 	Pause         = pg.Pause
 	Offer         = offer

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -96,7 +97,7 @@ func TestS8_MigrationIsAllOrNothing(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	pool := aiseedtest.NewPool(t)
-	_, err := pool.Exec(ctx, `create schema half; create table half.ai_provider_audits (id int)`) // in the way of the last table
+	_, err := pool.Exec(ctx, `create schema half; create table half.taken (id int); create index ai_provider_audits_undelivered_idx on half.taken (id)`)
 	require.NoError(t, err)
 	err = aiseed.Migrate(ctx, pool, "half")
 	var db *aiseed.DatabaseError
@@ -128,6 +129,162 @@ func TestS8_FilesAreNumberedAndApplyByHand(t *testing.T) {
 	}
 	_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "by_hand"})
 	require.NoError(t, err)
+}
+
+// The names of our tables are taken by something else. Nothing of it is changed, and the error
+// says how to keep out of its way.
+func TestS8_TablesOfSomebodyElse(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		sql   string // on a schema without tables
+		first bool   // apply our first file before
+		want  string
+	}{
+		"a table of our name": {
+			sql:  `create table ai_providers (id bigint primary key, name text)`,
+			want: `the schema "theirs" has ai_providers, which aiseed did not create`,
+		},
+		"our tables without the record of them": {
+			sql:   `drop table aiseed_schema`,
+			first: true,
+			want:  `has ai_encryption_keys, ai_provider_audits, ai_provider_keys, ai_providers, which aiseed did not create`,
+		},
+		"a view": {
+			sql:  `create view ai_provider_keys as select 1 as id`,
+			want: "has ai_provider_keys, which aiseed did not create",
+		},
+		"the record of another tool": {
+			sql:  `create table aiseed_schema (version bigint not null primary key, dirty boolean not null); insert into aiseed_schema values (7, false)`,
+			want: "has aiseed_schema, which aiseed did not create",
+		},
+		"the record of yet another tool": {
+			sql:  `create table aiseed_schema (version int not null); insert into aiseed_schema values (0)`,
+			want: "has aiseed_schema, which aiseed did not create",
+		},
+		"a record of text": {
+			sql:  `create table aiseed_schema (version text, applied_at text); create table ai_providers ()`,
+			want: "has ai_providers, aiseed_schema, which aiseed did not create",
+		},
+		"an empty record": {
+			sql:   `delete from aiseed_schema`,
+			first: true,
+			want:  "has ai_encryption_keys, ai_provider_audits, ai_provider_keys, ai_providers, aiseed_schema, which aiseed did not create",
+		},
+		"a table of our name next to ours of an older version": {
+			sql:   `drop table ai_providers cascade; create table ai_providers (id bigint primary key, name text)`,
+			first: true,
+			want:  `the schema "theirs" says that it is at version 1, but a table there is not the one of aiseed`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			sql := tt.sql
+			if tt.first {
+				first, err := fs.ReadFile(aiseed.Migrations(), "0001_providers.sql")
+				require.NoError(t, err)
+				sql = string(first) + sql
+			}
+			f.Exec(`create schema theirs`)
+			conn, err := f.Pool.Acquire(context.Background())
+			require.NoError(t, err)
+			_, err = conn.Conn().PgConn().Exec(context.Background(), "begin; set local search_path to theirs; "+sql+"; commit").ReadAll()
+			conn.Release()
+			require.NoError(t, err)
+			columns := func() []string {
+				return f.Rows(`select table_name, column_name, data_type from information_schema.columns where table_schema = 'theirs' order by 1, ordinal_position`)
+			}
+			before := columns()
+
+			options := aiseed.StoreOptions{AllowPlaintext: true, Schema: "theirs"}
+			_, opened := aiseed.Open(context.Background(), f.Pool, options)
+			options.Migrate = true
+			_, openedAndMigrated := aiseed.Open(context.Background(), f.Pool, options)
+			for _, err := range []error{opened, openedAndMigrated, aiseed.Migrate(context.Background(), f.Pool, "theirs")} {
+				require.ErrorIs(t, err, aiseed.ErrSchema)
+				require.NotErrorIs(t, err, aiseed.ErrSchemaOutdated, "a migration does not mend it")
+				require.ErrorContains(t, err, tt.want)
+				require.ErrorContains(t, err, `StoreOptions.Schema, "aiseed" for example`)
+			}
+			require.Equal(t, before, columns())
+
+			options.Schema = "aiseed"
+			_, err = aiseed.Open(context.Background(), f.Pool, options)
+			require.NoError(t, err, "as the error says")
+		})
+	}
+}
+
+// Which migration creates a table says when one that exists is somebody else's.
+func TestS8_EachTableIsKnownToAMigration(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, []string{"aiseed_schema", "ai_encryption_keys", "ai_providers", "ai_provider_keys", "ai_provider_audits"}, aiseed.TablesAfter(0))
+	require.Empty(t, aiseed.TablesAfter(1), "all tables are in the first file")
+}
+
+// A migration can say the oldest version that a writer has to know. A version of the library that
+// does not know it opens nothing, and changes nothing.
+func TestS8_AWriterHasToKnowTheVersion(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		sql     string
+		refused bool
+	}{
+		"nothing is said":         {`insert into aiseed_schema (version) values (99)`, false},
+		"a version that we know":  {`insert into aiseed_schema (version, oldest_writer) values (98, 3), (99, 2)`, false},
+		"by an earlier migration": {`insert into aiseed_schema (version, oldest_writer) values (98, 98), (99, 1)`, true},
+		"with other tables": {`insert into aiseed_schema (version, oldest_writer) values (98, 98), (99, 98);
+			alter table ai_providers rename settings_key_id to sealed_with; drop table ai_provider_keys`, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.Seeded("OPENAI_KEY=key")
+			for statement := range strings.SplitSeq(tt.sql, ";") {
+				f.Exec(statement)
+			}
+			for _, migrate := range []bool{false, true} {
+				_, err := aiseed.Open(context.Background(), f.Pool, aiseed.StoreOptions{Keyring: f.Keyring, Migrate: migrate})
+				if !tt.refused {
+					require.NoError(t, err)
+					require.NoError(t, aiseed.Migrate(context.Background(), f.Pool, ""))
+					continue
+				}
+				for _, err := range []error{err, aiseed.Migrate(context.Background(), f.Pool, "")} {
+					require.ErrorIs(t, err, aiseed.ErrSchema)
+					require.NotErrorIs(t, err, aiseed.ErrSchemaOutdated)
+					require.EqualError(t, err, fmt.Sprintf(`aiseed: schema: a newer version of the library migrated the tables in "public" to version 99, and a writer has to know version 98; `+
+						`this library knows up to %d: update this server to that version of the library, or restore a backup from before`, aiseed.SchemaVersion()))
+				}
+			}
+		})
+	}
+}
+
+func TestS8_FormsForMigrationTools(t *testing.T) {
+	t.Parallel()
+	plain, err := fs.Glob(aiseed.Migrations(), "*")
+	require.NoError(t, err)
+	for tool, suffixes := range map[aiseed.MigrationTool][]string{aiseed.Goose: {".sql"}, aiseed.GolangMigrate: {".down.sql", ".up.sql"}} {
+		form := aiseed.MigrationsFor(tool)
+		var want []string
+		for _, name := range plain {
+			for _, suffix := range suffixes {
+				want = append(want, strings.TrimSuffix(name, ".sql")+suffix)
+			}
+			sql, err := fs.ReadFile(aiseed.Migrations(), name)
+			require.NoError(t, err)
+			formed, err := fs.ReadFile(form, strings.TrimSuffix(name, ".sql")+suffixes[len(suffixes)-1])
+			require.NoError(t, err)
+			require.Contains(t, string(formed), string(sql), "the same SQL")
+		}
+		require.NoError(t, fstest.TestFS(form, want...))
+	}
+	for _, tool := range []aiseed.MigrationTool{"", "flyway", "a\x00\n"} {
+		_, err := fs.ReadDir(aiseed.MigrationsFor(tool), ".")
+		require.ErrorContains(t, err, fmt.Sprintf("aiseed has no migrations in the form of the tool %q; want goose or golang-migrate, or take aiseed.Migrations", string(tool)))
+		require.NotErrorIs(t, err, fs.ErrNotExist, "a tool would take it for an empty folder")
+	}
 }
 
 func TestS4_KeyringIsCheckedBeforeTheSchemaIsChanged(t *testing.T) {
@@ -232,7 +389,7 @@ func TestL4_MigrationTriesAgainWhileTablesOfAnotherProcessAreNotFoundYet(t *test
 	for name, tt := range map[string]struct{ schema, state, sql string }{
 		"the version": {"public", "42P01", `
 			alter table aiseed_schema rename to versions;
-			create view aiseed_schema as select version from versions where found()`},
+			create view aiseed_schema as select * from versions where found()`},
 		"the schema": {"fresh", "3F000", `
 			create schema fresh;
 			create function on_create() returns event_trigger language plpgsql as 'begin perform public.found(); end';

@@ -72,8 +72,8 @@ type Store struct {
 	pollInterval time.Duration
 }
 
-// Open makes a Store on a pool. It checks that the schema exists and that the keyring has
-// every key that rows still need. It writes nothing, except the schema if opts.Migrate is set.
+// Open makes a Store on a pool. It checks that the schema exists, is ours and not too new to
+// write to, and that the keyring has every key that rows still need. It writes nothing, except the schema if opts.Migrate is set.
 //
 // Errors match [ErrSchema], [ErrKeyring] or [ErrDatabase]; with Migrate,
 // [ErrLockTimeout] too.

@@ -17,4 +17,8 @@ begin
     return new;
 end $$;
 
+-- The oldest version that a process has to know to write to the tables. The highest
+-- one of all rows counts.
+alter table aiseed_schema add column oldest_writer int not null default 1;
+
 insert into aiseed_schema (version) values (3);

@@ -163,6 +163,8 @@ func (w *secretWorld) walk() (called []string) {
 	files, err := fs.Glob(aiseed.Migrations(), "*")
 	must(err)
 	show("Migrations", files)
+	_, err = fs.ReadDir(aiseed.MigrationsFor("flyway"), ".")
+	show("MigrationsFor", aiseed.MigrationsFor(aiseed.Goose), err)
 
 	must(aiseed.Migrate(ctx, w.pool, "elsewhere"))
 	show("Migrate", aiseed.Migrate(ctx, nil, ""))
