@@ -283,7 +283,7 @@ func TestO1_APlanIsWhatTheStartDoes(t *testing.T) {
 		w := &world{fixture: f, values: []string{"x", "y"}}
 		var environ, settings []string
 		steps := rapid.IntRange(1, 6).Draw(rt, "steps")
-		for i := 0; i < steps || i == steps && settings != nil; i++ { // the last drift is settled
+		for i := 0; i < steps || i == steps && settings != nil; i++ { // the last difference is settled
 			if settings == nil || i < steps && rapid.Bool().Draw(rt, "move on") {
 				w.tamper(rt)
 				environ = w.environ(rt, nil)
@@ -301,9 +301,11 @@ func TestO1_APlanIsWhatTheStartDoes(t *testing.T) {
 			writes := 0
 			for _, s := range plan.Steps {
 				switch s.Action {
-				case aiseed.ActionDrifted:
-					wantDrifted = append(wantDrifted, s.Name)
+				case aiseed.ActionDrifted, aiseed.ActionDiverged:
 					words = append(words, s.Name+"@"+s.Digest)
+					if s.Action == aiseed.ActionDrifted {
+						wantDrifted = append(wantDrifted, s.Name)
+					}
 				case aiseed.ActionCreate, aiseed.ActionAdopt:
 					writes++
 				}
@@ -323,11 +325,11 @@ func TestO1_APlanIsWhatTheStartDoes(t *testing.T) {
 			}
 			require.Equal(rt, wantDrifted, drifted)
 			settings = nil
+			if len(words) > 0 {
+				settings = []string{rapid.SampledFrom([]string{"DRIFT_ADOPT=", "DRIFT_KEEP="}).Draw(rt, "settle") + strings.Join(words, ",")}
+			}
 			if len(drifted) > 0 || writes == 0 {
 				require.Equal(rt, before, f.State())
-				if len(words) > 0 {
-					settings = []string{rapid.SampledFrom([]string{"DRIFT_ADOPT=", "DRIFT_KEEP="}).Draw(rt, "settle") + strings.Join(words, ",")}
-				}
 				continue
 			}
 			after := f.liveRows()
@@ -347,18 +349,18 @@ func TestO1_APlanIsWhatTheStartDoes(t *testing.T) {
 	})
 }
 
-// liveRows are the live providers by name, as text.
+// liveRows are the live providers by name, with their keys, as text.
 func (f *fixture) liveRows() map[string]string {
 	f.T.Helper()
 	out := map[string]string{}
-	for _, row := range f.Rows(`select name, to_jsonb(p)::text from ai_providers p where not deleted`) {
+	for _, row := range f.Rows(`select name, to_jsonb(p)::text, (select jsonb_agg(k order by position) from ai_provider_keys k where provider_id = p.id)::text from ai_providers p where not deleted`) {
 		name, text, _ := strings.Cut(row, " ")
 		out[name] = text
 	}
 	return out
 }
 
-// O3: no sequence of starts with stale settings ever changes a row.
+// O3: no sequence of starts with stale settings ever changes a row or a key.
 func TestO3_StaleSettingsNeverChangeARow(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -368,23 +370,23 @@ func TestO3_StaleSettingsNeverChangeARow(t *testing.T) {
 		w := &world{fixture: f, values: []string{"x", "y"}}
 		var stale []string // tokens that were printed and whose difference no longer exists
 		for range rapid.IntRange(1, 5).Draw(rt, "steps") {
-			environ := w.environ(rt, nil)
-			var drift *aiseed.DriftError
-			if errors.As(f.Seed(f.Parse(slices.Clone(environ)...)), &drift) {
-				for _, p := range drift.Providers {
-					stale = append(stale, p.Name+"@"+p.Digest)
+			plan, _ := f.Store.Seed(context.Background(), f.Parse(w.environ(rt, nil)...), f.Audits, f.Logs.Logger())
+			for _, s := range plan.Steps {
+				if s.Digest != "" { // a drift, or other keys
+					stale = append(stale, s.Name+"@"+s.Digest)
 				}
-				// One side changes: the row, through a change and back.
-				f.Exec(`update ai_providers set base_url = base_url || 'z' where not deleted`)
-				f.Exec(`update ai_providers set base_url = left(base_url, -1) where not deleted`)
 			}
+			// One side changes: the row, through a change and back.
+			f.Exec(`update ai_providers set base_url = base_url || 'z' where not deleted`)
+			f.Exec(`update ai_providers set base_url = left(base_url, -1) where not deleted`)
 			w.tamper(rt)
 			if len(stale) == 0 {
 				continue
 			}
-			before := f.Rows(`select id, type, base_url, settings, revision from ai_providers order by id`)
+			const rows = `select 'row', id, type, base_url, settings, revision::text from ai_providers union all select 'key', id, provider_id::text, position::text, api_key, '' from ai_provider_keys`
+			before := f.Rows(rows)
 			_ = f.Seed(f.Parse(append(w.environ(rt, nil), "DRIFT_ADOPT="+strings.Join(stale, ","))...))
-			after := f.Rows(`select id, type, base_url, settings, revision from ai_providers order by id`)
+			after := f.Rows(rows)
 			for _, row := range before {
 				require.Contains(rt, after, row)
 			}
