@@ -1,6 +1,7 @@
 package aiseed
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"example.com/aiseed/internal/seal"
+	"example.com/aiseed/internal/text"
 )
 
 // A settlement holds the operator's choices about differences: tokens (name@digest), and
@@ -46,58 +48,43 @@ func (s settlement) asksWhoMoved() bool {
 	return slices.ContainsFunc(s.keep, func(entry string) bool { _, choice := standing(entry); return choice == databaseOnly })
 }
 
-// choose returns what the operator chose about a difference, and the entry that says so: a token
-// goes before a standing keep, adopting before keeping. The action is "" if nobody chose.
-func (s settlement) choose(step *Step) (action Action, entry string) {
+// A disagreement is a difference between a row and the environment, as an operator settles it.
+type disagreement struct {
+	provider string
+	drift    bool // in the shape
+	moved    Side
+	digests  []string
+}
+
+// choose returns the entry by which an operator settled a disagreement, or "". A token goes before
+// a standing keep, adopting before keeping.
+func (s settlement) choose(d disagreement) (entry string, adopts bool) {
 	for _, entry := range s.adopt {
-		if step.matches(entry, false) {
-			return ActionAdopt, entry
+		if d.isSettledBy(entry, true) {
+			return entry, true
 		}
 	}
 	for _, entry := range s.keep {
-		if step.matches(entry, step.Drift != nil) {
-			return ActionKeep, entry
+		if d.isSettledBy(entry, false) {
+			return entry, false
 		}
 	}
 	for _, entry := range s.keep {
 		provider, choice := standing(entry)
-		if (provider == everybody || provider == step.Name) && (choice == always || choice == databaseOnly && step.Moved == SideDatabase) {
-			return ActionKeep, entry
+		if (provider == everybody || provider == d.provider) && (choice == always || choice == databaseOnly && d.moved == SideDatabase) {
+			return entry, false
 		}
 	}
-	return "", ""
+	return "", false
 }
 
-// matches reports whether a token is for the difference of a step, or its first half is.
-func (s *Step) matches(token string, firstHalf bool) bool {
+// isSettledBy reports whether a token is for a disagreement. To keep a drift, its first half is
+// enough.
+func (d disagreement) isSettledBy(token string, adopts bool) bool {
 	name, digest, _ := strings.Cut(token, "@")
-	if name != s.Name || len(digest) != 2*digestHalf {
-		return false
-	}
-	return slices.ContainsFunc(s.between().digests, func(d string) bool {
-		return d == digest || firstHalf && d[:digestHalf] == digest[:digestHalf]
+	return name == d.provider && len(digest) == 2*digestHalf && slices.ContainsFunc(d.digests, func(ours string) bool {
+		return ours == digest || d.drift && !adopts && ours[:digestHalf] == digest[:digestHalf]
 	})
-}
-
-// unused returns a warning for each entry that can settle nothing: a token whose difference is
-// gone, and a standing keep of a provider that the environment does not have.
-func (s settlement) unused(plan *Plan) (warnings []Warning) {
-	for _, list := range []struct {
-		variable string
-		action   Action
-		entries  []string
-	}{{variableDriftAdopt, ActionAdopt, s.adopt}, {variableDriftKeep, ActionKeep, s.keep}} {
-		for _, entry := range list.entries {
-			provider, choice := standing(entry)
-			used := provider == everybody || slices.ContainsFunc(plan.Steps, func(step Step) bool {
-				return step.Name == provider && (choice != "" || step.Action == list.action && step.matches(entry, list.action == ActionKeep && step.Drift != nil))
-			})
-			if !used {
-				warnings = append(warnings, Warning{Code: WarningStaleToken, Variables: s.variables.withEqual(s.variables.legacy(list.variable)), Token: entry})
-			}
-		}
-	}
-	return warnings
 }
 
 // digestHalf is the length of half a digest in hex digits.
@@ -178,3 +165,23 @@ func (d *desired) takesKeys() bool { return providerTypes[d.Type].keys && d.Bedr
 // hasCredentials reports whether the environment sets any, so that those of a row do not simply
 // stay.
 func hasCredentials(p Provider) bool { return len(p.Keys) > 0 || !settingsOf(p).AccessKey.IsZero() }
+
+// fingerprinted names the credentials of a provider by their fingerprints.
+func (p Provider) fingerprinted(fingerprint func(Secret) string) string {
+	if p.Bedrock != nil {
+		return "the Bedrock access key (" + fingerprint(p.Bedrock.AccessKey) + ")"
+	}
+	var shown []string
+	for _, s := range secretsOf(p) {
+		shown = append(shown, fingerprint(s))
+	}
+	return text.Count(len(shown), "API key") + " (" + strings.Join(shown, ", ") + ")"
+}
+
+// endpoint says where the requests of a provider go, masked.
+func (p Provider) endpoint() string {
+	if url := cmp.Or(p.BaseURL, p.Type.DefaultBaseURL()); url != "" && (p.Bedrock == nil || p.BaseURL != "") {
+		return MaskURL(url)
+	}
+	return "Amazon Bedrock in " + cmp.Or(text.Printable(p.region()), "the region of the AWS environment")
+}

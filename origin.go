@@ -1,7 +1,6 @@
 package aiseed
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"slices"
@@ -19,14 +18,13 @@ import (
 type origins map[uuid.UUID]json.RawMessage
 
 // moved compares both sides with the row as it was last written from the environment.
-func (o origins) moved(both *sides) Side {
+func (o origins) moved(row *storedProvider, want *desired) Side {
 	var first auditedValues
-	if raw := o[both.stored.ID]; json.Unmarshal(raw, &first) != nil || first.Type == "" || first.Keys == nil {
+	if raw := o[row.ID]; json.Unmarshal(raw, &first) != nil || first.Type == "" || first.Keys == nil {
 		return SideUnknown
 	}
-	want, stored := valuesOf(both.want.Provider), valuesOf(both.stored.Provider)
-	environment, sure := both.want.movedFrom(first, want)
-	database, alsoSure := both.want.movedFrom(first, stored)
+	environment, sure := want.movedFrom(first, valuesOf(want.Provider))
+	database, alsoSure := want.movedFrom(first, valuesOf(row.Provider))
 	switch {
 	case !sure || !alsoSure:
 		return SideUnknown
@@ -99,26 +97,4 @@ func (d *database) selectOrigins(names []string, into *origins) pg.Query {
 			return err
 		},
 	}
-}
-
-// explain finds out which side moved, for each difference of a plan. It runs no query if there is
-// none.
-func (d *database) explain(ctx context.Context, plan *Plan) error {
-	var names []string
-	for _, step := range plan.Steps {
-		if step.Digest != "" {
-			names = append(names, step.Name)
-		}
-	}
-	if names == nil {
-		return nil
-	}
-	var found origins
-	err := d.read(ctx, "reading the audits of providers that differ", d.selectOrigins(names, &found))
-	for i := range plan.Steps {
-		if step := &plan.Steps[i]; step.Digest != "" && err == nil {
-			step.Moved = found.moved(step.between())
-		}
-	}
-	return err
 }

@@ -58,7 +58,7 @@ type sides struct {
 	want    *desired
 	stored  *storedProvider // empty if there is no row
 	target  Provider        // the row as adopting makes it
-	digests []string        // of the difference; the first is that of the step
+	open    disagreement    // the first digest is that of the step
 	differ  []string        // the variables whose value is not in use, apart from the shape
 	settles []string        // the variables that settle the difference
 	notes   []string        // for the log, at level info
@@ -75,12 +75,6 @@ func (s Step) between() *sides {
 // Format prints only the action and the name: a base URL can contain a credential.
 func (s Step) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(f, "%s %s", string(s.Action), text.Label(s.Name))
-}
-
-// fingerprints are how a plan shows credentials, and how digests bind to them.
-type fingerprints struct {
-	shown func(Secret) string
-	bound []func(Secret) string // the first is that of the digest to print
 }
 
 // diff decides what to do about each provider, in the order of want. It is a pure function:
@@ -109,7 +103,7 @@ func diff(want []desired, stored map[string]*storedProvider, origins origins, se
 		}
 		plan.Steps = append(plan.Steps, step)
 	}
-	plan.Warnings = settle.unused(plan)
+	plan.Warnings = plan.unused(settle)
 	return plan
 }
 
@@ -138,20 +132,23 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 		s.Action = ActionUnchanged
 		return
 	}
-	both.digests = digests(stored, want.Provider, both.target, of.bound)
-	s.Digest, s.Moved = both.digests[0], origins.moved(both)
-	action, entry := settle.choose(s)
-	_, choice := standing(entry)
+	both.open = disagreement{s.Name, s.Drift != nil, origins.moved(stored, want), digests(stored, want.Provider, both.target, of.bound)}
+	s.Digest, s.Moved = both.open.digests[0], both.open.moved
 	adopt, keep := settle.variables.legacy(variableDriftAdopt), settle.variables.legacy(variableDriftKeep)
-	switch s.Action = action; {
-	case action == ActionAdopt:
+	entry, adopts := settle.choose(both.open)
+	_, choice := standing(entry)
+	switch {
+	case adopts:
+		s.Action = ActionAdopt
 		both.settles = settle.variables.withEqual(adopt)
 		s.warn(Warning{Code: WarningAdopted, Variables: both.settles, Differences: s.Adopting})
 		s.warnOfPlaceholders()
 	case choice != "":
+		s.Action = ActionKeep
 		both.settles = settle.variables.withEqual(keep)
 		both.notes = append(both.notes, "it differs from the environment and stays as it is, by "+keep+"="+entry)
-	case action == ActionKeep:
+	case entry != "":
+		s.Action = ActionKeep
 		both.settles = settle.variables.withEqual(keep)
 		s.warn(Warning{Code: WarningKept, Variables: both.settles})
 	case s.Drift != nil:
@@ -164,6 +161,27 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 		}
 		s.warn(w)
 	}
+}
+
+// unused returns a warning for each entry that can settle nothing: a token whose difference is
+// gone, and a standing keep of a provider that the environment does not have.
+func (p *Plan) unused(settle settlement) (warnings []Warning) {
+	for _, list := range []struct {
+		variable string
+		action   Action
+		entries  []string
+	}{{variableDriftAdopt, ActionAdopt, settle.adopt}, {variableDriftKeep, ActionKeep, settle.keep}} {
+		for _, entry := range list.entries {
+			provider, choice := standing(entry)
+			used := provider == everybody || slices.ContainsFunc(p.Steps, func(s Step) bool {
+				return s.Name == provider && (choice != "" || s.Action == list.action && s.between().open.isSettledBy(entry, list.action == ActionAdopt))
+			})
+			if !used {
+				warnings = append(warnings, Warning{Code: WarningStaleToken, Variables: settle.variables.withEqual(settle.variables.legacy(list.variable)), Token: entry})
+			}
+		}
+	}
+	return warnings
 }
 
 func (s *Step) warn(w Warning) { s.Warnings = append(s.Warnings, w) }

@@ -1,7 +1,6 @@
 package aiseed
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -137,26 +136,6 @@ func (p *Plan) MarshalJSON() ([]byte, error) {
 		Warnings  []Warning      `json:"warnings,omitempty"`
 		Variables []VariableFate `json:"variables,omitempty"`
 	}{steps, p.Warnings, p.Variables})
-}
-
-// fingerprinted names the credentials of a provider by their fingerprints.
-func (p Provider) fingerprinted(fingerprint func(Secret) string) string {
-	if p.Bedrock != nil {
-		return "the Bedrock access key (" + fingerprint(p.Bedrock.AccessKey) + ")"
-	}
-	var shown []string
-	for _, s := range secretsOf(p) {
-		shown = append(shown, fingerprint(s))
-	}
-	return text.Count(len(shown), "API key") + " (" + strings.Join(shown, ", ") + ")"
-}
-
-// endpoint says where the requests of a provider go, masked.
-func (p Provider) endpoint() string {
-	if url := cmp.Or(p.BaseURL, p.Type.DefaultBaseURL()); url != "" && (p.Bedrock == nil || p.BaseURL != "") {
-		return MaskURL(url)
-	}
-	return "Amazon Bedrock in " + cmp.Or(text.Printable(p.region()), "the region of the AWS environment")
 }
 
 // credentials describes briefly what a provider authenticates with, masked.

@@ -103,10 +103,8 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 	if err := r.read(ctx); err != nil {
 		return nil, err
 	}
+	r.explain(ctx)
 	plan := r.plan
-	if r.origins == nil {
-		_ = store.explain(ctx, plan) // if it fails, only the side that moved is unknown
-	}
 	plan.Warnings = slices.Concat(cfg.Warnings, cfg.ineffective(), plan.Warnings)
 	plan.Variables = cfg.fates(want, plan)
 	logger.Debug(ctx, "planned AI providers", plan.fields()...)
@@ -165,9 +163,7 @@ func (r *start) reconcile(ctx context.Context) error {
 	}
 	if r.plan.count(ActionDrifted) > 0 {
 		// Report the drift even if we cannot say which side moved.
-		if r.origins == nil {
-			_ = r.store.explain(ctx, r.plan)
-		}
+		r.explain(ctx)
 		return r.plan.drift(r.settle.variables)
 	}
 	return nil
@@ -198,6 +194,28 @@ func (r *start) makePlan() error {
 		r.plan = diff(r.want, stored, r.origins, r.settle, r.store.vault.fingerprints())
 	}
 	return err
+}
+
+// explain finds out which side moved, for each difference of the plan. It runs no query if there
+// is none, or if it is known. If it fails, only the side is unknown.
+func (r *start) explain(ctx context.Context) {
+	var names []string
+	for _, step := range r.plan.Steps {
+		if step.Digest != "" {
+			names = append(names, step.Name)
+		}
+	}
+	if names == nil || r.origins != nil {
+		return
+	}
+	if r.store.read(ctx, "reading the audits of providers that differ", r.store.selectOrigins(names, &r.origins)) != nil {
+		return
+	}
+	for i := range r.plan.Steps {
+		if step := &r.plan.Steps[i]; step.Digest != "" {
+			step.Moved = r.origins.moved(step.between().stored, step.between().want)
+		}
+	}
 }
 
 // decide makes the plan, and what to write for it. The delivery of its audit entries begins in

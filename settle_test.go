@@ -198,7 +198,7 @@ func TestR3_DriftIsToldEvenIfItCannotBeExplained(t *testing.T) {
 	f := setup(t)
 	f.Seeded("OPENAI_KEY=key")
 	f.Wire.Reset(func(sent []byte) testkit.Action {
-		if strings.Contains(string(sent), "as drifted (id)") {
+		if strings.Contains(string(sent), "order by seq desc limit 1") {
 			return testkit.CutBefore
 		}
 		return testkit.Pass

@@ -87,8 +87,14 @@ var processFingerprint = sync.OnceValue(func() func(Secret) string {
 	return ofSecret(seal.NewFingerprint(key))
 })
 
-// fingerprints are how plans of this store show secrets, and bind to them: with any key of the
-// ring, so that a token outlives a rotation; without a keyring with what another process has too.
+// fingerprints are how a plan shows secrets, and how the digests of differences are bound to them.
+type fingerprints struct {
+	shown func(Secret) string
+	bound []func(Secret) string // the first is that of the digest to print
+}
+
+// fingerprints binds with any key of the ring, so that a token outlives a rotation, and without a
+// keyring to what each process can tell.
 func (v *vault) fingerprints() fingerprints {
 	of := fingerprints{shown: v.fingerprint}
 	for _, key := range v.ring {
