@@ -319,7 +319,7 @@ func TestO3_WhichEntryGoesFirst(t *testing.T) {
 
 	for entry, reason := range map[string]string{
 		"ADOPT=*": "a standing choice", "ADOPT=openai@*": "a standing choice", "ADOPT=*@database": "a standing choice", "ADOPT=openai@database": "a standing choice",
-		"KEEP=@*": "not a name@digest", "KEEP=*@*": "not a name@digest", "KEEP=openai@": "not a name@digest", "KEEP=Open@*": "not a name@digest", "KEEP=*@environment": "want one of *, name@*, *@database and name@database",
+		"KEEP=@*": "not a name@digest", "KEEP=*@*": "not a name@digest", "KEEP=openai@": "not a name@digest", "KEEP=Open@*": "not a name@digest", "KEEP=*@environment": "a choice that stands is *, name@*, *@database or name@database",
 	} {
 		_, err := aiseed.ParseEnviron(context.Background(), []string{aiseed.DefaultPrefix + "DRIFT_" + entry}, slog.Logger{})
 		require.ErrorIs(t, err, aiseed.ErrInvalidConfig)

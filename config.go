@@ -186,7 +186,7 @@ func (cfg *Config) checkTokens() (problems []problem) {
 	}
 	for i, entry := range cfg.DriftKeep {
 		if !tokenPattern.MatchString(entry) && !standingPattern.MatchString(entry) {
-			report(fmt.Sprintf("element %d: not a name@digest; copy the token that the drift error or the warning prints, or want one of *, name@*, *@database and name@database", i+1), variableDriftKeep)
+			report(fmt.Sprintf("element %d: not a name@digest; copy the token that the drift error or the warning prints; a choice that stands is *, name@*, *@database or name@database", i+1), variableDriftKeep)
 		}
 	}
 	for _, entry := range cfg.DriftAdopt {
