@@ -43,6 +43,8 @@ type write struct {
 	// later attempts look for it. The zero value says that the write can be repeated instead.
 	witness uuid.UUID
 
+	seals bool // see Store.lockedToSeal
+
 	behind []pg.Query               // sent behind the commit, in the same round trip
 	then   func(conn *pgxpool.Conn) // called at most once, when all of behind was answered, on the same connection
 	done   func()                   // called if this is the write that was committed

@@ -330,12 +330,13 @@ func (d *database) checkStored(ctx context.Context, ring seal.Ring) error {
 	const remedy = "call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations with your own tool"
 	record := schemaRecord{version: -1} // there is no aiseed_schema, or it is not ours
 	var keys []storedKey
+	var successor string
 	err := d.read(ctx, operation,
 		d.selectRecord(&record),
 		pg.Query{SQL: d.sql(selectStoredKeys), Rows: func(rows pgx.Rows) (err error) {
 			keys, err = pgx.CollectRows(rows, pgx.RowToStructByPos[storedKey])
 			return err
-		}})
+		}}, d.selectSuccessor(ring, &successor))
 	missing, other := hasState(err, []string{stateUndefinedTable}), hasState(err, statesOfOtherTables)
 	switch {
 	case record.oldestWriter > schemaVersion():
@@ -356,6 +357,9 @@ func (d *database) checkStored(ctx context.Context, ring seal.Ring) error {
 		return schemaErrorf(ErrSchema, "the schema %q says that it is at version %d, but tables are missing; restore them from a backup", d.schema, record.version)
 	case other:
 		return d.otherTables(record.version)
+	}
+	if err := revokedKey(ring, successor); err != nil {
+		return err
 	}
 	if err := checkKeys(ring, keys); err != nil {
 		return err
@@ -380,6 +384,41 @@ var selectStoredKeys = func() string {
 	}
 	return `select k.id, k.canary, array_remove(array[` + strings.Join(needed, ", ") + `], null) from {schema}.ai_encryption_keys k order by k.created_at, k.id`
 }()
+
+// selectSuccessor finds the key that is in use in place of the first key of a keyring, or sets
+// *successor to "" if the first may seal: it was not revoked, or no key is in use, as after an
+// unseal.
+func (d *database) selectSuccessor(ring seal.Ring, successor *string) pg.Query {
+	var first string
+	if len(ring) > 0 {
+		first = ring[0].ID
+	}
+	return pg.Query{
+		SQL: d.sql(`
+select coalesce((select u.id from {schema}.ai_encryption_keys u where u.revoked_at is null order by u.created_at desc, u.id limit 1), '')
+ where exists (select from {schema}.ai_encryption_keys k where k.id = $1 and k.revoked_at is not null)`),
+		Args: [][]byte{[]byte(first)},
+		Rows: func(rows pgx.Rows) error {
+			*successor = ""
+			_, err := pgx.ForEachRow(rows, []any{successor}, func() error { return nil })
+			return err
+		},
+	}
+}
+
+// revokedKey is the error of a keyring whose first key has a successor.
+func revokedKey(ring seal.Ring, successor string) error {
+	if successor == "" {
+		return nil
+	}
+	text := "its first key, %s, is revoked: a rotation has put %s in its place, so it must seal nothing more; "
+	if _, has := ring.ByID(successor); has {
+		text += "put %[2]s first, and the other, if at all, after it"
+	} else {
+		text += "give the keyring that has %[2]s, and put that first"
+	}
+	return keyringErrorf(text, ring[0].ID, successor)
+}
 
 // checkKeys compares the keyring with the keys that sealed the values in the tables.
 func checkKeys(ring seal.Ring, stored []storedKey) error {

@@ -274,7 +274,7 @@ func (s *Store) operate(ctx context.Context, actor, what string, read reading, d
 	var found *storedProvider
 	var now time.Time
 	reads := []pg.Query{{SQL: `select now()`, Rows: pg.One(&now)}, read(&found)}
-	return s.locked(ctx, what, reads, func() (write, error) { return decide(found, now) })
+	return s.lockedToSeal(ctx, what, reads, func() (write, error) { return decide(found, now) })
 }
 
 // conflict is the error of a change that was decided on another revision.

@@ -15,9 +15,10 @@ import (
 // A RotateResult reports what [Store.Rotate], [Store.SealPlaintext] or [Store.Unseal] did,
 // even if it returned an error: completed changes stay.
 type RotateResult struct {
-	Changed int             // number of values that were rewritten
-	Revoked []string        // ids of the keys that no row needs any more
-	Left    []*DecryptError // values that cannot be decrypted; they stay as they are
+	Changed   int             // number of values that were rewritten
+	Revoked   []string        // ids of the keys that no row needs any more
+	Left      []*DecryptError // values that cannot be decrypted; they stay as they are
+	Plaintext int             // number of values that are not sealed; 0 if it was interrupted
 }
 
 // Rotate seals again every value that is not sealed with the first key of the keyring,
@@ -27,7 +28,10 @@ type RotateResult struct {
 //
 // It works in small transactions while others read and write. After an interruption, call it
 // again to do the rest. It reports each value that cannot be decrypted, and continues with
-// the others. It does not touch plaintext.
+// the others. It does not touch plaintext, but counts it.
+//
+// Afterwards, the first key is the one that seals. A Store whose first key was revoked cannot
+// be opened, and one that is open seals nothing more: its writes of secrets match [ErrKeyring].
 //
 // A transaction whose outcome is not known is repeated. What it did is then not reported.
 //
@@ -205,7 +209,7 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 	if strings.Contains(how.from, "$2") {
 		read.Args = append(read.Args, []byte(s.vault.ring[0].ID))
 	}
-	err = s.locked(ctx, operation, []pg.Query{read}, func() (write, error) {
+	err = s.lockedToSeal(ctx, operation, []pg.Query{read}, func() (write, error) {
 		var rewritten []storedValue
 		left = nil
 		for _, v := range values {
@@ -226,7 +230,7 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 		if how.seal {
 			writes = append(s.registerKey(), writes...)
 		}
-		return write{queries: writes}, nil
+		return write{queries: writes, seals: how.seal}, nil
 	})
 	if err != nil || len(values) == 0 {
 		return after, false, err
@@ -257,29 +261,37 @@ func (s *Store) rewrite(c sealedColumn, how resealing, v *storedValue, left *[]*
 	return true
 }
 
-// revoke marks the keys that no row needs as revoked, except the one that seals.
+// revoke marks the keys that no row needs as revoked, except the one that seals, which it
+// registers. It counts the plaintext.
 func (s *Store) revoke(ctx context.Context, operation string, how resealing, columns []sealedColumn, report *RotateResult) error {
 	sealing := ""
+	var register []pg.Query
 	if how.seal {
-		sealing = s.vault.ring[0].ID
+		sealing, register = s.vault.ring[0].ID, s.registerKey()
 	}
-	var unused strings.Builder
+	var unused, plaintext strings.Builder
 	for _, c := range columns {
 		unused.WriteString(s.sqlFor("\n   and not exists (select from {schema}.{table} t where t.{key} = k.id)", c, how))
+		plaintext.WriteString(s.sqlFor("\n + (select count(*) from {schema}.{table} t where t.{value} is not null and t.{key} is null)", c, how))
 	}
 	var revoked []string
-	err := s.locked(ctx, operation, nil, func() (write, error) {
-		return write{queries: []pg.Query{{
+	var unsealed int
+	count := pg.Query{SQL: "select 0" + plaintext.String(), Rows: pg.One(&unsealed)}
+	err := s.lockedToSeal(ctx, operation, []pg.Query{count}, func() (write, error) {
+		return write{seals: how.seal, queries: append(register, pg.Query{
 			SQL:  s.sql(strings.ReplaceAll(revokeKeys, "{unused}", unused.String())),
 			Args: [][]byte{[]byte(sealing)},
 			Rows: func(rows pgx.Rows) (err error) {
 				revoked, err = pgx.CollectRows(rows, pgx.RowTo[string])
 				return err
 			},
-		}}}, nil
+		})}, nil
 	})
-	if err == nil && len(revoked) > 0 {
+	if err != nil {
+		return err
+	}
+	if report.Plaintext = unsealed; len(revoked) > 0 {
 		report.Revoked = revoked
 	}
-	return err
+	return nil
 }

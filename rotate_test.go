@@ -80,10 +80,10 @@ func TestO5_RotationThatIsCutConverges(t *testing.T) {
 	f.Keyring = storetest.Keyring(t, 1)
 	f.Store, _ = f.Open()
 	f.seedMany(60)
-	f.Keyring = storetest.Keyring(t, 1, 2) // the keyring of the running servers
-	server, _ := f.Open()
-	old, current := byte(1), byte(2)
 	for n := 1; ; n++ {
+		old, current := byte(n), byte(n+1)
+		f.Keyring = storetest.Keyring(t, old, current) // the keyring of the running servers
+		server, _ := f.Open()
 		f.Keyring = storetest.Keyring(t, current, old)
 		rotating, w := f.Open()
 		sent := 0
@@ -110,7 +110,6 @@ func TestO5_RotationThatIsCutConverges(t *testing.T) {
 			require.Greater(t, n, 5)
 			return
 		}
-		old, current = current, old // and now in the other direction
 	}
 }
 
@@ -155,7 +154,10 @@ func TestO5_ReadersAndWritersGoOnMeanwhile(t *testing.T) {
 	for i := range 10 { // servers that still seal with the old key
 		cfg := f.Parse("PROVIDER_0_TYPE=openai", fmt.Sprintf("PROVIDER_0_NAME=new-%d", i), "PROVIDER_0_KEY=key")
 		all.Go(func() {
-			assert.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), writing, cfg, aiseed.DiscardAudits, f.Logs.Logger()))
+			err := aiseed.SeedAIProvidersFromEnv(context.Background(), writing, cfg, aiseed.DiscardAudits, f.Logs.Logger())
+			if err != nil { // the rotation is over
+				assert.ErrorIs(t, err, aiseed.ErrKeyring)
+			}
 		})
 	}
 	_, err := rotating.Rotate(context.Background())
@@ -256,10 +258,11 @@ func TestO6_SealAndUnsealEndWithNothingLeft(t *testing.T) {
 	require.ErrorIs(t, err, aiseed.ErrPlaintext)
 	report, err := sealing.Rotate(ctx)
 	require.NoError(t, err)
-	require.Zero(t, report.Changed, "rotation does not touch plaintext")
+	require.Equal(t, aiseed.RotateResult{Plaintext: 241}, report, "rotation does not touch plaintext")
+	require.Len(t, f.Rows(`select id from ai_encryption_keys where revoked_at is null`), 1, "and registers its key, though it sealed nothing")
 	report, err = sealing.SealPlaintext(ctx)
 	require.NoError(t, err)
-	require.Equal(t, 241, report.Changed)
+	require.Equal(t, aiseed.RotateResult{Changed: 241}, report)
 	require.NotContains(t, f.State(), "secret-")
 	sealed, err := sealing.Providers(ctx)
 	require.NoError(t, err)
@@ -268,6 +271,7 @@ func TestO6_SealAndUnsealEndWithNothingLeft(t *testing.T) {
 	report, err = sealing.Unseal(ctx)
 	require.NoError(t, err)
 	require.Equal(t, 241, report.Changed)
+	require.Equal(t, 241, report.Plaintext)
 	require.Len(t, report.Revoked, 1)
 	require.Equal(t, []string{"0"}, f.Rows(`select (select count(*) from ai_provider_keys where api_key_key_id is not null) + (select count(*) from ai_providers where settings_key_id is not null)`))
 	again, _ := f.Open(storetest.Plaintext)

@@ -3,6 +3,7 @@ package aiseed_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -255,4 +256,126 @@ func TestO4_BedrockSettingsAreTakenAway(t *testing.T) {
 		require.Nil(t, p.Bedrock)
 		require.Equal(t, []string{"<nil> <nil>"}, f.Rows(`select settings, settings_key_id from ai_providers where id = $1`, p.ID))
 	}
+}
+
+func idOf(t *testing.T, key byte) string { return storetest.Keyring(t, key).IDs()[0] }
+
+// rotatedTo rotates to a key, as another process does.
+func (f *fixture) rotatedTo(key, old byte) {
+	f.T.Helper()
+	f.Keyring = storetest.Keyring(f.T, key, old)
+	rotating, _ := f.Open()
+	_, err := rotating.Rotate(context.Background())
+	require.NoError(f.T, err)
+}
+
+func TestS4_ARevokedKeyIsNoFirstKey(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, lines := range map[string][]string{"with something to seal again": {"OPENAI_KEY=key"}, "with nothing": nil} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.Keyring = storetest.Keyring(t, 1)
+			f.Store, _ = f.Open()
+			key := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: secretsOf("k")})
+			if lines == nil {
+				require.NoError(t, f.Store.RemoveProviderKey(ctx, "a", key.ID, key.Keys[0].ID))
+			} else {
+				f.Seeded(lines...)
+			}
+			f.rotatedTo(2, 1)
+			before := f.State()
+			first, second := idOf(t, 1), idOf(t, 2)
+			for want, ring := range map[string]*aiseed.Keyring{
+				"put " + second + " first, and the other, if at all, after it":           storetest.Keyring(t, 1, 2),
+				"give the keyring that has " + second + ", and put that first":           storetest.Keyring(t, 1),
+				"its first key, " + first + ", is revoked: a rotation has put " + second: storetest.Keyring(t, 1, 3, 2),
+			} {
+				_, err := aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: ring})
+				require.ErrorIs(t, err, aiseed.ErrKeyring)
+				require.ErrorContains(t, err, want)
+			}
+			for _, ring := range []*aiseed.Keyring{storetest.Keyring(t, 2), storetest.Keyring(t, 2, 1), storetest.Keyring(t, 3, 2)} {
+				_, err := aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: ring})
+				require.NoError(t, err, "the key in use, or a new one")
+			}
+			require.Equal(t, before, f.State())
+
+			// After an unseal no key is in use.
+			_, err := f.Store.Unseal(ctx)
+			if lines != nil {
+				require.ErrorIs(t, err, aiseed.ErrUndecryptable, "the old keyring lacks the key")
+			}
+			f.Keyring = storetest.Keyring(t, 2, 1)
+			unsealing, _ := f.Open()
+			_, err = unsealing.Unseal(ctx)
+			require.NoError(t, err)
+			f.Keyring = storetest.Keyring(t, 1)
+			again, _ := f.Open()
+			_, err = again.SealPlaintext(ctx)
+			require.NoError(t, err)
+			require.Equal(t, []string{first}, f.Rows(`select id from ai_encryption_keys where revoked_at is null`))
+		})
+	}
+}
+
+func TestS4_AStoreThatWasOpenSealsNothingAfterARotation(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	f.Keyring = storetest.Keyring(t, 1, 2)
+	f.Store, f.Wire = f.Open()
+	cfg := f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
+	more := f.Parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=more", "PROVIDER_0_KEY=key")
+	providers, err := f.Store.Providers(ctx)
+	require.NoError(t, err)
+	aws, openai := providers[0], providers[1]
+	// The rotation ends after the start has read without the lock, and before it has the lock.
+	f.Wire.Reset(testkit.Once(testkit.Pass, "pg_advisory_xact_lock", func() { f.rotatedTo(2, 1) }))
+	err = f.Seed(more)
+	require.ErrorIs(t, err, aiseed.ErrKeyring)
+	require.ErrorContains(t, err, "put "+idOf(t, 2)+" first")
+
+	before := f.State()
+	for name, do := range map[string]func() error{
+		"a start": func() error { return f.Seed(more) },
+		"create": func() error {
+			return second(f.Store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: secretsOf("k")}))
+		},
+		"add":     func() error { return second(f.Store.AddProviderKey(ctx, "a", openai.ID, aiseed.NewSecret("k"))) },
+		"replace": func() error { return second(f.Store.ReplaceProviderKeys(ctx, "a", openai.ID, secretsOf("k"))) },
+		"settings": func() error {
+			return second(f.Store.UpdateProvider(ctx, "a", aws.ID, aiseed.ProviderUpdate{Model: new("m")}))
+		},
+	} {
+		require.ErrorIs(t, do(), aiseed.ErrKeyring, name)
+	}
+	require.Equal(t, before, f.State())
+	sealed := f.keyIDs()
+	for name, reseal := range map[string]func(context.Context) (aiseed.RotateResult, error){"Rotate": f.Store.Rotate, "SealPlaintext": f.Store.SealPlaintext} {
+		_, err := reseal(ctx)
+		require.ErrorIs(t, err, aiseed.ErrKeyring, name)
+		require.Equal(t, sealed, f.keyIDs(), name)
+	}
+
+	require.NoError(t, f.Seed(cfg), "it writes nothing")
+	for name, do := range map[string]func() error{
+		"read":    func() error { return second(f.Store.Provider(ctx, openai.ID)) },
+		"disable": func() error { return f.Store.SetProviderEnabled(ctx, "a", openai.ID, false) },
+		"enable":  func() error { return f.Store.SetProviderEnabled(ctx, "a", openai.ID, true) },
+		"rename": func() error {
+			return second(f.Store.UpdateProvider(ctx, "a", openai.ID, aiseed.ProviderUpdate{DisplayName: new("x")}))
+		},
+		"remove settings": func() error {
+			return second(f.Store.UpdateProvider(ctx, "a", aws.ID, aiseed.ProviderUpdate{RemoveBedrock: true}))
+		},
+		"delete": func() error {
+			return errors.Join(f.Store.DeleteProvider(ctx, "a", aws.ID), second(f.Store.RestoreProvider(ctx, "a", aws.ID)))
+		},
+	} {
+		require.NoError(t, do(), name)
+	}
+	require.NoError(t, f.Store.RemoveProviderKey(ctx, "a", openai.ID, openai.Keys[0].ID))
+	require.Equal(t, []string{idOf(t, 2)}, f.Rows(`select id from ai_encryption_keys where revoked_at is null`))
 }

@@ -1,6 +1,7 @@
 package aiseed
 
 import (
+	"context"
 	"math"
 	"slices"
 	"time"
@@ -96,6 +97,7 @@ type changes struct {
 	moved   []keyMove
 	keys    []keyRow
 	audits  []auditRow
+	seals   bool // a secret is among them
 }
 
 // create adds a provider with its keys. It chooses missing ids before it seals anything,
@@ -108,6 +110,7 @@ func (c *changes) create(p Provider) error {
 	if err != nil {
 		return err
 	}
+	c.seals = c.seals || settings != nil
 	c.inserts = append(c.inserts, providerRow{p.ID, p.Type, p.Name, p.DisplayName, p.Enabled, p.BaseURL, settings, settingsKey})
 	c.audits = append(c.audits, auditOfProvider(c.actor, AuditCreate, p, nil, valuesOf(p)))
 	c.addKeys(p, p.Keys, 0)
@@ -120,6 +123,7 @@ func (c *changes) addKeys(p Provider, added []ProviderKey, position int) {
 		if key.ID == uuid.Nil {
 			key.ID = uuid.New()
 		}
+		c.seals = true
 		sealed, keyID := c.store.vault.seal(apiKeyCell(key.ID, p.ID), key.APIKey)
 		c.keys = append(c.keys, keyRow{key.ID, p.ID, position + i, sealed, keyID})
 		c.audits = append(c.audits, auditOfKey(c.actor, AuditCreate, p, key.ID, nil, auditedKey(position+i, key.APIKey)))
@@ -145,6 +149,7 @@ func (c *changes) update(old *storedProvider, p Provider) error {
 		if row.Settings, row.SettingsKeyID, err = c.store.vault.sealSettings(p.ID, p.Bedrock); err != nil {
 			return err
 		}
+		c.seals = c.seals || row.Settings != nil
 	}
 	before := len(c.audits)
 	if !c.updateKeys(old, p) && !changed {
@@ -207,7 +212,10 @@ func (c *changes) write() write {
 	if len(c.audits) == 0 {
 		return write{}
 	}
-	out := c.store.registerKey()
+	var out []pg.Query
+	if c.seals {
+		out = c.store.registerKey()
+	}
 	for _, rows := range []struct {
 		sql     string
 		count   int
@@ -229,7 +237,7 @@ func (c *changes) write() write {
 		}
 		out = append(out, q)
 	}
-	return write{queries: append(out, c.store.insertAudits(c.audits...)), witness: c.audits[0].ID}
+	return write{queries: append(out, c.store.insertAudits(c.audits...)), witness: c.audits[0].ID, seals: c.seals}
 }
 
 // flip sets a boolean column of a provider to a value.
@@ -245,7 +253,26 @@ func (s *Store) flip(actor string, action AuditAction, p Provider, column string
 	}}
 }
 
-// registerKey records the sealing key in the database. A revoked key is in use again.
+// lockedToSeal is locked for writes that can seal. A store can be open for longer than its first
+// key is in use. So what seals is written only if no rotation has revoked that key, which is read
+// under the lock.
+func (s *Store) lockedToSeal(ctx context.Context, operation string, reads []pg.Query, decide func() (write, error)) error {
+	var successor string
+	reads = slices.Concat(reads, []pg.Query{s.selectSuccessor(s.vault.ring, &successor)})
+	return s.locked(ctx, operation, reads, func() (write, error) {
+		w, err := decide()
+		if err == nil && w.seals {
+			err = revokedKey(s.vault.ring, successor)
+		}
+		if err != nil {
+			return write{}, err
+		}
+		return w, nil
+	})
+}
+
+// registerKey records the sealing key in the database. If it was revoked, and no key is in use, it
+// is in use again.
 func (s *Store) registerKey() []pg.Query {
 	if len(s.vault.ring) == 0 {
 		return nil
@@ -253,8 +280,9 @@ func (s *Store) registerKey() []pg.Query {
 	key := s.vault.ring[0]
 	return []pg.Query{{
 		SQL: s.sql(`
-insert into {schema}.ai_encryption_keys (id, canary) values ($1, $2)
-    on conflict (id) do update set revoked_at = null where ai_encryption_keys.revoked_at is not null`),
+insert into {schema}.ai_encryption_keys (id, canary)
+select $1::text, $2::text where not exists (select from {schema}.ai_encryption_keys where id = $1::text and revoked_at is null)
+    on conflict (id) do update set revoked_at = null`),
 		Args: [][]byte{[]byte(key.ID), []byte(key.SealCanary())},
 	}}
 }

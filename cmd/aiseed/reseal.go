@@ -10,18 +10,20 @@ import (
 
 // resealed is the result of rotate, seal or unseal, for -json.
 type resealed struct {
-	Complete bool        `json:"complete"`
-	Changed  int         `json:"changed"`
-	Revoked  []string    `json:"revoked"`
-	Left     []leftValue `json:"left"`
-	Next     string      `json:"next,omitempty"`
+	Complete  bool        `json:"complete"`
+	Changed   int         `json:"changed"`
+	Revoked   []string    `json:"revoked"`
+	Left      []leftValue `json:"left"`
+	Plaintext int         `json:"plaintext"`
+	Next      string      `json:"next,omitempty"`
 }
 
 type leftValue struct {
-	Table  string `json:"table"`
-	Column string `json:"column"`
-	Row    string `json:"row"`
-	KeyID  string `json:"key_id"`
+	Provider string `json:"provider"`
+	Table    string `json:"table"`
+	Column   string `json:"column"`
+	Row      string `json:"row"`
+	KeyID    string `json:"key_id"`
 }
 
 // A resealing is rotate, seal or unseal: its function, its name in the output, the next step.
@@ -34,6 +36,8 @@ type resealing struct {
 func runRotate(ctx context.Context, a *app) (int, error) {
 	return a.reseal(ctx, resealing{(*aiseed.Store).Rotate, "sealed with the first key", func(r aiseed.RotateResult, keys int) string {
 		switch {
+		case r.Plaintext > 0:
+			return "Servers with this keyring refuse to read what is stored as plaintext. If there was no keyring when it was written, run aiseed seal; if there was, find out who wrote to the tables."
 		case keys == 1 && r.Changed+len(r.Revoked) == 0:
 			return "Every value is sealed with the only key of the keyring. To rotate, make a new key with openssl rand -base64 32. Give every server OLD,NEW, so that all can decrypt what it seals; then give every server NEW,OLD, and run this again."
 		case keys == 1:
@@ -63,9 +67,9 @@ func runUnseal(ctx context.Context, a *app) (int, error) {
 func (a *app) reseal(ctx context.Context, how resealing) (int, error) {
 	return a.withStore(ctx, func(store *aiseed.Store, keyring *aiseed.Keyring) (int, error) {
 		report, err := how.do(store, ctx)
-		result := resealed{Complete: err == nil, Changed: report.Changed, Revoked: append([]string{}, report.Revoked...), Left: []leftValue{}}
+		result := resealed{Complete: err == nil, Changed: report.Changed, Revoked: append([]string{}, report.Revoked...), Left: []leftValue{}, Plaintext: report.Plaintext}
 		for _, l := range report.Left {
-			result.Left = append(result.Left, leftValue{l.Table, l.Column, l.RowID.String(), l.KeyID})
+			result.Left = append(result.Left, leftValue{l.Provider, l.Table, l.Column, l.RowID.String(), l.KeyID})
 		}
 		if result.Complete {
 			result.Next = how.next(report, len(keyring.IDs()))
@@ -96,7 +100,10 @@ func (a *app) printResealed(r resealed, done string) {
 		if l.KeyID != "" {
 			key = "cannot be decrypted with key " + l.KeyID
 		}
-		a.printf("         %s.%s of row %s, which %s\n", l.Table, l.Column, l.Row, key)
+		a.printf("         %s.%s of row %s (provider %s), which %s\n", l.Table, l.Column, l.Row, text.Label(l.Provider), key)
+	}
+	if r.Plaintext > 0 {
+		a.printf("unsealed %s, stored as plaintext\n", text.Count(r.Plaintext, "value"))
 	}
 	if r.Next != "" {
 		a.printf("\n%s\n", r.Next)

@@ -178,6 +178,13 @@ func (m *model) seal(ring []int) int {
 	return ring[0]
 }
 
+// refuses reports whether a keyring must not be used: its first key was revoked, and another one
+// is in use.
+func (m *model) refuses(ring []int) bool {
+	valid, registered := m.known[ring[0]]
+	return registered && !valid && slices.Contains(slices.Collect(maps.Values(m.known)), true)
+}
+
 // sealedWith returns the keys that sealed at least one value.
 func (m *model) sealedWith() map[int]bool {
 	needed := map[int]bool{}
@@ -225,9 +232,8 @@ func (m *model) create(actor string, ring []int, w modelWant, enabled bool) {
 		name: w.name, kind: w.kind, url: w.url, display: w.name, enabled: enabled, bedrock: w.bedrock,
 		revision: 1, touched: true,
 	}
-	sealed := m.seal(ring)
 	if w.bedrock != nil {
-		row.sealed = sealed
+		row.sealed = m.seal(ring)
 	}
 	m.rows = append(m.rows, row)
 	if actor == "system" {
@@ -255,11 +261,10 @@ func (m *model) change(actor string, ring []int, row int, now modelRow) {
 	if was.kind == now.kind && was.url == now.url && was.display == now.display && same {
 		return
 	}
-	sealed := m.seal(ring)
 	if !same {
 		now.sealed = 0
 		if now.bedrock != nil {
-			now.sealed = sealed
+			now.sealed = m.seal(ring)
 		}
 	}
 	now.revision++
@@ -490,6 +495,70 @@ func (m *model) operateRemoveKey(row, at int) error {
 	return nil
 }
 
+// operateReplaceKeys replaces the keys of a row if it has the wanted revision, 0 being any. A key
+// that it has keeps its row. It moves behind all others if one before it did.
+func (m *model) operateReplaceKeys(ring []int, row, revision int, secrets []string) error {
+	if err := m.live(nil, row, false); err != nil {
+		return err
+	}
+	r := m.rows[row]
+	had := m.keysOf(row)
+	switch {
+	case revision != 0 && revision != r.revision:
+		return aiseed.ErrConflict
+	case len(ring) > 0 && r.bedrock != nil && r.sealed == 0:
+		return aiseed.ErrPlaintext
+	}
+	// A key that cannot be read is another one than every key that is wanted.
+	unread := func(k int) bool { return len(ring) > 0 && m.keys[k].sealed == 0 }
+	kept := map[string]int{}
+	for _, k := range had {
+		if !unread(k) {
+			kept[m.keys[k].secret] = k
+		}
+	}
+	if r.bedrock != nil && len(secrets) > 0 && len(had) == 0 {
+		return aiseed.ErrInvalidConfig
+	}
+	if r.kind == "bedrock" && slices.ContainsFunc(secrets, func(s string) bool { _, known := kept[s]; return !known }) {
+		return aiseed.ErrInvalidConfig
+	}
+	before := len(m.audits)
+	next, last := 0, -1
+	for _, k := range had {
+		key := &m.keys[k]
+		next = key.position + 1
+		if !slices.Contains(secrets, key.secret) || unread(k) {
+			key.gone = true
+			old := map[string]any{"position": key.position}
+			if !unread(k) {
+				old["api_key"] = masked(key.secret)
+			}
+			m.audit("op", "delete", row, k, old, nil)
+		}
+	}
+	for _, secret := range secrets {
+		k, known := kept[secret]
+		if known && m.keys[k].position >= last {
+			last = m.keys[k].position
+			continue
+		}
+		now := map[string]any{"position": next, "api_key": masked(secret)}
+		if known {
+			m.audit("op", "update", row, k, map[string]any{"position": m.keys[k].position, "api_key": masked(secret)}, now)
+			m.keys[k].position, m.keys[k].touched = next, true
+		} else {
+			m.keys = append(m.keys, modelKey{secret: secret, row: row, position: next, sealed: m.seal(ring), touched: true})
+			m.audit("op", "create", row, len(m.keys)-1, nil, now)
+		}
+		last, next = next, next+1
+	}
+	if len(m.audits) > before {
+		m.count(row)
+	}
+	return nil
+}
+
 // A modelResealing writes the values of from again, sealed with the key to; 0 means plaintext.
 type modelResealing struct {
 	from func(sealed int) bool
@@ -525,6 +594,9 @@ func (m *model) resealed(r modelResealing, changed int) int {
 
 // revoke returns how many keys no row needs any more.
 func (m *model) revoke(r modelResealing) (revoked int) {
+	if r.to != 0 {
+		m.known[r.to] = true
+	}
 	needed := m.sealedWith()
 	for key, valid := range m.known {
 		if valid && key != r.to && !needed[key] {
@@ -542,12 +614,13 @@ func (m *model) runtime(ring []int) (providers []string, err error) {
 			continue
 		}
 		if len(ring) > 0 && m.plaintext(i) {
-			return nil, aiseed.ErrPlaintext
+			err = aiseed.ErrPlaintext
+			continue
 		}
 		providers = append(providers, fmt.Sprint(r.name, " ", r.id, " ", r.kind, " ", r.display, " ", r.url, " ", r.bedrock, " ", m.secretsOf(i)))
 	}
 	slices.Sort(providers)
-	return providers, nil
+	return providers, err
 }
 
 func (b *modelBedrock) String() string {

@@ -85,6 +85,7 @@ step create, step unchanged, step diverged, step adopt, step keep, step deleted,
 create, create: name taken, create: invalid configuration, update, update: not found, update: invalid configuration,
 enable, enable: not found, delete, delete: not found, restore, restore: not found,
 add a key to, add a key to: not found, add a key to: invalid configuration, remove a key of, remove a key of: not found,
+replace the keys of, replace the keys of: not found, replace the keys of: conflict, a revoked key,
 rotate, seal, unseal, start died at end 0, start died at end 1, start lost at end 2`
 
 // A historyWorld is the database of a round.
@@ -311,7 +312,7 @@ func (h *history) run(c call) (end int, suffered fault, err error) {
 
 var classes = map[error]string{
 	aiseed.ErrInvalidConfig: "invalid configuration", aiseed.ErrDrift: "drift", aiseed.ErrPlaintext: "plaintext",
-	aiseed.ErrNameTaken: "name taken", aiseed.ErrNotFound: "not found",
+	aiseed.ErrNameTaken: "name taken", aiseed.ErrNotFound: "not found", aiseed.ErrConflict: "conflict",
 }
 
 // bury waits until nothing of the cut connections is left on the server. A pool can still
@@ -743,7 +744,7 @@ func (h *history) target(search, deleted bool) (name string, row int) {
 
 // operate is an operation of the host's own API.
 func (h *history) operate() {
-	operation := pickFrom(h, "operation", "create", "update", "update", "enable", "delete", "restore", "add a key to", "remove a key of")
+	operation := pickFrom(h, "operation", "create", "update", "update", "enable", "delete", "restore", "add a key to", "remove a key of", "replace the keys of")
 	after := h.model.next()
 	tombstone := operation == "restore"
 	name, row := h.target(operation != "create" && h.pick("any", 6) > 0, tombstone != (h.pick("the other", 8) == 0))
@@ -816,6 +817,26 @@ func (h *history) operate() {
 		}
 		c.want = after.operateRemoveKey(row, at)
 		c.do = func(ctx context.Context, s *aiseed.Store) error { return s.RemoveProviderKey(ctx, "op", id, key) }
+	case "replace the keys of":
+		var secrets []string
+		for range h.pick("number of keys", 4) {
+			if s := pickFrom(h, "key", "k1", "k2", longKey, "k4"); !slices.Contains(secrets, s) {
+				secrets = append(secrets, s)
+			}
+		}
+		u := aiseed.ProviderUpdate{Keys: []aiseed.Secret{}}
+		for _, s := range secrets {
+			u.Keys = append(u.Keys, aiseed.NewSecret(s))
+		}
+		if row >= 0 && h.pick("with the revision", 2) == 0 {
+			u.Revision = int64(after.rows[row].revision - h.pick("stale", 3)/2)
+		}
+		value = fmt.Sprint(secrets, " ", u.Revision)
+		c.want = after.operateReplaceKeys(h.ring, row, int(u.Revision), secrets)
+		c.do = func(ctx context.Context, s *aiseed.Store) error {
+			_, err := s.UpdateProvider(ctx, "op", id, u)
+			return err
+		}
 	}
 	c.name = operation
 	c.what = fmt.Sprintf("%s %s (%d) %s, ring %v", operation, name, row, value, h.ring)
@@ -868,6 +889,12 @@ func (h *history) agree(after *model) {
 // reseal rotates, seals, goes back to plaintext, or gives a wrong keyring.
 func (h *history) reseal() {
 	key := 1 + h.pick("sealing key", 3)
+	if h.model.refuses([]int{key}) {
+		_, err := h.open(append([]int{key}, h.without(key)...)...)
+		require.ErrorIs(h.T, err, aiseed.ErrKeyring)
+		h.reached["a revoked key"]++
+		key = 10 + len(h.model.known) // a new one
+	}
 	next := append([]int{key}, h.without(key)...)
 	what := pickFrom(h, "resealing", "rotate", "rotate", "seal", "unseal", "give a keyring", "give a wrong keyring")
 	var r modelResealing
@@ -898,6 +925,9 @@ func (h *history) reseal() {
 		r = modelResealing{func(sealed int) bool { return sealed != 0 }, 0}
 		c.do = func(ctx context.Context, s *aiseed.Store) (err error) { report, err = s.Unseal(ctx); return err }
 	}
+	// A server that got both keys before can still read.
+	other, err := h.open(append(h.without(key), key)...)
+	require.NoError(h.T, err)
 	// First each column, and then the keys that are not needed any more.
 	keys := h.model.next()
 	changed := keys.resealKeys(r)
@@ -911,9 +941,9 @@ func (h *history) reseal() {
 		require.Equal(h.T, changed, report.Changed)
 		require.Len(h.T, report.Revoked, n)
 	}
-	// A server that got both keys before can still read.
 	if what == "rotate" {
-		h.requireProviders(append(h.without(key), key)...)
+		h.store, h.storeRing = other, append(h.without(key), key)
+		h.requireProviders(h.storeRing...)
 	}
 	switch {
 	case err == nil && suffered == noFault && what == "unseal":
