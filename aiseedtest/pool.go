@@ -13,25 +13,41 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"golang.org/x/xerrors"
 
 	"example.com/aiseed"
 	"example.com/aiseed/internal/ephemeral"
 )
 
-// NewPool returns a pool on a new database with the schema applied. After the test it
-// closes the pool and drops the database. If the test failed, it keeps the database and
-// logs how to reach it.
-func NewPool(tb testing.TB) *pgxpool.Pool {
+// An Option changes what [NewPool] makes.
+type Option func(*poolOptions)
+
+type poolOptions struct{ schema string }
+
+// WithSchema makes the tables in a schema, for a host that opens its Store with
+// [aiseed.StoreOptions.Schema]. "" is "public", as there.
+func WithSchema(schema string) Option { return func(o *poolOptions) { o.schema = schema } }
+
+// NewPool returns a pool on a new database with the tables of aiseed in the schema "public",
+// or in that of [WithSchema] only. After the test it closes the pool and drops the database. If
+// the test failed, it keeps the database and logs how to reach it.
+func NewPool(tb testing.TB, opts ...Option) *pgxpool.Pool {
 	tb.Helper()
+	var options poolOptions
+	for _, opt := range opts {
+		opt(&options)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), setupTimeout)
 	defer cancel()
 	s, err := server()
 	if err != nil {
 		tb.Fatalf("aiseedtest: %v", err)
 	}
+	template, err := s.template(ctx, options.schema)
+	if err != nil {
+		tb.Fatalf("aiseedtest: prepare the template database: %v", err)
+	}
 	name := "aiseed_test_" + strings.ToLower(rand.Text()[:12])
-	if err := s.create(ctx, name); err != nil {
+	if err := s.create(ctx, name, template); err != nil {
 		tb.Fatalf("aiseedtest: create a database: %v", err)
 	}
 	pool, err := pgxpool.New(ctx, s.DSN(name))
@@ -57,10 +73,10 @@ const setupTimeout = time.Minute
 
 type testServer struct {
 	*ephemeral.Server
-	template string
 
-	mu    sync.Mutex
-	admin *pgx.Conn // to the maintenance database; nil until it is needed
+	mu        sync.Mutex
+	admin     *pgx.Conn         // to the maintenance database; nil until it is needed
+	templates map[string]string // by schema, those that are known to be there
 }
 
 // server returns the one server of the test process. A private server stops when the
@@ -72,20 +88,31 @@ var server = sync.OnceValues(func() (*testServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &testServer{Server: found}
-	if s.template, err = templateName(); err != nil {
-		return nil, err
-	}
-	if err := s.prepareTemplate(ctx); err != nil {
-		return nil, xerrors.Errorf("prepare the template database: %w", err)
-	}
-	return s, nil
+	return &testServer{Server: found, templates: map[string]string{}}, nil
 })
 
-// templateName changes with the schema, so that test processes of different
+// template returns the database that those with the tables in a schema are copied from.
+func (s *testServer) template(ctx context.Context, schema string) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if name, ok := s.templates[schema]; ok {
+		return name, nil
+	}
+	name, err := templateName(schema)
+	if err == nil {
+		err = s.prepareTemplate(ctx, name, schema)
+	}
+	if err == nil {
+		s.templates[schema] = name
+	}
+	return name, err
+}
+
+// templateName changes with the migrations, so that test processes of different
 // versions can share a server.
-func templateName() (string, error) {
+func templateName(schema string) (string, error) {
 	hash := sha256.New()
+	fmt.Fprintf(hash, "%q\n", schema)
 	err := fs.WalkDir(aiseed.Migrations(), ".", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
@@ -97,48 +124,48 @@ func templateName() (string, error) {
 	return fmt.Sprintf("aiseed_template_%x", hash.Sum(nil)[:8]), err
 }
 
-// prepareTemplate makes the database that all others are copied from. The database gets
-// its name last, so that a database with that name is always complete.
-func (s *testServer) prepareTemplate(ctx context.Context) error {
+// prepareTemplate makes a template database. It gets its name last, so that a database with that
+// name is always complete.
+func (s *testServer) prepareTemplate(ctx context.Context, name, schema string) error {
 	conn, err := pgx.Connect(ctx, s.DSN(maintenanceDatabase))
 	if err != nil {
 		return err
 	}
 	defer conn.Close(ctx)
 	// The lock is held until the connection closes: CREATE DATABASE cannot run in a transaction.
-	if _, err := conn.Exec(ctx, "select pg_advisory_lock(hashtextextended($1, 0))", s.template); err != nil {
+	if _, err := conn.Exec(ctx, "select pg_advisory_lock(hashtextextended($1, 0))", name); err != nil {
 		return err
 	}
 	var exists bool
-	if err := conn.QueryRow(ctx, "select exists (select from pg_database where datname = $1)", s.template).Scan(&exists); err != nil || exists {
+	if err := conn.QueryRow(ctx, "select exists (select from pg_database where datname = $1)", name).Scan(&exists); err != nil || exists {
 		return err
 	}
-	draft := s.template + "_draft"
+	draft := name + "_draft"
 	for _, sql := range []string{"drop database if exists " + draft + " with (force)", "create database " + draft} {
 		if _, err := conn.Exec(ctx, sql); err != nil {
 			return err
 		}
 	}
-	if err := migrate(ctx, s.DSN(draft)); err != nil {
+	if err := migrate(ctx, s.DSN(draft), schema); err != nil {
 		return err
 	}
-	_, err = conn.Exec(ctx, "alter database "+draft+" rename to "+s.template)
+	_, err = conn.Exec(ctx, "alter database "+draft+" rename to "+name)
 	return err
 }
 
-func migrate(ctx context.Context, dsn string) error {
+func migrate(ctx context.Context, dsn, schema string) error {
 	pool, err := pgxpool.New(ctx, dsn)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	return aiseed.Migrate(ctx, pool, "")
+	return aiseed.Migrate(ctx, pool, schema)
 }
 
 const maintenanceDatabase = "postgres"
 
-func (s *testServer) create(ctx context.Context, name string) error {
-	sql := "create database " + name + " template " + s.template
+func (s *testServer) create(ctx context.Context, name, template string) error {
+	sql := "create database " + name + " template " + template
 	// Copying files ends with a checkpoint. It costs nothing on a private server in
 	// memory, but it is a load on somebody's real server.
 	if s.Ephemeral() && s.Version() >= 150000 {

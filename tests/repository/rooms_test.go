@@ -30,7 +30,7 @@ var rooms = map[string]string{
 	"examples/minimal":    ". stdslog github.com/jackc/pgx/v5",
 	"examples/hostserver": ". stdslog github.com/google/uuid github.com/jackc/pgx/v5 golang.org/x/xerrors",
 
-	"aiseedtest":          ". internal/ephemeral github.com/jackc/pgx/v5 golang.org/x/xerrors",
+	"aiseedtest":          ". internal/ephemeral github.com/jackc/pgx/v5",
 	"internal/ephemeral":  "github.com/jackc/pgx/v5 golang.org/x/xerrors",
 	"internal/faultproxy": "internal/ephemeral github.com/jackc/pgx/v5",
 	"internal/leak":       "go.uber.org/goleak",
