@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -82,8 +83,8 @@ func (r *rig) kill(op operation, key []byte, fault faultproxy.Fault) (hit bool, 
 	marked := r.Rows(`select id::text from ai_provider_audits where delivered_at is not null`)
 
 	environ := storetest.Prefixed(op.lines)
-	for _, word := range cfg.DriftAdopt {
-		environ = append(environ, aiseed.DefaultPrefix+"DRIFT_ADOPT="+word)
+	if len(cfg.DriftAdopt) > 0 {
+		environ = append(environ, aiseed.DefaultPrefix+"DRIFT_ADOPT="+strings.Join(cfg.DriftAdopt, ","))
 	}
 	dsn := r.DSN() + fmt.Sprintf(" host='%s' port=5432 sslmode=disable application_name=%s", r.proxy.Host(), sweptApplication)
 	r.proxy.Arm(faultproxy.Fault{}, nil)
