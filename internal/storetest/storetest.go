@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"cdr.dev/slog/v3"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
@@ -266,6 +267,20 @@ func WordsFor(t *testing.T, err error, variable string) string {
 	}
 	t.Fatalf("no words for %s in:\n%s", variable, err)
 	return ""
+}
+
+// Tokens are the tokens for everything in which environment and database differ.
+func Tokens(t *testing.T, store *aiseed.Store, cfg aiseed.Config) (tokens []string) {
+	t.Helper()
+	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), store, cfg, slog.Logger{})
+	require.NoError(t, err)
+	for _, s := range plan.Steps {
+		if s.Digest != "" {
+			tokens = append(tokens, s.Name+"@"+s.Digest)
+		}
+	}
+	require.NotEmpty(t, tokens)
+	return tokens
 }
 
 // AdoptWords returns the line of the error that adopts the drift.

@@ -35,7 +35,7 @@ var rooms = map[string]string{
 	"internal/faultproxy": "internal/ephemeral github.com/jackc/pgx/v5",
 	"internal/leak":       "go.uber.org/goleak",
 	"internal/testkit":    "cdr.dev/slog/v3 github.com/jackc/pgx/v5 github.com/stretchr/testify",
-	"internal/storetest":  ". aiseedtest internal/ephemeral internal/pg internal/testkit github.com/jackc/pgx/v5 github.com/stretchr/testify",
+	"internal/storetest":  ". aiseedtest internal/ephemeral internal/pg internal/testkit cdr.dev/slog/v3 github.com/jackc/pgx/v5 github.com/stretchr/testify",
 	"tests/robustness":    "",
 	"tests/matrix":        "internal/ephemeral github.com/jackc/pgx/v5",
 	"tests/repository":    "",

@@ -405,11 +405,7 @@ func (r *rig) begin(op operation) aiseed.Config {
 		}
 	}
 	if op.adopts {
-		plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), r.Store, cfg, slog.Logger{})
-		require.NoError(r.T, err)
-		for _, s := range plan.Steps {
-			cfg.DriftAdopt = append(cfg.DriftAdopt, s.Name+"@"+s.Digest)
-		}
+		cfg.DriftAdopt = storetest.Tokens(r.T, r.Store, cfg)
 	}
 	if _, begun := r.after[op.name]; !begun {
 		err := op.run(context.Background(), r, r.Store, cfg, aiseed.DiscardAudits)

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"cdr.dev/slog/v3"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
@@ -318,16 +317,7 @@ func version(specs ...string) func(*fixture) part { return starting(providers(sp
 func adopting(specs ...string) func(*fixture) part {
 	return func(f *fixture) part {
 		lines := providers(specs...)
-		plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.Store, f.Parse(slices.Clone(lines)...), slog.Logger{})
-		require.NoError(f.T, err)
-		var words []string
-		for _, s := range plan.Steps {
-			if s.Digest != "" {
-				words = append(words, s.Name+"@"+s.Digest)
-			}
-		}
-		require.NotEmpty(f.T, words)
-		return starting(testkit.With(lines, "DRIFT_ADOPT="+strings.Join(words, ",")))(f)
+		return starting(testkit.With(lines, "DRIFT_ADOPT="+strings.Join(storetest.Tokens(f.T, f.Store, f.Parse(slices.Clone(lines)...)), ",")))(f)
 	}
 }
 

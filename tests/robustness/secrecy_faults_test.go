@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/storetest"
 	"example.com/aiseed/internal/testkit"
 )
 
@@ -44,9 +45,8 @@ func (w *secretWorld) saveState() (restore string, operations []secretOperation)
 	providers, err := w.store.Providers(ctx)
 	require.NoError(t, err)
 	pairs := providers[slices.IndexFunc(providers, func(p aiseed.Provider) bool { return p.Name == "pairs" })].ID
-	var drift *aiseed.DriftError
-	require.ErrorAs(t, aiseed.SeedAIProvidersFromEnv(ctx, w.store, drifted, aiseed.LeaveAudits, w.logger), &drift)
-	adopting.DriftAdopt = []string{drift.Providers[0].Name + "@" + drift.Providers[0].Digest}
+	require.ErrorIs(t, aiseed.SeedAIProvidersFromEnv(ctx, w.store, drifted, aiseed.LeaveAudits, w.logger), aiseed.ErrDrift)
+	adopting.DriftAdopt = storetest.Tokens(t, w.store, drifted)
 	w.rotateKeys()
 
 	const tables = "ai_encryption_keys ai_providers ai_provider_keys ai_provider_audits"

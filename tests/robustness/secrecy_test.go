@@ -221,7 +221,7 @@ func (w *secretWorld) walk() (called []string) {
 	require.ErrorAs(t, err, &drift)
 	show("DriftError.Error", drift.Error(), drift, *drift)
 	show("DriftError.Unwrap", drift.Unwrap())
-	drifted.DriftAdopt = []string{drift.Providers[0].Name + "@" + drift.Providers[0].Digest}
+	drifted.DriftAdopt = storetest.Tokens(t, w.store, drifted)
 	must(aiseed.SeedAIProvidersFromEnv(ctx, w.store, drifted, f.Audits, w.logger))
 	showWithURL("SeedAIProvidersFromEnv", drifted)
 
