@@ -57,8 +57,8 @@ type Step struct {
 type sides struct {
 	want    *desired
 	stored  *storedProvider // empty if there is no row
-	target  Provider        // the row as adopting makes it
-	open    disagreement    // the first digest is that of the step
+	target  *Provider       // the row as adopting makes it; nil if nothing differs
+	open    *disagreement   // nil if nothing differs; the first digest is that of the step
 	differ  []string        // the variables whose value is not in use, apart from the shape
 	settles []string        // the variables that settle the difference
 	notes   []string        // for the log, at level info
@@ -110,32 +110,36 @@ func diff(want []desired, stored map[string]*storedProvider, origins origins, se
 func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 	both := s.between()
 	stored, want := both.stored, both.want
+	s.Action = ActionUnchanged
+	if stored.Type == want.Type && stored.BaseURL == want.BaseURL && sameSettings(stored.Bedrock, want.Bedrock) && sameKeys(stored.Keys, want.Keys) {
+		return // as most do
+	}
 	s.Drift = shapeDrift(stored.Provider, *want)
-	both.target = want.adoptedBy(stored.Provider, s.Drift != nil)
-	list := differences(stored.Provider, both.target, of.shown)
+	target := want.adoptedBy(stored.Provider, s.Drift != nil)
+	list := differences(stored.Provider, target, of.shown)
 	for _, d := range list {
 		s.Adopting = append(s.Adopting, d.adopting())
 		if variables := want.variablesOf(d.field); d.is != "" && !slices.ContainsFunc(variables, func(v string) bool { return slices.Contains(both.differ, v) }) {
 			both.differ = append(both.differ, variables...)
 		}
 	}
-	unset := !hasCredentials(want.Provider) && hasCredentials(both.target)
+	unset := !hasCredentials(want.Provider) && hasCredentials(target)
 	switch {
 	case unset && s.Drift != nil:
-		s.Adopting = append(s.Adopting, "leaves "+both.target.fingerprinted(of.shown)+", which would then go to "+both.target.endpoint())
+		s.Adopting = append(s.Adopting, "leaves "+target.fingerprinted(of.shown)+", which would then go to "+target.endpoint())
 	case unset:
 		both.notes = append(both.notes, "the environment sets no credentials, and those of the database stay in use")
-	case len(list) == 0 && s.Drift == nil && !slices.EqualFunc(secretsOf(stored.Provider), secretsOf(want.Provider), Secret.Equal):
+	case len(list) == 0 && s.Drift == nil && !sameKeys(stored.Keys, want.Keys):
 		both.notes = append(both.notes, "the database has the keys of the environment in another order, which stays")
 	}
 	if len(list) == 0 && s.Drift == nil {
-		s.Action = ActionUnchanged
 		return
 	}
-	both.open = disagreement{s.Name, s.Drift != nil, origins.moved(stored, want), digests(stored, want.Provider, both.target, of.bound)}
+	both.target = &target
+	both.open = &disagreement{s.Name, s.Drift != nil, origins.moved(stored, want), digests(stored, want.Provider, target, of.bound)}
 	s.Digest, s.Moved = both.open.digests[0], both.open.moved
 	adopt, keep := settle.variables.legacy(variableDriftAdopt), settle.variables.legacy(variableDriftKeep)
-	entry, adopts := settle.choose(both.open)
+	entry, adopts := settle.choose(*both.open)
 	_, choice := standing(entry)
 	switch {
 	case adopts:

@@ -394,6 +394,11 @@ func secretsOf(p Provider) (keys []Secret) {
 	return keys
 }
 
+// sameKeys compares the secrets, in order.
+func sameKeys(a, b []ProviderKey) bool {
+	return slices.EqualFunc(a, b, func(a, b ProviderKey) bool { return a.APIKey.Equal(b.APIKey) })
+}
+
 func settingsOf(p Provider) BedrockSettings {
 	if p.Bedrock == nil {
 		return BedrockSettings{}

@@ -258,7 +258,7 @@ func (s *Store) carryOut(plan *Plan) (*changes, error) {
 		case ActionCreate:
 			err = c.create(want.Provider)
 		case ActionAdopt:
-			err = c.update(stored, step.between().target)
+			err = c.update(stored, *step.between().target)
 		}
 		if err != nil {
 			return nil, err
