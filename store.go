@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -53,10 +54,11 @@ type StoreOptions struct {
 	// a schema of more than 56 bytes "aiseed_" and the first 16 hex digits of its SHA-256. At most
 	// 63 bytes.
 	NotifyChannel string
-	// NoNotifications sends no notifications. NotifyChannel must then be "".
+	// NoNotifications sends no notifications, and [Store.Watch] only polls. NotifyChannel must
+	// then be "".
 	NoNotifications bool
-	// PollInterval is how often [Store.Watch] reads the providers where no notification
-	// arrives. 0 means 30 seconds; the maximum is 24 hours.
+	// PollInterval is how long [Store.Watch] waits for a notification before it reads the
+	// providers anyway. 0 means 30 seconds; the maximum is 24 hours.
 	PollInterval time.Duration
 }
 
@@ -70,6 +72,7 @@ type Store struct {
 	auditor      Auditor // of the operations; nil leaves their entries
 	logger       slog.Logger
 	pollInterval time.Duration
+	watched      atomic.Pointer[WatchStatus] // nil before Watch
 }
 
 // Open makes a Store on a pool. It checks that the schema exists and that the keyring has

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -17,7 +18,13 @@ import (
 	"example.com/aiseed/internal/testkit"
 )
 
-func notify(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.NotifyChannel = "Providers changed" }
+// notify names a channel, on which Watch has to hear of what a test waits for: the next poll comes too late.
+func notify(o *aiseed.StoreOptions, _ *pgxpool.Config) {
+	o.NotifyChannel, o.PollInterval = "Providers changed", 24*time.Hour
+}
+
+// polling makes Watch poll all the time.
+func polling(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.PollInterval = time.Millisecond }
 
 // watched collects the calls of Watch.
 type watched struct {
@@ -68,16 +75,27 @@ func (f *fixture) eventually(w *watched, want ...string) {
 	require.EventuallyWithT(f.T, func(c *assert.CollectT) { require.Equal(c, append([]string{}, want...), w.last()) }, testkit.Patience, time.Millisecond)
 }
 
+// listening waits until the Watch of a store has seen that notifications arrive.
+func (f *fixture) listening(store *aiseed.Store) {
+	f.T.Helper()
+	require.Eventually(f.T, func() bool { return store.WatchStatus().Listening }, testkit.Patience, time.Millisecond)
+}
+
 func TestO8_AnotherInstanceIsToldOfChanges(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	f := setup(t, notify)
+	f := setup(t)
 	f.Seeded("OPENAI_KEY=key")
-	watching, _ := f.Open(notify)
+	watching, _ := f.Open(func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.PollInterval = 24 * time.Hour })
+	require.Zero(t, watching.WatchStatus())
 	w := f.watch(watching)
 	f.eventually(w, "openai")
+	f.listening(watching)
+	require.NotZero(t, watching.WatchStatus().Read)
+	require.Zero(t, watching.WatchStatus().Heard, "the test of the connection tells of no change")
 	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
 	f.eventually(w, "anthropic", "openai")
+	require.Eventually(t, func() bool { return !watching.WatchStatus().Heard.IsZero() }, testkit.Patience, time.Millisecond)
 	providers, err := f.Store.Providers(ctx)
 	require.NoError(t, err)
 	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
@@ -124,16 +142,35 @@ func TestO8_TroubleIsToldAndOver(t *testing.T) {
 	f.eventually(w, "anthropic", "openai")
 }
 
-func TestO8_OffByDefaultAndInTheTransaction(t *testing.T) {
+// notified listens on a channel, and returns a function for the payloads that arrived up to that call.
+func (f *fixture) notified(channel string) (payloads func() []string) {
+	f.T.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
+	conn, err := pgx.ConnectConfig(ctx, f.Pool.Config().ConnConfig)
+	require.NoError(f.T, err)
+	f.T.Cleanup(func() { _ = conn.Close(ctx); cancel() })
+	name := pgx.Identifier{channel}.Sanitize()
+	_, err = conn.Exec(ctx, `listen `+name)
+	require.NoError(f.T, err)
+	return func() (all []string) {
+		f.T.Helper()
+		f.Exec(`notify ` + name + `, 'the end'`)
+		for {
+			n, err := conn.WaitForNotification(ctx)
+			require.NoError(f.T, err)
+			if n.Payload == "the end" {
+				return all
+			}
+			all = append(all, n.Payload)
+		}
+	}
+}
+
+func TestO8_InTheTransaction(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	require.ErrorContains(t, f.Store.Watch(ctx, nil), "Watch needs")
-	conn, err := f.Pool.Acquire(ctx)
-	require.NoError(t, err)
-	defer conn.Release()
-	_, err = conn.Exec(ctx, `listen "Providers changed"`)
-	require.NoError(t, err)
+	payloads := f.notified("Providers changed")
 	f.Seeded("OPENAI_KEY=key")
 	notifying, w := f.Open(notify)
 	w.Reset(nil)
@@ -144,20 +181,35 @@ func TestO8_OffByDefaultAndInTheTransaction(t *testing.T) {
 	require.Error(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.Parse("ANTHROPIC_KEY=key"), f.Audits, f.Logs.Logger()))
 	f.Exec(`drop trigger fail on ai_providers`)
 	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.Parse("ANTHROPIC_KEY=key"), f.Audits, f.Logs.Logger()))
-	f.Exec(`select pg_notify('Providers changed', 'the end')`)
-	var payloads []string
-	for {
-		n, err := conn.Conn().WaitForNotification(ctx)
-		require.NoError(t, err)
-		payloads = append(payloads, n.Payload)
-		if n.Payload != "" {
-			break
-		}
-	}
-	require.Equal(t, []string{"", "the end"}, payloads, "one for the one commit, none for the rollback")
+	require.Equal(t, []string{""}, payloads(), "one for the one commit, none for the rollback")
 
-	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: f.Keyring, NotifyChannel: string(make([]byte, 64))})
+	_, err := aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: f.Keyring, NotifyChannel: string(make([]byte, 64))})
 	require.ErrorContains(t, err, "NotifyChannel is longer than 63 bytes")
+	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: f.Keyring, NotifyChannel: "c", NoNotifications: true})
+	require.ErrorContains(t, err, "choose one")
+}
+
+func TestO8_TheChannelIsThatOfTheSchema(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	long := strings.Repeat("s", 57)
+	for schema, channel := range map[string]string{"": "aiseed_public", "s": "aiseed_s", long[1:]: "aiseed_" + long[1:], long: "aiseed_74c397717e5a103a"} {
+		payloads := f.notified(channel)
+		store, _ := f.Open(func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Schema, o.Migrate = schema, true })
+		created, err := store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "one"})
+		require.NoError(t, err)
+		_, err = store.AddProviderKey(ctx, "a", created.ID, aiseed.NewSecret("key"))
+		require.NoError(t, err)
+		_, err = store.DeliverAudits(ctx, f.Audits)
+		require.NoError(t, err)
+		require.Len(t, payloads(), 2, "a delivery changes no provider")
+	}
+	silent, _ := f.Open(func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.NoNotifications = true })
+	payloads := f.notified("aiseed_public")
+	_, err := silent.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "two"})
+	require.NoError(t, err)
+	require.Empty(t, payloads())
 }
 
 func TestO8_AReadThatFailsIsTriedAgain(t *testing.T) {
@@ -208,10 +260,15 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 	good := f.Rows(`select api_key from ai_provider_keys`)[0]
 	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	wire.Reset(nil)
-	f.Exec(`select pg_notify('Providers changed', '')`)
-	reads(4) // again and again, after a pause
+	for n := range 3 {
+		f.Exec(`select pg_notify('Providers changed', '')`)
+		reads(n + 1)
+	}
 	f.Exec(`update ai_provider_keys set api_key = $1`, good)
+	f.Exec(`select pg_notify('Providers changed', '')`)
 	require.Eventually(t, func() bool { told, _ := w.counts(); return told >= 3 }, testkit.Patience, time.Millisecond)
+	_, sent := wire.Count()
+	require.NotContains(t, sent, "listen", "what cannot be decrypted is no reason to connect again")
 	told, troubles := w.counts()
 	require.Equal(t, []int{3, 1}, []int{told, troubles}, "each kind of trouble once")
 
@@ -253,9 +310,8 @@ const listening = `select pid from pg_stat_activity where datname = current_data
 func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
-	f.Seeded("OPENAI_KEY=key")
-	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	watching, wire := f.Open(notify)
+	f.Exec(`alter table ai_provider_keys rename to kept`)
 	var mu sync.Mutex
 	var reads []time.Time
 	wire.Reset(func(sent []byte) testkit.Action {
