@@ -72,7 +72,7 @@ type Store struct {
 	auditor      Auditor // of the operations; nil leaves their entries
 	logger       slog.Logger
 	pollInterval time.Duration
-	watched      atomic.Pointer[WatchStatus] // nil before Watch
+	watched      *atomic.Pointer[WatchStatus]
 }
 
 // Open makes a Store on a pool. It checks that the schema exists and that the keyring has
@@ -105,7 +105,9 @@ func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, e
 		auditor:      opts.Auditor,
 		logger:       opts.Logger,
 		pollInterval: cmp.Or(opts.PollInterval, defaultPollInterval),
+		watched:      &atomic.Pointer[WatchStatus]{},
 	}
+	s.watched.Store(&WatchStatus{})
 	if err := checkSchemaName(s.schema); err != nil {
 		return nil, err
 	}

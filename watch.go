@@ -69,12 +69,7 @@ type WatchStatus struct {
 
 // WatchStatus returns how [Store.Watch] is doing, for a host's metrics or its health check. If Watch
 // was called several times, it speaks of the call that did something last.
-func (s *Store) WatchStatus() WatchStatus {
-	if status := s.watched.Load(); status != nil {
-		return *status
-	}
-	return WatchStatus{}
-}
+func (s *Store) WatchStatus() WatchStatus { return *s.watched.Load() }
 
 const (
 	watching = "watching the providers"
@@ -126,6 +121,8 @@ func (w *watcher) follow(ctx context.Context) error {
 		switch {
 		case err != nil:
 			return databaseError(ctx, watching, err)
+		case notified && !listening && channel != w.test && channel != "":
+			continue // a proxy passed on the test of an earlier connection while this one began to listen
 		case notified:
 			testing = false
 			if !listening {

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/storetest"
 	"example.com/aiseed/internal/testkit"
 )
 
@@ -23,86 +24,28 @@ func notify(o *aiseed.StoreOptions, _ *pgxpool.Config) {
 	o.NotifyChannel, o.PollInterval = "Providers changed", 24*time.Hour
 }
 
-// polling makes Watch poll all the time.
-func polling(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.PollInterval = time.Millisecond }
-
-// watched collects the calls of Watch.
-type watched struct {
-	mu    sync.Mutex
-	names [][]string
-	errs  []error
-}
-
-func (w *watched) changed(providers []aiseed.Provider, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if err != nil {
-		w.errs = append(w.errs, err)
-		return
-	}
-	names := []string{}
-	for _, p := range providers {
-		names = append(names, p.Name)
-	}
-	w.names = append(w.names, names)
-}
-
-func (w *watched) last() []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.names) == 0 {
-		return nil
-	}
-	return w.names[len(w.names)-1]
-}
-
-// watch runs Watch until the test ends, and waits for it.
-func (f *fixture) watch(store *aiseed.Store) *watched {
-	f.T.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	w := &watched{}
-	done := make(chan error, 1)
-	go func() { done <- store.Watch(ctx, w.changed) }()
-	f.T.Cleanup(func() {
-		cancel()
-		require.ErrorIs(f.T, testkit.Awaited(f.T, done), context.Canceled)
-	})
-	return w
-}
-
-func (f *fixture) eventually(w *watched, want ...string) {
-	f.T.Helper()
-	require.EventuallyWithT(f.T, func(c *assert.CollectT) { require.Equal(c, append([]string{}, want...), w.last()) }, testkit.Patience, time.Millisecond)
-}
-
-// listening waits until the Watch of a store has seen that notifications arrive.
-func (f *fixture) listening(store *aiseed.Store) {
-	f.T.Helper()
-	require.Eventually(f.T, func() bool { return store.WatchStatus().Listening }, testkit.Patience, time.Millisecond)
-}
-
 func TestO8_AnotherInstanceIsToldOfChanges(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
 	f.Seeded("OPENAI_KEY=key")
-	watching, _ := f.Open(func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.PollInterval = 24 * time.Hour })
+	watching, _ := f.Open(storetest.PollEvery(24 * time.Hour))
 	require.Zero(t, watching.WatchStatus())
-	w := f.watch(watching)
-	f.eventually(w, "openai")
-	f.listening(watching)
+	w := f.Watch(watching)
+	w.Eventually("openai")
+	f.AwaitListening(watching)
 	require.NotZero(t, watching.WatchStatus().Read)
 	require.Zero(t, watching.WatchStatus().Heard, "the test of the connection tells of no change")
 	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-	f.eventually(w, "anthropic", "openai")
+	w.Eventually("anthropic", "openai")
 	require.Eventually(t, func() bool { return !watching.WatchStatus().Heard.IsZero() }, testkit.Patience, time.Millisecond)
 	providers, err := f.Store.Providers(ctx)
 	require.NoError(t, err)
 	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
-	f.eventually(w, "openai")
+	w.Eventually("openai")
 	require.NoError(t, f.Store.DeleteProvider(ctx, "a", providers[1].ID))
-	require.EventuallyWithT(t, func(c *assert.CollectT) { require.Empty(c, w.last()) }, testkit.Patience, time.Millisecond)
-	_, troubles := w.counts()
+	w.Eventually()
+	_, troubles := w.Counts()
 	require.Zero(t, troubles)
 }
 
@@ -112,13 +55,13 @@ func TestO8_ItReconnectsAndMissesNothing(t *testing.T) {
 	watching, _ := f.Open(notify, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
 		c.ConnConfig.RuntimeParams["application_name"] = "watching"
 	})
-	w := f.watch(watching)
-	f.eventually(w)
+	w := f.Watch(watching)
+	w.Eventually()
 	for _, line := range []string{"OPENAI_KEY=key", "ANTHROPIC_KEY=key"} {
 		f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'watching'`)
 		f.Seeded(line)
 	}
-	f.eventually(w, "anthropic", "openai")
+	w.Eventually("anthropic", "openai")
 }
 
 func TestO8_TroubleIsToldAndOver(t *testing.T) {
@@ -126,20 +69,18 @@ func TestO8_TroubleIsToldAndOver(t *testing.T) {
 	f := setup(t, notify)
 	f.Seeded("OPENAI_KEY=key")
 	watching, _ := f.Open(notify)
-	w := f.watch(watching)
-	f.eventually(w, "openai")
+	w := f.Watch(watching)
+	w.Eventually("openai")
 	good := f.Rows(`select api_key from ai_provider_keys`)[0]
 	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	f.Exec(`select pg_notify('Providers changed', '')`)
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		require.Len(c, w.errs, 1)
-		require.ErrorIs(c, w.errs[0], aiseed.ErrUndecryptable)
+		require.Len(c, w.Errors(), 1)
+		require.ErrorIs(c, w.Errors()[0], aiseed.ErrUndecryptable)
 	}, testkit.Patience, time.Millisecond)
 	f.Exec(`update ai_provider_keys set api_key = $1`, good)
 	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-	f.eventually(w, "anthropic", "openai")
+	w.Eventually("anthropic", "openai")
 }
 
 // notified listens on a channel, and returns a function for the payloads that arrived up to that call.
@@ -216,18 +157,11 @@ func TestO8_AReadThatFailsIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
 	watching, wire := f.Open(notify)
-	w := f.watch(watching)
-	f.eventually(w)
+	w := f.Watch(watching)
+	w.Eventually()
 	wire.Reset(testkit.Once(testkit.CutBefore, "enabled and not deleted"))
 	f.Seeded("OPENAI_KEY=key")
-	f.eventually(w, "openai")
-}
-
-// counts returns how often Watch passed on providers and errors.
-func (w *watched) counts() (told, troubles int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.names), len(w.errs)
+	w.Eventually("openai")
 }
 
 func TestO8_TheSameIsNotToldTwice(t *testing.T) {
@@ -235,9 +169,9 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t, notify)
 	watching, wire := f.Open(notify)
-	w := f.watch(watching)
-	f.eventually(w)
-	told, _ := w.counts()
+	w := f.Watch(watching)
+	w.Eventually()
+	told, _ := w.Counts()
 	require.Equal(t, 1, told, "that there are none, too")
 	reads := func(n int) {
 		t.Helper()
@@ -252,7 +186,7 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 	f.Exec(`select pg_notify('Providers changed', '')`)
 	reads(2)
 	f.Seeded("OPENAI_KEY=key")
-	f.eventually(w, "openai")
+	w.Eventually("openai")
 	providers, err := f.Store.Providers(ctx)
 	require.NoError(t, err)
 
@@ -266,30 +200,30 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 	}
 	f.Exec(`update ai_provider_keys set api_key = $1`, good)
 	f.Exec(`select pg_notify('Providers changed', '')`)
-	require.Eventually(t, func() bool { told, _ := w.counts(); return told >= 3 }, testkit.Patience, time.Millisecond)
+	require.Eventually(t, func() bool { told, _ := w.Counts(); return told >= 3 }, testkit.Patience, time.Millisecond)
 	_, sent := wire.Count()
 	require.NotContains(t, sent, "listen", "what cannot be decrypted is no reason to connect again")
-	told, troubles := w.counts()
+	told, troubles := w.Counts()
 	require.Equal(t, []int{3, 1}, []int{told, troubles}, "each kind of trouble once")
 
 	// The same problem is reported again if it comes back.
 	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	f.Exec(`select pg_notify('Providers changed', '')`)
-	require.Eventually(t, func() bool { _, troubles := w.counts(); return troubles == 2 }, testkit.Patience, time.Millisecond)
+	require.Eventually(t, func() bool { _, troubles := w.Counts(); return troubles == 2 }, testkit.Patience, time.Millisecond)
 	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
-	require.Eventually(t, func() bool { told, _ := w.counts(); return told == 4 }, testkit.Patience, time.Millisecond)
+	require.Eventually(t, func() bool { told, _ := w.Counts(); return told == 4 }, testkit.Patience, time.Millisecond)
 }
 
 func TestO8_ALostConnectionIsNoTrouble(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
 	watching, wire := f.Open(notify)
-	w := f.watch(watching)
-	f.eventually(w)
+	w := f.Watch(watching)
+	w.Eventually()
 	wire.Reset(testkit.Once(testkit.CutBefore, "enabled and not deleted"))
 	f.Seeded("OPENAI_KEY=key")
-	f.eventually(w, "openai")
-	told, troubles := w.counts()
+	w.Eventually("openai")
+	told, troubles := w.Counts()
 	require.Equal(t, []int{2, 0}, []int{told, troubles})
 }
 
@@ -298,10 +232,10 @@ func TestO8_WatchKeepsNoConnectionOfThePool(t *testing.T) {
 	f := setup(t, notify)
 	watching, _ := f.Open(notify, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
 	require.ErrorContains(t, watching.Watch(context.Background(), nil), "Watch needs a function to call back")
-	w := f.watch(watching)
-	f.eventually(w)
+	w := f.Watch(watching)
+	w.Eventually()
 	f.Seeded("OPENAI_KEY=key")
-	f.eventually(w, "openai")
+	w.Eventually("openai")
 }
 
 // listening are the backends of watchers.
@@ -322,7 +256,7 @@ func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 		}
 		return testkit.Pass
 	})
-	f.watch(watching)
+	f.Watch(watching)
 	var seen []time.Time
 	require.Eventually(t, func() bool {
 		mu.Lock()
@@ -348,13 +282,31 @@ func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 func TestO8_NothingOfItIsLeft(t *testing.T) { // F7
 	t.Parallel()
 	f := setup(t, notify)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	w, done := &watched{}, make(chan error, 1)
-	go func() { done <- f.Store.Watch(ctx, w.changed) }()
-	f.eventually(w)
+	w := f.Watch(f.Store)
+	w.Eventually()
+	f.AwaitListening(f.Store)
 	require.Len(t, f.Rows(listening), 1)
-	cancel()
-	require.ErrorIs(t, testkit.Awaited(t, done), context.Canceled)
+	w.Stop()
+	require.False(t, f.Store.WatchStatus().Listening)
 	require.Eventually(t, func() bool { return len(f.Rows(listening)) == 0 }, testkit.Patience, 5*time.Millisecond)
+}
+
+func TestO8_WhatNobodyNotifiesOfIsPolled(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.Seeded("OPENAI_KEY=key")
+	hears, _ := f.Open(storetest.PollEvery(10 * time.Millisecond))
+	deaf, wire := f.Open(storetest.PollEvery(10*time.Millisecond), func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.NoNotifications = true })
+	for _, w := range []*storetest.Watched{f.Watch(hears), f.Watch(deaf)} {
+		w.Eventually("openai")
+		f.Exec(`update ai_providers set enabled = not enabled`)
+		w.Eventually()
+		f.Exec(`update ai_providers set enabled = not enabled`)
+		w.Eventually("openai")
+	}
+	_, sent := wire.Count()
+	require.NotContains(t, sent, "listen")
+	require.NotContains(t, sent, "pg_notify")
+	require.NotZero(t, deaf.WatchStatus().Read)
+	require.False(t, deaf.WatchStatus().Listening)
 }
