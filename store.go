@@ -75,6 +75,16 @@ type Store struct {
 	watched      *atomic.Pointer[WatchStatus]
 }
 
+// WatchStatus says how [Store.Watch] is doing. The zero WatchStatus means that it has not read yet.
+type WatchStatus struct {
+	Read  time.Time // when it last read the providers
+	Heard time.Time // when it was last notified of a change; zero if never
+
+	// Listening reports whether notifications arrive, as far as the last test showed. If it is
+	// false, a change shows after the [StoreOptions.PollInterval] at the latest.
+	Listening bool
+}
+
 // Open makes a Store on a pool. It checks that the schema exists and that the keyring has
 // every key that rows still need. It writes nothing, except the schema if opts.Migrate is set.
 //

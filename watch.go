@@ -15,23 +15,24 @@ import (
 )
 
 // Watch calls changed with what [Store.Providers] returns: once at the start, and then whenever the
-// providers or the error are other than at the last call. When ctx ends, it returns ctx's error.
+// providers or the error are not those of the last call. When ctx ends, it returns ctx's error.
 //
 // Watch reads when a Store with the same [StoreOptions.NotifyChannel], of this process or another,
-// has written. It also reads after each [StoreOptions.PollInterval] without a notification, since
-// an older version of the library or somebody in SQL can write without one. It waits on a connection
-// of its own, next to the pool's. If that is lost, Watch connects again after a pause that grows to
-// a second, and reads again, so no change is missed.
+// has written. It also reads after each [StoreOptions.PollInterval] without a notification, because
+// an older version of the library and somebody in SQL can write without one. It listens on a
+// connection of its own, next to the pool's. If that is lost, Watch connects again after a pause
+// that grows to a second, and reads again, so no change is missed.
 //
-// A transaction-pooling proxy passes no notifications on, and a standby refuses to. So Watch tests each
-// new connection with a notification of its own, on a channel with a random name. If it does not
-// arrive within the PollInterval or 30 seconds, Watch says so to [StoreOptions.Logger], once until it does, and goes
-// on polling. After 10 polls it tests again, over a new connection, or over the same one if that has passed
-// its last test. To hear of each change at once, give the Store a pool that connects directly.
+// A transaction-pooling proxy passes no notifications on, and a standby has none. So Watch tests
+// each connection with a notification of its own, on a channel with a random name. If that does not
+// arrive within the PollInterval, or within 30 seconds if that is shorter, Watch warns once through
+// [StoreOptions.Logger], and only polls. It tests again after 10 polls, for as long as it runs, and replaces a
+// connection that no longer passes. A host that wants to hear of each change at once gives the
+// Store a pool that connects directly to the primary.
 //
-// changed does not get an error that the next attempt can resolve, such as a lost connection. If the
-// database refuses, Watch tries again as after a lost connection. Watch calls changed from the
-// goroutine that called Watch, one call at a time. [Store.WatchStatus] tells when it last read.
+// changed does not get an error that the next attempt can resolve, such as a lost connection. After
+// any other error of the database Watch tries again, as after a lost connection. Watch calls changed
+// from the goroutine that called Watch, one call at a time. See also [Store.WatchStatus].
 func (s *Store) Watch(ctx context.Context, changed func(providers []Provider, err error)) error {
 	if changed == nil {
 		return xerrors.New("aiseed: Watch needs a function to call back")
@@ -55,16 +56,6 @@ func (s *Store) Watch(ctx context.Context, changed func(providers []Provider, er
 			return err
 		}
 	}
-}
-
-// WatchStatus says how [Store.Watch] is doing. The zero WatchStatus means that it has not read yet.
-type WatchStatus struct {
-	Read  time.Time // when it last read the providers
-	Heard time.Time // when it was last notified of a change; zero if never
-
-	// Listening reports whether notifications arrive, as far as the last test showed. If it is
-	// false, a change shows after the [StoreOptions.PollInterval] at the latest.
-	Listening bool
 }
 
 // WatchStatus returns how [Store.Watch] is doing, for a host's metrics or its health check. If Watch
