@@ -176,7 +176,8 @@ func (w *watcher) connect(ctx context.Context) (*pgx.Conn, error) {
 }
 
 func (w *watcher) listen(ctx context.Context, conn *pgx.Conn, channel string) error {
-	return databaseError(ctx, watching, pg.RoundTrip(ctx, conn, pg.Query{SQL: `listen ` + pgx.Identifier{channel}.Sanitize()}))
+	query := pg.Query{SQL: `listen ` + pgx.Identifier{channel}.Sanitize()}
+	return databaseError(ctx, watching, pg.RoundTrip(ctx, conn, query))
 }
 
 // notifyTest sends the notification of a test. It goes through the pool: a proxy passes on what the
@@ -189,7 +190,8 @@ func (w *watcher) notifyTest(ctx context.Context) error {
 func (w *watcher) hearsNothing(ctx context.Context, reason string) {
 	if !w.warned {
 		w.warned = true
-		w.store.logger.Warn(ctx, "AI providers are polled, since no notifications of changes arrive; give the Store of Watch a pool that connects directly to the primary",
+		w.store.logger.Warn(ctx, "AI providers are polled, since no notifications of changes arrive; "+
+			"give the Store of Watch a pool that connects directly to the primary",
 			slog.F("reason", reason), slog.F("poll_interval", w.store.pollInterval.String()))
 	}
 }
@@ -216,7 +218,8 @@ func (w *watcher) tell(providers []Provider, err error) {
 		trouble = err.Error()
 	}
 	var db *DatabaseError
-	if errors.As(err, &db) && db.cause.Transient || w.told && trouble == w.trouble && reflect.DeepEqual(providers, w.last) {
+	known := w.told && trouble == w.trouble && reflect.DeepEqual(providers, w.last)
+	if known || errors.As(err, &db) && db.cause.Transient {
 		return
 	}
 	w.told, w.last, w.trouble = true, providers, trouble

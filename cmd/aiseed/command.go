@@ -32,7 +32,7 @@ type app struct {
 	command        string
 
 	database, keysVariable, schema, notifyChannel string
-	prefixes                       prefixList
+	prefixes                                      prefixList
 
 	acceptPlaintext, json, noColor, discardAudits, migrate, yes, print, apply bool
 }
