@@ -83,11 +83,10 @@ func (d *database) read(ctx context.Context, operation string, queries ...pg.Que
 	return retry(ctx, func() error { return d.query(ctx, operation, queries...) })
 }
 
-// notification returns the statement that notifies the watchers of a write. It runs
-// in the transaction of the write: watchers are notified when, and only if, the
-// transaction is committed.
-func (d *database) notification() pg.Query {
-	return pg.Query{SQL: `select pg_notify($1, '')`, Args: [][]byte{[]byte(d.notifyChannel)}}
+// notification returns the statement that notifies a channel. In the transaction of a write it
+// notifies the watchers when, and only if, that is committed.
+func notification(channel string) pg.Query {
+	return pg.Query{SQL: `select pg_notify($1, '')`, Args: [][]byte{[]byte(channel)}}
 }
 
 // maxIdentifierBytes is the length that Postgres truncates names to.

@@ -173,7 +173,7 @@ func (l *lockedCall) write(ctx context.Context, conn *pgxpool.Conn, w *write) er
 	}
 	writes := w.queries
 	if l.notifyChannel != "" {
-		writes = append(writes, l.notification())
+		writes = append(writes, notification(l.notifyChannel))
 	}
 	if pg.AnyChecked(writes) {
 		if err := pg.RoundTrip(ctx, conn.Conn(), writes...); err != nil {

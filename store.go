@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -53,10 +54,11 @@ type StoreOptions struct {
 	// a schema of more than 56 bytes "aiseed_" and the first 16 hex digits of its SHA-256. At most
 	// 63 bytes.
 	NotifyChannel string
-	// NoNotifications sends no notifications. NotifyChannel must then be "".
+	// NoNotifications sends no notifications, and [Store.Watch] only polls. NotifyChannel must
+	// then be "".
 	NoNotifications bool
-	// PollInterval is how often [Store.Watch] reads the providers where no notification
-	// arrives. 0 means 30 seconds; the maximum is 24 hours.
+	// PollInterval is how long [Store.Watch] waits for a notification before it reads the
+	// providers anyway. 0 means 30 seconds; the maximum is 24 hours.
 	PollInterval time.Duration
 }
 
@@ -70,6 +72,17 @@ type Store struct {
 	auditor      Auditor // of the operations; nil leaves their entries
 	logger       slog.Logger
 	pollInterval time.Duration
+	watched      *atomic.Pointer[WatchStatus]
+}
+
+// WatchStatus says how [Store.Watch] is doing. The zero WatchStatus means that it has not read yet.
+type WatchStatus struct {
+	Read  time.Time // when it last read the providers
+	Heard time.Time // when it was last notified of a change; zero if never
+
+	// Listening reports whether notifications arrive, as far as the last test showed. If it is
+	// false, a change shows after the [StoreOptions.PollInterval] at the latest.
+	Listening bool
 }
 
 // Open makes a Store on a pool. It checks that the schema exists, is ours and not too new to
@@ -102,7 +115,9 @@ func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, e
 		auditor:      opts.Auditor,
 		logger:       opts.Logger,
 		pollInterval: cmp.Or(opts.PollInterval, defaultPollInterval),
+		watched:      &atomic.Pointer[WatchStatus]{},
 	}
+	s.watched.Store(&WatchStatus{})
 	if err := checkSchemaName(s.schema); err != nil {
 		return nil, err
 	}

@@ -9,82 +9,43 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/storetest"
 	"example.com/aiseed/internal/testkit"
 )
 
-func notify(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.NotifyChannel = "Providers changed" }
-
-// watched collects the calls of Watch.
-type watched struct {
-	mu    sync.Mutex
-	names [][]string
-	errs  []error
-}
-
-func (w *watched) changed(providers []aiseed.Provider, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if err != nil {
-		w.errs = append(w.errs, err)
-		return
-	}
-	names := []string{}
-	for _, p := range providers {
-		names = append(names, p.Name)
-	}
-	w.names = append(w.names, names)
-}
-
-func (w *watched) last() []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.names) == 0 {
-		return nil
-	}
-	return w.names[len(w.names)-1]
-}
-
-// watch runs Watch until the test ends, and waits for it.
-func (f *fixture) watch(store *aiseed.Store) *watched {
-	f.T.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	w := &watched{}
-	done := make(chan error, 1)
-	go func() { done <- store.Watch(ctx, w.changed) }()
-	f.T.Cleanup(func() {
-		cancel()
-		require.ErrorIs(f.T, testkit.Awaited(f.T, done), context.Canceled)
-	})
-	return w
-}
-
-func (f *fixture) eventually(w *watched, want ...string) {
-	f.T.Helper()
-	require.EventuallyWithT(f.T, func(c *assert.CollectT) { require.Equal(c, append([]string{}, want...), w.last()) }, testkit.Patience, time.Millisecond)
+// notify names a channel, on which Watch has to hear of what a test waits for: the next poll comes too late.
+func notify(o *aiseed.StoreOptions, _ *pgxpool.Config) {
+	o.NotifyChannel, o.PollInterval = "Providers changed", 24*time.Hour
 }
 
 func TestO8_AnotherInstanceIsToldOfChanges(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	f := setup(t, notify)
+	f := setup(t)
 	f.Seeded("OPENAI_KEY=key")
-	watching, _ := f.Open(notify)
-	w := f.watch(watching)
-	f.eventually(w, "openai")
+	watching, _ := f.Open(storetest.PollEvery(24 * time.Hour))
+	require.Zero(t, watching.WatchStatus())
+	w := f.Watch(watching)
+	w.Eventually("openai")
+	f.AwaitListening(watching)
+	require.NotZero(t, watching.WatchStatus().Read)
+	require.Zero(t, watching.WatchStatus().Heard, "the test of the connection tells of no change")
 	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-	f.eventually(w, "anthropic", "openai")
+	w.Eventually("anthropic", "openai")
+	require.Eventually(t, func() bool { return !watching.WatchStatus().Heard.IsZero() }, testkit.Patience, time.Millisecond)
 	providers, err := f.Store.Providers(ctx)
 	require.NoError(t, err)
 	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
-	f.eventually(w, "openai")
+	w.Eventually("openai")
 	require.NoError(t, f.Store.DeleteProvider(ctx, "a", providers[1].ID))
-	require.EventuallyWithT(t, func(c *assert.CollectT) { require.Empty(c, w.last()) }, testkit.Patience, time.Millisecond)
-	_, troubles := w.counts()
+	w.Eventually()
+	_, troubles := w.Counts()
 	require.Zero(t, troubles)
 }
 
@@ -94,13 +55,13 @@ func TestO8_ItReconnectsAndMissesNothing(t *testing.T) {
 	watching, _ := f.Open(notify, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
 		c.ConnConfig.RuntimeParams["application_name"] = "watching"
 	})
-	w := f.watch(watching)
-	f.eventually(w)
+	w := f.Watch(watching)
+	w.Eventually()
 	for _, line := range []string{"OPENAI_KEY=key", "ANTHROPIC_KEY=key"} {
 		f.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'watching'`)
 		f.Seeded(line)
 	}
-	f.eventually(w, "anthropic", "openai")
+	w.Eventually("anthropic", "openai")
 }
 
 func TestO8_TroubleIsToldAndOver(t *testing.T) {
@@ -108,32 +69,49 @@ func TestO8_TroubleIsToldAndOver(t *testing.T) {
 	f := setup(t, notify)
 	f.Seeded("OPENAI_KEY=key")
 	watching, _ := f.Open(notify)
-	w := f.watch(watching)
-	f.eventually(w, "openai")
+	w := f.Watch(watching)
+	w.Eventually("openai")
 	good := f.Rows(`select api_key from ai_provider_keys`)[0]
 	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	f.Exec(`select pg_notify('Providers changed', '')`)
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		require.Len(c, w.errs, 1)
-		require.ErrorIs(c, w.errs[0], aiseed.ErrUndecryptable)
+		require.Len(c, w.Errors(), 1)
+		require.ErrorIs(c, w.Errors()[0], aiseed.ErrUndecryptable)
 	}, testkit.Patience, time.Millisecond)
 	f.Exec(`update ai_provider_keys set api_key = $1`, good)
 	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-	f.eventually(w, "anthropic", "openai")
+	w.Eventually("anthropic", "openai")
 }
 
-func TestO8_OffByDefaultAndInTheTransaction(t *testing.T) {
+// notified listens on a channel, and returns a function for the payloads that arrived up to that call.
+func (f *fixture) notified(channel string) (payloads func() []string) {
+	f.T.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
+	conn, err := pgx.ConnectConfig(ctx, f.Pool.Config().ConnConfig)
+	require.NoError(f.T, err)
+	f.T.Cleanup(func() { _ = conn.Close(ctx); cancel() })
+	name := pgx.Identifier{channel}.Sanitize()
+	_, err = conn.Exec(ctx, `listen `+name)
+	require.NoError(f.T, err)
+	return func() (all []string) {
+		f.T.Helper()
+		f.Exec(`notify ` + name + `, 'the end'`)
+		for {
+			n, err := conn.WaitForNotification(ctx)
+			require.NoError(f.T, err)
+			if n.Payload == "the end" {
+				return all
+			}
+			all = append(all, n.Payload)
+		}
+	}
+}
+
+func TestO8_InTheTransaction(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	require.ErrorContains(t, f.Store.Watch(ctx, nil), "Watch needs")
-	conn, err := f.Pool.Acquire(ctx)
-	require.NoError(t, err)
-	defer conn.Release()
-	_, err = conn.Exec(ctx, `listen "Providers changed"`)
-	require.NoError(t, err)
+	payloads := f.notified("Providers changed")
 	f.Seeded("OPENAI_KEY=key")
 	notifying, w := f.Open(notify)
 	w.Reset(nil)
@@ -144,38 +122,46 @@ func TestO8_OffByDefaultAndInTheTransaction(t *testing.T) {
 	require.Error(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.Parse("ANTHROPIC_KEY=key"), f.Audits, f.Logs.Logger()))
 	f.Exec(`drop trigger fail on ai_providers`)
 	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.Parse("ANTHROPIC_KEY=key"), f.Audits, f.Logs.Logger()))
-	f.Exec(`select pg_notify('Providers changed', 'the end')`)
-	var payloads []string
-	for {
-		n, err := conn.Conn().WaitForNotification(ctx)
-		require.NoError(t, err)
-		payloads = append(payloads, n.Payload)
-		if n.Payload != "" {
-			break
-		}
-	}
-	require.Equal(t, []string{"", "the end"}, payloads, "one for the one commit, none for the rollback")
+	require.Equal(t, []string{""}, payloads(), "one for the one commit, none for the rollback")
 
-	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: f.Keyring, NotifyChannel: string(make([]byte, 64))})
+	_, err := aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: f.Keyring, NotifyChannel: string(make([]byte, 64))})
 	require.ErrorContains(t, err, "NotifyChannel is longer than 63 bytes")
+	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: f.Keyring, NotifyChannel: "c", NoNotifications: true})
+	require.ErrorContains(t, err, "choose one")
+}
+
+func TestO8_TheChannelIsThatOfTheSchema(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	long := strings.Repeat("s", 57)
+	for schema, channel := range map[string]string{"": "aiseed_public", "s": "aiseed_s", long[1:]: "aiseed_" + long[1:], long: "aiseed_74c397717e5a103a"} {
+		payloads := f.notified(channel)
+		store, _ := f.Open(func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Schema, o.Migrate = schema, true })
+		created, err := store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "one"})
+		require.NoError(t, err)
+		_, err = store.AddProviderKey(ctx, "a", created.ID, aiseed.NewSecret("key"))
+		require.NoError(t, err)
+		_, err = store.DeliverAudits(ctx, f.Audits)
+		require.NoError(t, err)
+		require.Len(t, payloads(), 2, "a delivery changes no provider")
+	}
+	silent, _ := f.Open(func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.NoNotifications = true })
+	payloads := f.notified("aiseed_public")
+	_, err := silent.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "two"})
+	require.NoError(t, err)
+	require.Empty(t, payloads())
 }
 
 func TestO8_AReadThatFailsIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
 	watching, wire := f.Open(notify)
-	w := f.watch(watching)
-	f.eventually(w)
+	w := f.Watch(watching)
+	w.Eventually()
 	wire.Reset(testkit.Once(testkit.CutBefore, "enabled and not deleted"))
 	f.Seeded("OPENAI_KEY=key")
-	f.eventually(w, "openai")
-}
-
-// counts returns how often Watch passed on providers and errors.
-func (w *watched) counts() (told, troubles int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.names), len(w.errs)
+	w.Eventually("openai")
 }
 
 func TestO8_TheSameIsNotToldTwice(t *testing.T) {
@@ -183,9 +169,9 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t, notify)
 	watching, wire := f.Open(notify)
-	w := f.watch(watching)
-	f.eventually(w)
-	told, _ := w.counts()
+	w := f.Watch(watching)
+	w.Eventually()
+	told, _ := w.Counts()
 	require.Equal(t, 1, told, "that there are none, too")
 	reads := func(n int) {
 		t.Helper()
@@ -200,7 +186,7 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 	f.Exec(`select pg_notify('Providers changed', '')`)
 	reads(2)
 	f.Seeded("OPENAI_KEY=key")
-	f.eventually(w, "openai")
+	w.Eventually("openai")
 	providers, err := f.Store.Providers(ctx)
 	require.NoError(t, err)
 
@@ -208,31 +194,36 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 	good := f.Rows(`select api_key from ai_provider_keys`)[0]
 	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	wire.Reset(nil)
-	f.Exec(`select pg_notify('Providers changed', '')`)
-	reads(4) // again and again, after a pause
+	for n := range 3 {
+		f.Exec(`select pg_notify('Providers changed', '')`)
+		reads(n + 1)
+	}
 	f.Exec(`update ai_provider_keys set api_key = $1`, good)
-	require.Eventually(t, func() bool { told, _ := w.counts(); return told >= 3 }, testkit.Patience, time.Millisecond)
-	told, troubles := w.counts()
+	f.Exec(`select pg_notify('Providers changed', '')`)
+	require.Eventually(t, func() bool { told, _ := w.Counts(); return told >= 3 }, testkit.Patience, time.Millisecond)
+	_, sent := wire.Count()
+	require.NotContains(t, sent, "listen", "what cannot be decrypted is no reason to connect again")
+	told, troubles := w.Counts()
 	require.Equal(t, []int{3, 1}, []int{told, troubles}, "each kind of trouble once")
 
 	// The same problem is reported again if it comes back.
 	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	f.Exec(`select pg_notify('Providers changed', '')`)
-	require.Eventually(t, func() bool { _, troubles := w.counts(); return troubles == 2 }, testkit.Patience, time.Millisecond)
+	require.Eventually(t, func() bool { _, troubles := w.Counts(); return troubles == 2 }, testkit.Patience, time.Millisecond)
 	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
-	require.Eventually(t, func() bool { told, _ := w.counts(); return told == 4 }, testkit.Patience, time.Millisecond)
+	require.Eventually(t, func() bool { told, _ := w.Counts(); return told == 4 }, testkit.Patience, time.Millisecond)
 }
 
 func TestO8_ALostConnectionIsNoTrouble(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
 	watching, wire := f.Open(notify)
-	w := f.watch(watching)
-	f.eventually(w)
+	w := f.Watch(watching)
+	w.Eventually()
 	wire.Reset(testkit.Once(testkit.CutBefore, "enabled and not deleted"))
 	f.Seeded("OPENAI_KEY=key")
-	f.eventually(w, "openai")
-	told, troubles := w.counts()
+	w.Eventually("openai")
+	told, troubles := w.Counts()
 	require.Equal(t, []int{2, 0}, []int{told, troubles})
 }
 
@@ -241,10 +232,10 @@ func TestO8_WatchKeepsNoConnectionOfThePool(t *testing.T) {
 	f := setup(t, notify)
 	watching, _ := f.Open(notify, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
 	require.ErrorContains(t, watching.Watch(context.Background(), nil), "Watch needs a function to call back")
-	w := f.watch(watching)
-	f.eventually(w)
+	w := f.Watch(watching)
+	w.Eventually()
 	f.Seeded("OPENAI_KEY=key")
-	f.eventually(w, "openai")
+	w.Eventually("openai")
 }
 
 // listening are the backends of watchers.
@@ -253,9 +244,8 @@ const listening = `select pid from pg_stat_activity where datname = current_data
 func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
-	f.Seeded("OPENAI_KEY=key")
-	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	watching, wire := f.Open(notify)
+	f.Exec(`alter table ai_provider_keys rename to kept`)
 	var mu sync.Mutex
 	var reads []time.Time
 	wire.Reset(func(sent []byte) testkit.Action {
@@ -266,7 +256,7 @@ func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 		}
 		return testkit.Pass
 	})
-	f.watch(watching)
+	f.Watch(watching)
 	var seen []time.Time
 	require.Eventually(t, func() bool {
 		mu.Lock()
@@ -292,13 +282,31 @@ func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 func TestO8_NothingOfItIsLeft(t *testing.T) { // F7
 	t.Parallel()
 	f := setup(t, notify)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	w, done := &watched{}, make(chan error, 1)
-	go func() { done <- f.Store.Watch(ctx, w.changed) }()
-	f.eventually(w)
+	w := f.Watch(f.Store)
+	w.Eventually()
+	f.AwaitListening(f.Store)
 	require.Len(t, f.Rows(listening), 1)
-	cancel()
-	require.ErrorIs(t, testkit.Awaited(t, done), context.Canceled)
+	w.Stop()
+	require.False(t, f.Store.WatchStatus().Listening)
 	require.Eventually(t, func() bool { return len(f.Rows(listening)) == 0 }, testkit.Patience, 5*time.Millisecond)
+}
+
+func TestO8_WhatNobodyNotifiesOfIsPolled(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.Seeded("OPENAI_KEY=key")
+	hears, _ := f.Open(storetest.PollEvery(10 * time.Millisecond))
+	deaf, wire := f.Open(storetest.PollEvery(10*time.Millisecond), func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.NoNotifications = true })
+	for _, w := range []*storetest.Watched{f.Watch(hears), f.Watch(deaf)} {
+		w.Eventually("openai")
+		f.Exec(`update ai_providers set enabled = not enabled`)
+		w.Eventually()
+		f.Exec(`update ai_providers set enabled = not enabled`)
+		w.Eventually("openai")
+	}
+	_, sent := wire.Count()
+	require.NotContains(t, sent, "listen")
+	require.NotContains(t, sent, "pg_notify")
+	require.NotZero(t, deaf.WatchStatus().Read)
+	require.False(t, deaf.WatchStatus().Listening)
 }

@@ -31,8 +31,8 @@ type app struct {
 	stdout, stderr io.Writer
 	command        string
 
-	database, keysVariable, schema string
-	prefixes                       prefixList
+	database, keysVariable, schema, notifyChannel string
+	prefixes                                      prefixList
 
 	acceptPlaintext, json, noColor, discardAudits, migrate, yes, print, apply bool
 }
@@ -53,7 +53,7 @@ func commands() []command {
 	connection := []string{"database", "schema"}
 	store := append(slices.Clone(connection), "keys-variable")
 	seed := append(slices.Clone(store), "plaintext", "prefix", "json")
-	reseal := append(slices.Clone(store), "json")
+	reseal := append(slices.Clone(store), "json", "notify-channel")
 	return []command{
 		{
 			name: "plan", summary: "show what a start of the server would do", run: runPlan,
@@ -65,7 +65,7 @@ func commands() []command {
 			name: "apply", summary: "do what a start of the server would do", run: runApply,
 			about:   "A drift stops it, as it stops a start; the error prints the token that settles it. Audit\nentries wait for the server, which delivers them when it starts next.",
 			exits:   "0 environment and database agree, or were settled\n1 an error, a drift included; nothing was changed\n130 interrupted",
-			example: "CODER_AIBRIDGE_DRIFT_KEEP=openai@0123456789abcdef aiseed apply", flags: append(slices.Clone(seed), "discard-audits", "migrate"),
+			example: "CODER_AIBRIDGE_DRIFT_KEEP=openai@0123456789abcdef aiseed apply", flags: append(slices.Clone(seed), "discard-audits", "migrate", "notify-channel"),
 		},
 		{
 			name: "rotate", summary: "seal every value again with the first key", run: runRotate,
@@ -210,6 +210,7 @@ func (a *app) flagSet(stdout io.Writer) *flag.FlagSet {
 	f.StringVar(&a.keysVariable, "keys-variable", defaultKeysVariable, "`name` of the variable with the keyring: base64 keys, comma-separated;\nwith the suffix _FILE, of the one that names a file with them")
 	f.BoolVar(&a.acceptPlaintext, "plaintext", false, "accept that there is no keyring")
 	f.StringVar(&a.schema, "schema", "public", "`name` of the Postgres schema with the tables")
+	f.StringVar(&a.notifyChannel, "notify-channel", "", "`name` of the servers' notification channel, if they set StoreOptions.NotifyChannel\n(default that of the schema)")
 	f.Var(&a.prefixes, "prefix", "`start` of the names of the server's variables; it can be repeated (default "+defaultPrefixes.String()+")")
 	f.BoolVar(&a.json, "json", false, "print JSON, for machines")
 	f.BoolVar(&a.noColor, "no-color", !isTerminal(stdout), "no colours; NO_COLOR does the same")

@@ -121,7 +121,9 @@ func (a *app) withStore(ctx context.Context, use func(*aiseed.Store, *aiseed.Key
 		return exitError, err
 	}
 	defer pool.Close()
-	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, AllowPlaintext: a.acceptPlaintext, Schema: a.schema, Migrate: a.migrate, LockTimeout: lockTimeout})
+	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{
+		Keyring: keyring, AllowPlaintext: a.acceptPlaintext, Schema: a.schema, NotifyChannel: a.notifyChannel, Migrate: a.migrate, LockTimeout: lockTimeout,
+	})
 	if err != nil {
 		return exitError, err
 	}

@@ -399,3 +399,29 @@ func TestBehindPgBouncer(t *testing.T) {
 		require.Zero(t, run(t.Context(), strings.Fields(args), environ, &stdout, &stderr), "%s\n%s%s", args, stdout.String(), stderr.String())
 	}
 }
+
+// What the command writes is told to the servers, also to those with a channel of their own.
+func TestO8_TheCommandNotifiesTheServers(t *testing.T) {
+	t.Parallel()
+	pool := aiseedtest.NewPool(t)
+	conn, err := pgx.ConnectConfig(t.Context(), pool.Config().ConnConfig)
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	_, err = conn.Exec(t.Context(), `listen aiseed_public; listen aiseed_fleet; listen own; listen the_end`)
+	require.NoError(t, err)
+	apply := func(key string, args ...string) {
+		var stdout, stderr bytes.Buffer
+		environ := []string{"DATABASE_URL=" + pool.Config().ConnString(), aiseed.DefaultPrefix + key + "=sk-6f1e9b07c2d84a53b1907e"}
+		require.Zero(t, run(t.Context(), append([]string{"apply", "-plaintext", "-migrate"}, args...), environ, &stdout, &stderr), stderr.String())
+	}
+	apply("OPENAI_KEY")
+	apply("OPENAI_KEY", "-schema", "fleet")
+	apply("ANTHROPIC_KEY", "-notify-channel", "own")
+	_, err = pool.Exec(t.Context(), `notify the_end`)
+	require.NoError(t, err)
+	for _, channel := range []string{"aiseed_public", "aiseed_fleet", "own", "the_end"} {
+		n, err := conn.WaitForNotification(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, channel, n.Channel)
+	}
+}

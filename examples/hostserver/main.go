@@ -50,7 +50,6 @@ const (
 	tokenVariable    = "HOSTSERVER_TOKEN"
 
 	defaultAddress = "127.0.0.1:8080"
-	notifyChannel  = "hostserver_providers"
 )
 
 func main() {
@@ -97,7 +96,7 @@ func run(ctx context.Context, environ []string, stderr io.Writer, tune ...func(*
 	// The store seals from the start: at no moment, and with no order of calls, can
 	// anything unsealed be written.
 	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{
-		Keyring: keyring, Migrate: true, LockTimeout: lockTimeout, NotifyChannel: notifyChannel,
+		Keyring: keyring, Migrate: true, LockTimeout: lockTimeout, Logger: seedLogger,
 	})
 	if err != nil {
 		return err

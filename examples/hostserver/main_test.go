@@ -85,10 +85,10 @@ func TestProvidersFollowTheDatabase(t *testing.T) {
 	f.requireListed(url)
 	// In SQL, as an operator would: the library tells watchers by itself.
 	f.exec(`update ai_providers set enabled = false where name <> 'aws'`)
-	f.exec(`notify hostserver_providers`)
+	f.exec(`notify aiseed_public`)
 	f.eventuallyListed(url, `[{"name": "aws", "type": "anthropic", "keys": []}]`)
 	f.exec(`update ai_providers set enabled = false`)
-	f.exec(`notify hostserver_providers`)
+	f.exec(`notify aiseed_public`)
 	f.eventuallyListed(url, `[]`)
 }
 
@@ -254,7 +254,7 @@ func TestS5_ValueThatDoesNotOpenIsAnErrorWithoutIt(t *testing.T) {
 	f.waitForWatcher()
 	sealed := f.rows(`select api_key from ai_provider_keys where position = 1`)[0]
 	f.exec(`update ai_provider_keys set api_key = $1 where position = 0`, sealed)
-	f.exec(`notify hostserver_providers`)
+	f.exec(`notify aiseed_public`)
 	require.Eventually(t, func() bool { return strings.Contains(h.output.String(), "ai_provider_keys.api_key of row ") }, patience, time.Millisecond)
 	f.requireListed(url) // as they were
 	status, body := f.call("GET", url+"/api/providers", "")

@@ -43,7 +43,7 @@ func run(ctx context.Context, databaseURL string, serve func([]aiseed.Provider))
 		return errors.New("DATABASE_URL cannot be read; want postgres://user:password@host:port/database, with special characters percent-encoded")
 	}
 	defer pool.Close()
-	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true, NotifyChannel: "providers"})
+	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true, Logger: logger})
 	if err != nil {
 		return err
 	}

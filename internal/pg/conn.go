@@ -27,13 +27,21 @@ func Acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, error) {
 	return conn, nil
 }
 
-// WaitForNotification returns when a notification has arrived on the connection.
-func WaitForNotification(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.WaitForNotification(ctx)
-	if err != nil {
-		return lostIfClosed(conn, err)
+// WaitForNotification waits at most for a time until a notification arrives on the connection, and
+// returns its channel. The channel is "" if the pool's configuration handles notifications itself.
+func WaitForNotification(ctx context.Context, conn *pgx.Conn, atMost time.Duration) (channel string, arrived bool, err error) {
+	waiting, cancel := context.WithTimeout(ctx, atMost)
+	defer cancel()
+	n, err := conn.WaitForNotification(waiting)
+	switch {
+	case err != nil && waiting.Err() != nil && ctx.Err() == nil && !conn.IsClosed():
+		return "", false, nil // the time is over, and the connection still usable
+	case err != nil:
+		return "", false, lostIfClosed(conn, err)
+	case n != nil:
+		channel = n.Channel
 	}
-	return nil
+	return channel, true, nil
 }
 
 // Release rolls back any open transaction and returns the connection to its pool. When it

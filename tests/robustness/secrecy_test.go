@@ -259,6 +259,7 @@ func (w *secretWorld) walk() (called []string) {
 		stop()
 	})
 	require.ErrorIs(t, err, context.Canceled)
+	show("Store.WatchStatus", w.store.WatchStatus())
 
 	w.exec(`alter table ai_provider_audits add constraint quoting check (false) not valid`)
 	_, err = w.store.CreateProvider(ctx, "somebody", aiseed.ProviderSpec{Type: "openai", Name: "quoted", Keys: []aiseed.Secret{aiseed.NewSecret(all.value("created key"))}})

@@ -145,7 +145,7 @@ func (w *secretWorld) lockTimeout() time.Duration {
 }
 
 func (w *secretWorld) options() aiseed.StoreOptions {
-	o := aiseed.StoreOptions{Keyring: w.rings[0], Migrate: true, LockTimeout: w.lockTimeout(), AuditTimeout: testkit.Patience, NotifyChannel: "world"}
+	o := aiseed.StoreOptions{Keyring: w.rings[0], Migrate: true, LockTimeout: w.lockTimeout(), AuditTimeout: testkit.Patience, NotifyChannel: "world", Logger: w.logger}
 	if !w.sealed {
 		o.Keyring, o.AllowPlaintext = nil, true
 	}
