@@ -2,6 +2,7 @@ package aiseed
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
@@ -14,7 +15,8 @@ import (
 
 // A Config holds what the environment says about AI providers, unchanged. It comes
 // from [ParseEnviron], or is built by hand and then passes the same checks when it
-// is used. The zero Config names no provider.
+// is used. The zero Config names no provider. It prints with the values of the queries of base
+// URLs masked, like its secrets; its JSON is for showing, not for reading back.
 type Config struct {
 	LegacyOpenAI    OpenAIConfig     // <prefix>OPENAI_*
 	LegacyAnthropic AnthropicConfig  // <prefix>ANTHROPIC_*
@@ -44,11 +46,35 @@ type OpenAIConfig struct {
 	Key     Secret
 }
 
+func (c OpenAIConfig) masked() any {
+	type masked OpenAIConfig
+	c.BaseURL = MaskURL(c.BaseURL)
+	return masked(c)
+}
+
+// Format prints the values with the base URL masked.
+func (c OpenAIConfig) Format(f fmt.State, verb rune) { formatMasked(f, verb, c) }
+
+// MarshalJSON encodes the values with the base URL masked.
+func (c OpenAIConfig) MarshalJSON() ([]byte, error) { return json.Marshal(c.masked()) }
+
 // AnthropicConfig makes a provider "anthropic" if Key is set.
 type AnthropicConfig struct {
 	BaseURL string // "" is https://api.anthropic.com/
 	Key     Secret
 }
+
+func (c AnthropicConfig) masked() any {
+	type masked AnthropicConfig
+	c.BaseURL = MaskURL(c.BaseURL)
+	return masked(c)
+}
+
+// Format prints the values with the base URL masked.
+func (c AnthropicConfig) Format(f fmt.State, verb rune) { formatMasked(f, verb, c) }
+
+// MarshalJSON encodes the values with the base URL masked.
+func (c AnthropicConfig) MarshalJSON() ([]byte, error) { return json.Marshal(c.masked()) }
 
 // BedrockConfig makes the provider "anthropic" use Amazon Bedrock if any field
 // except the two models is set.
@@ -61,6 +87,18 @@ type BedrockConfig struct {
 	SmallFastModel  string // "" is the documented default
 }
 
+func (c BedrockConfig) masked() any {
+	type masked BedrockConfig
+	c.BaseURL = MaskURL(c.BaseURL)
+	return masked(c)
+}
+
+// Format prints the values with the base URL masked.
+func (c BedrockConfig) Format(f fmt.State, verb rune) { formatMasked(f, verb, c) }
+
+// MarshalJSON encodes the values with the base URL masked.
+func (c BedrockConfig) MarshalJSON() ([]byte, error) { return json.Marshal(c.masked()) }
+
 // ProviderConfig is one provider. [ProviderSpec] says what each type takes. The Bedrock fields
 // have the same meaning as in [BedrockConfig].
 type ProviderConfig struct {
@@ -72,6 +110,18 @@ type ProviderConfig struct {
 	BedrockAccessKeys, BedrockAccessKeySecrets []Secret // equal in number; the first pair is used
 	BedrockModel, BedrockSmallFastModel        string
 }
+
+func (c ProviderConfig) masked() any {
+	type masked ProviderConfig
+	c.BaseURL, c.BedrockBaseURL = MaskURL(c.BaseURL), MaskURL(c.BedrockBaseURL)
+	return masked(c)
+}
+
+// Format prints the values with the base URLs masked.
+func (c ProviderConfig) Format(f fmt.State, verb rune) { formatMasked(f, verb, c) }
+
+// MarshalJSON encodes the values with the base URLs masked.
+func (c ProviderConfig) MarshalJSON() ([]byte, error) { return json.Marshal(c.masked()) }
 
 // A source says how a value came into a Config, which decides what can be wrong with it.
 type source struct {

@@ -3,6 +3,7 @@ package aiseed
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,6 +34,18 @@ type ProviderSpec struct {
 	Keys        []Secret         // bearer keys, at most 5
 }
 
+func (n ProviderSpec) masked() any {
+	type masked ProviderSpec
+	n.BaseURL = MaskURL(n.BaseURL)
+	return masked(n)
+}
+
+// Format prints the values with the base URL masked.
+func (n ProviderSpec) Format(f fmt.State, verb rune) { formatMasked(f, verb, n) }
+
+// MarshalJSON encodes the values with the base URL masked.
+func (n ProviderSpec) MarshalJSON() ([]byte, error) { return json.Marshal(n.masked()) }
+
 // ProviderUpdate says what to change in a provider. A nil field stays as it is. A Bedrock
 // field adds Bedrock settings to a provider that has none.
 type ProviderUpdate struct {
@@ -53,6 +66,20 @@ type ProviderUpdate struct {
 	// has already keeps its id. An empty list that is not nil removes all keys.
 	Keys []Secret
 }
+
+func (u ProviderUpdate) masked() any {
+	type masked ProviderUpdate
+	if u.BaseURL != nil {
+		u.BaseURL = new(MaskURL(*u.BaseURL))
+	}
+	return masked(u)
+}
+
+// Format prints the values with the base URL masked.
+func (u ProviderUpdate) Format(f fmt.State, verb rune) { formatMasked(f, verb, u) }
+
+// MarshalJSON encodes the values with the base URL masked.
+func (u ProviderUpdate) MarshalJSON() ([]byte, error) { return json.Marshal(u.masked()) }
 
 // CreateProvider creates a provider. A deleted provider with the same name does not prevent
 // it, and stays.

@@ -1,6 +1,7 @@
 package aiseed
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -100,19 +101,33 @@ const (
 	defaultBedrockSmallFastModel = "global.anthropic.claude-haiku-4-5-20251001-v1:0"
 )
 
-// A Provider is an upstream AI endpoint as the runtime uses it.
+// A Provider is an upstream AI endpoint as the runtime uses it. It prints with the values of its
+// base URL's query masked, like its secrets. Its JSON is for showing, not for reading back.
 type Provider struct {
-	ID                   uuid.UUID
-	Type                 ProviderType
-	Name                 string // unique among live providers
-	DisplayName          string // "" for none
-	Enabled              bool
-	BaseURL              string           // as the operator wrote it, see [MaskURL]; "" is the default of the type
-	Bedrock              *BedrockSettings // nil for a provider with bearer keys
-	Keys                 []ProviderKey    // bearer keys, in the configured order
-	Revision             int64            // starts at 1 and counts the changes of the provider and its keys
-	CreatedAt, UpdatedAt time.Time
+	ID          uuid.UUID        `json:"id"`
+	Type        ProviderType     `json:"type"`
+	Name        string           `json:"name"`         // unique among live providers
+	DisplayName string           `json:"display_name"` // "" for none
+	Enabled     bool             `json:"enabled"`
+	BaseURL     string           `json:"base_url"`          // as the operator wrote it, see [MaskURL]; "" is the default of the type
+	Bedrock     *BedrockSettings `json:"bedrock,omitempty"` // nil for a provider with bearer keys
+	Keys        []ProviderKey    `json:"keys"`              // bearer keys, in the configured order
+	Revision    int64            `json:"revision"`          // starts at 1 and counts the changes of the provider and its keys
+	CreatedAt   time.Time        `json:"created_at"`
+	UpdatedAt   time.Time        `json:"updated_at"`
 }
+
+func (p Provider) masked() any {
+	type masked Provider
+	p.BaseURL, p.Keys = MaskURL(p.BaseURL), append([]ProviderKey{}, p.Keys...)
+	return masked(p)
+}
+
+// Format prints the provider with its base URL masked.
+func (p Provider) Format(f fmt.State, verb rune) { formatMasked(f, verb, p) }
+
+// MarshalJSON encodes the provider with its base URL masked.
+func (p Provider) MarshalJSON() ([]byte, error) { return json.Marshal(p.masked()) }
 
 func (p Provider) region() string {
 	if p.Bedrock == nil {
@@ -123,9 +138,11 @@ func (p Provider) region() string {
 
 // BedrockSettings are how a provider authenticates with Amazon Bedrock.
 type BedrockSettings struct {
-	Region                     string // "" if the base URL contains it
-	Model, SmallFastModel      string
-	AccessKey, AccessKeySecret Secret // zero to use the AWS environment
+	Region          string `json:"region"` // "" if the base URL contains it
+	Model           string `json:"model"`
+	SmallFastModel  string `json:"small_fast_model"`
+	AccessKey       Secret `json:"access_key"` // zero to use the AWS environment
+	AccessKeySecret Secret `json:"access_key_secret"`
 }
 
 // fields lists the fields that are set, or stands for all of them.
@@ -163,9 +180,10 @@ func (b BedrockSettings) withDefaults() BedrockSettings {
 
 // A ProviderKey is one bearer key of a provider.
 type ProviderKey struct {
-	ID                   uuid.UUID
-	APIKey               Secret
-	CreatedAt, UpdatedAt time.Time
+	ID        uuid.UUID `json:"id"`
+	APIKey    Secret    `json:"key"`
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
 }
 
 // The names of the fields of a provider, as indexed variables have them. An operation names
@@ -413,8 +431,3 @@ func sameSettings(a, b *BedrockSettings) bool {
 	return a.Region == b.Region && a.Model == b.Model && a.SmallFastModel == b.SmallFastModel &&
 		a.AccessKey.Equal(b.AccessKey) && a.AccessKeySecret.Equal(b.AccessKeySecret)
 }
-
-// MaskURL returns a base URL with the values of its query masked, because they can be
-// credentials. It returns four asterisks for a text that [ParseEnviron] would reject as a
-// base URL and that can contain a credential elsewhere. It escapes control characters.
-func MaskURL(raw string) string { return baseurl.Mask(raw) }

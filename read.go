@@ -2,6 +2,8 @@ package aiseed
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -153,7 +155,10 @@ func (s *Store) Provider(ctx context.Context, id uuid.UUID) (Provider, error) {
 
 // ProviderByName is like [Store.Provider], for the live provider with a name.
 func (s *Store) ProviderByName(ctx context.Context, name string) (Provider, error) {
-	return s.readLive(ctx, s.byName(name), "with name "+text.Label(name))
+	if !text.IsName(name) { // it can be anything, even a secret: do not show or send it
+		return Provider{}, notFound("there is no provider with that name, which is not a valid one%s", wantName)
+	}
+	return s.readLive(ctx, s.byName(name), "with name "+name)
 }
 
 func (s *Store) readLive(ctx context.Context, read reading, which string) (Provider, error) {
@@ -185,25 +190,42 @@ func wantLive(found *storedProvider, which string) error {
 }
 
 // ProviderInfo is what [Store.ListProviders] reports about a provider: everything except its
-// secrets.
+// secrets. It prints like a [Provider].
 type ProviderInfo struct {
-	ID                            uuid.UUID
-	Type                          ProviderType
-	Name, DisplayName             string
-	Enabled, Deleted              bool // Deleted means a deleted provider
-	BaseURL                       string
-	Region, Model, SmallFastModel string            // of its Bedrock settings, or ""
-	SettingsUndecryptable         bool              // it has Bedrock settings, and they cannot be decrypted
-	Keys                          []ProviderKeyInfo // its bearer keys, in order
-	Revision                      int64
-	CreatedAt, UpdatedAt          time.Time
+	ID                    uuid.UUID         `json:"id"`
+	Type                  ProviderType      `json:"type"`
+	Name                  string            `json:"name"`
+	DisplayName           string            `json:"display_name"`
+	Enabled               bool              `json:"enabled"`
+	Deleted               bool              `json:"deleted"`
+	BaseURL               string            `json:"base_url"`
+	Region                string            `json:"bedrock_region,omitempty"` // of its Bedrock settings, like the models; "" for none
+	Model                 string            `json:"bedrock_model,omitempty"`
+	SmallFastModel        string            `json:"bedrock_small_fast_model,omitempty"`
+	SettingsUndecryptable bool              `json:"settings_undecryptable,omitempty"` // it has Bedrock settings, and they cannot be decrypted
+	Keys                  []ProviderKeyInfo `json:"keys"`                             // its bearer keys, in order
+	Revision              int64             `json:"revision"`
+	CreatedAt             time.Time         `json:"created_at"`
+	UpdatedAt             time.Time         `json:"updated_at"`
 }
+
+func (p ProviderInfo) masked() any {
+	type masked ProviderInfo
+	p.BaseURL, p.Keys = MaskURL(p.BaseURL), append([]ProviderKeyInfo{}, p.Keys...)
+	return masked(p)
+}
+
+// Format prints the values with the base URL masked.
+func (p ProviderInfo) Format(f fmt.State, verb rune) { formatMasked(f, verb, p) }
+
+// MarshalJSON encodes the values with the base URL masked.
+func (p ProviderInfo) MarshalJSON() ([]byte, error) { return json.Marshal(p.masked()) }
 
 // ProviderKeyInfo is what [Store.ListProviders] reports about a bearer key.
 type ProviderKeyInfo struct {
-	ID            uuid.UUID
-	Mask          string // as the [Secret] prints; "" if it cannot be decrypted
-	Undecryptable bool   // it cannot be decrypted, or is not sealed although a keyring is in use
+	ID            uuid.UUID `json:"id"`
+	Mask          string    `json:"key"`                     // as the [Secret] prints; "" if it cannot be decrypted
+	Undecryptable bool      `json:"undecryptable,omitempty"` // it cannot be decrypted, or is not sealed although a keyring is in use
 }
 
 // ListProviders returns all providers sorted by name, including disabled and deleted ones. A

@@ -272,6 +272,7 @@ func TestO4_OneProviderIsReadByIDAndByName(t *testing.T) {
 		"is deleted; restore it first": second(f.Store.Provider(ctx, gone.ID)),
 		"there is no provider with id " + nobody.String() + "; list the providers to see what there is": second(f.Store.Provider(ctx, nobody)),
 		"there is no provider with name y; list the providers to see what there is":                     second(f.Store.ProviderByName(ctx, "y")),
+		"there is no provider with that name, which is not a valid one":                                 second(f.Store.ProviderByName(ctx, "Y")),
 	} {
 		require.ErrorIs(t, err, aiseed.ErrNotFound)
 		require.ErrorContains(t, err, want)

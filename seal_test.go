@@ -379,3 +379,36 @@ func TestS4_AStoreThatWasOpenSealsNothingAfterARotation(t *testing.T) {
 	require.NoError(t, f.Store.RemoveProviderKey(ctx, "a", openai.ID, openai.Keys[0].ID))
 	require.Equal(t, []string{idOf(t, 2)}, f.Rows(`select id from ai_encryption_keys where revoked_at is null`))
 }
+
+// S10, E9: what an API shows in place of a secret does not come back as one.
+func TestS10_E9_NoMaskComesBackAsAValue(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", BaseURL: "https://h/v1?token=secret", Keys: secretsOf("a-long-key-0123456789-tail")})
+	aws := f.Created(aiseed.ProviderSpec{Type: "anthropic", Name: "aws", Bedrock: &aiseed.BedrockSettings{Region: "r"}})
+	before := f.State()
+	shownURL, shownKey := aiseed.MaskURL(p.BaseURL), aiseed.NewSecret(p.Keys[0].APIKey.String())
+	for _, mask := range []aiseed.Secret{shownKey, aiseed.NewSecret("****")} {
+		pair := aiseed.BedrockSettings{AccessKey: mask, AccessKeySecret: aiseed.NewSecret("s")}
+		for want, err := range map[string]error{
+			"keys (provider y)":                      second(f.Store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "y", Keys: []aiseed.Secret{mask}})),
+			"bedrock_access_key (provider z)":        second(f.Store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "bedrock", Name: "z", Bedrock: &pair})),
+			"keys (provider x): element 2":           second(f.Store.AddProviderKey(ctx, "a", p.ID, mask)),
+			"keys (provider x): a mask":              second(f.Store.ReplaceProviderKeys(ctx, "a", p.ID, []aiseed.Secret{mask})),
+			"bedrock_access_key_secret (provider aw": second(f.Store.UpdateProvider(ctx, "a", aws.ID, aiseed.ProviderUpdate{AccessKey: new(aiseed.NewSecret("a")), AccessKeySecret: &mask})),
+		} {
+			require.ErrorIs(t, err, aiseed.ErrInvalidConfig, want)
+			require.ErrorContains(t, err, want)
+			require.ErrorContains(t, err, "a mask, as this library prints it in place of a secret; want the secret")
+		}
+	}
+	for name, err := range map[string]error{
+		"create": second(f.Store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "y", BaseURL: shownURL})),
+		"update": second(f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{BaseURL: &shownURL})),
+	} {
+		require.ErrorIs(t, err, aiseed.ErrInvalidConfig, name)
+		require.ErrorContains(t, err, "base_url (provider ", name)
+	}
+	require.Equal(t, before, f.State())
+}

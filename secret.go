@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"example.com/aiseed/internal/baseurl"
 	"example.com/aiseed/internal/text"
 )
 
@@ -67,6 +68,20 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.mask), nil }
 
 // LogValue returns the mask for log/slog.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.mask) }
+
+// MaskURL returns a base URL with the values of its query masked, because they can be
+// credentials. It returns four asterisks for a text that [ParseEnviron] would reject as a
+// base URL and that can contain a credential elsewhere. It escapes control characters.
+func MaskURL(raw string) string { return baseurl.Mask(raw) }
+
+// A maskable value has base URLs. Its masked method returns a copy to show, of a type without
+// methods, with the base URLs masked.
+type maskable interface{ masked() any }
+
+// formatMasked prints v as fmt would print it without a Format method, with base URLs masked.
+func formatMasked(f fmt.State, verb rune, v maskable) {
+	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), v.masked())
+}
 
 func nonZero(s Secret) []Secret {
 	if s.IsZero() {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	cdrslog "cdr.dev/slog/v3"
+	"cdr.dev/slog/v3/sloggers/sloghuman"
 	"cdr.dev/slog/v3/sloggers/slogjson"
 	"github.com/stretchr/testify/require"
 )
@@ -144,4 +145,47 @@ func TestSecretEqual(t *testing.T) {
 	require.False(t, NewSecret("a").Equal(NewSecret("b")))
 	require.False(t, NewSecret("a").Equal(Secret{}))
 	require.True(t, Secret{}.Equal(NewSecret("")))
+}
+
+func TestS11_ABaseURLIsMaskedWhereverAValueIsShown(t *testing.T) {
+	t.Parallel()
+	const raw, shown = "https://h/v1?region=eu&token=url-secret", "https://h/v1?region=****&token=****"
+	url := raw
+	for name, v := range map[string]any{
+		"a Provider":       Provider{BaseURL: raw},
+		"a ProviderInfo":   ProviderInfo{BaseURL: raw},
+		"a ProviderSpec":   ProviderSpec{BaseURL: raw},
+		"a ProviderUpdate": ProviderUpdate{BaseURL: &url},
+		"a Config":         Config{LegacyOpenAI: OpenAIConfig{BaseURL: raw}, LegacyAnthropic: AnthropicConfig{BaseURL: raw}, LegacyBedrock: BedrockConfig{BaseURL: raw}, Providers: []ProviderConfig{{BaseURL: raw, BedrockBaseURL: raw}}},
+		"a desired":        desired{Provider: Provider{BaseURL: raw}},
+		"a stored":         &storedProvider{Provider: Provider{BaseURL: raw}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var out bytes.Buffer
+			for _, holder := range []any{v, []any{v}, map[string]any{"k": v}, struct{ V any }{v}} {
+				for _, verb := range "vTtbcdoOqxXUeEfFgGs" { // fmt calls no method for %p
+					for _, flags := range []string{"", "+", "#", "-60"} {
+						fmt.Fprintf(&out, "%"+flags+string(verb), holder)
+					}
+				}
+				require.NoError(t, json.NewEncoder(&out).Encode(holder))
+				cdrslog.Make(slogjson.Sink(&out), sloghuman.Sink(&out)).Info(context.Background(), "m", cdrslog.F("f", holder), cdrslog.F("m", cdrslog.M(cdrslog.F("g", holder))))
+				slog.New(slog.NewTextHandler(&out, nil)).Info("m", "f", holder)
+				slog.New(slog.NewJSONHandler(&out, nil)).Info("m", "f", holder)
+			}
+			require.NotContains(t, out.String(), "url-secret")
+			require.NotContains(t, out.String(), fmt.Sprintf("%x", "url-secret"))
+			require.NotContains(t, out.String(), fmt.Sprintf("%X", "url-secret"))
+			if _, pointer := v.(ProviderUpdate); !pointer {
+				require.Contains(t, fmt.Sprintf("%+v", v), "BaseURL:"+shown, "and the rest is shown")
+			}
+		})
+	}
+	require.Equal(t, raw, url, "the value itself stays")
+
+	asJSON, err := json.Marshal(Provider{Type: TypeOpenAI, Name: "x", BaseURL: raw, Revision: 7})
+	require.NoError(t, err)
+	require.JSONEq(t, `{"id":"00000000-0000-0000-0000-000000000000","type":"openai","name":"x","display_name":"","enabled":false,"base_url":"`+shown+`",
+		"keys":[],"revision":7,"created_at":"0001-01-01T00:00:00Z","updated_at":"0001-01-01T00:00:00Z"}`, string(asJSON))
 }

@@ -139,6 +139,14 @@ func (w *secretWorld) saveState() (restore string, operations []secretOperation)
 			key, err := w.store.AddProviderKey(ctx, "somebody", made.ID, aiseed.NewSecret(w.canaries.value("added key")))
 			return []any{key}, err
 		}},
+		{name: "ReplaceProviderKeys", run: func(ctx context.Context) ([]any, error) {
+			_, err := w.store.ReplaceProviderKeys(ctx, "somebody", made.ID, []aiseed.Secret{made.Keys[1].APIKey, aiseed.NewSecret(w.canaries.value("added key"))})
+			return nil, err
+		}},
+		{name: "Provider", run: func(ctx context.Context) ([]any, error) {
+			_, err := w.store.Provider(ctx, made.ID)
+			return nil, err
+		}},
 		{name: "RemoveProviderKey", run: id(func(ctx context.Context) error {
 			return w.store.RemoveProviderKey(ctx, "somebody", made.ID, made.Keys[0].ID)
 		})},

@@ -79,7 +79,7 @@ func TestF5_S11_NothingThatIsHandedOutShowsASecret(t *testing.T) {
 func (w *secretWorld) walk() (called []string) {
 	t, ctx, f, all := w.t, context.Background(), w.f, w.canaries
 	t.Helper()
-	search := w.printed
+	hasURL := false
 	show := func(function string, values ...any) {
 		t.Helper()
 		if !slices.Contains(called, function) {
@@ -87,17 +87,22 @@ func (w *secretWorld) walk() (called []string) {
 		}
 		for i, v := range values {
 			for _, r := range renderings(v, true) {
+				search := w.printed
+				if hasURL && (strings.Contains(r.how, "unexported") || strings.Contains(r.how, "XML") || strings.HasSuffix(r.how, "p")) {
+					search = w.served
+				}
 				cases.check(t, kindRendering, fmt.Sprintf("%s: %s, value %d, a %T, as %s", w.name, function, i, v, r.how), search.find("it", r.text))
 			}
 		}
 		cases.check(t, kindRendering, fmt.Sprintf("%s: what %s left behind", w.name, function), w.look(false))
 	}
-	// A value that has a base URL as a plain string shows the URL as it was written.
+	// A value that has a base URL as a plain string shows it in XML and where fmt calls no method:
+	// in unexported fields and for %p.
 	showWithURL := func(function string, values ...any) {
 		t.Helper()
-		search = w.served
+		hasURL = true
 		show(function, values...)
-		search = w.printed
+		hasURL = false
 	}
 	must := func(err error) {
 		t.Helper()
@@ -107,7 +112,21 @@ func (w *secretWorld) walk() (called []string) {
 
 	cfg, err := aiseed.ParseEnviron(ctx, w.environ, w.logger)
 	must(err)
-	showWithURL("ParseEnviron", cfg, cfg.LegacyBedrock, cfg.Providers[0])
+	showWithURL("ParseEnviron", cfg, &cfg, cfg.Warnings)
+	spec := aiseed.ProviderSpec{BaseURL: all.inQuery("h", "URL updated"), Keys: []aiseed.Secret{aiseed.NewSecret(all.value("created key"))}}
+	update := w.update()
+	for function, v := range map[string]interface {
+		fmt.Formatter
+		json.Marshaler
+	}{
+		"OpenAIConfig": cfg.LegacyOpenAI, "AnthropicConfig": cfg.LegacyAnthropic, "BedrockConfig": cfg.LegacyBedrock, "ProviderConfig": cfg.Providers[0],
+		"ProviderSpec": spec, "ProviderUpdate": update,
+	} {
+		asJSON, err := v.MarshalJSON()
+		must(err)
+		showWithURL(function+".Format", v, []any{v})
+		show(function+".MarshalJSON", asJSON, string(asJSON))
+	}
 	prefixed := slices.Clone(w.environ)
 	for i, line := range prefixed {
 		prefixed[i] = "X_" + line
@@ -191,6 +210,22 @@ func (w *secretWorld) walk() (called []string) {
 	infos, err := w.store.ListProviders(ctx)
 	must(err)
 	showWithURL("Store.ListProviders", infos)
+	asJSON, err = infos[at].MarshalJSON()
+	must(err)
+	show("ProviderInfo.MarshalJSON", asJSON, string(asJSON))
+	showWithURL("ProviderInfo.Format", infos[at], &infos[at])
+	asJSON, err = providers[at].MarshalJSON()
+	must(err)
+	show("Provider.MarshalJSON", asJSON, string(asJSON))
+	showWithURL("Provider.Format", providers[at], &providers[at])
+	one, err := w.store.Provider(ctx, providers[at].ID)
+	must(err)
+	_, err = w.store.Provider(ctx, uuid.Nil)
+	showWithURL("Store.Provider", one, err)
+	one, err = w.store.ProviderByName(ctx, providers[at].Name)
+	must(err)
+	_, err = w.store.ProviderByName(ctx, all.value("created key"))
+	showWithURL("Store.ProviderByName", one, err)
 
 	diverged, err := aiseed.PlanAIProvidersFromEnv(ctx, w.store, w.parse(w.divergent()), w.logger)
 	must(err)
@@ -241,6 +276,11 @@ func (w *secretWorld) walk() (called []string) {
 	updated, err := w.store.UpdateProvider(ctx, "somebody", providers[at].ID, w.update())
 	must(err)
 	showWithURL("Store.UpdateProvider", updated, w.update())
+	replaced, err := w.store.ReplaceProviderKeys(ctx, "somebody", created.ID, []aiseed.Secret{aiseed.NewSecret(all.value("added key")), aiseed.NewSecret(all.value("created key"))})
+	must(err)
+	_, err = w.store.ReplaceProviderKeys(ctx, "somebody", created.ID, []aiseed.Secret{aiseed.NewSecret(all.value("added key")), aiseed.NewSecret(all.value("added key"))})
+	require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
+	showWithURL("Store.ReplaceProviderKeys", replaced, err)
 	must(w.store.SetProviderEnabled(ctx, "somebody", created.ID, false))
 	show("Store.SetProviderEnabled", w.store.SetProviderEnabled(ctx, "somebody", uuid.Nil, false))
 	must(w.store.DeleteProvider(ctx, "somebody", created.ID))
@@ -275,6 +315,10 @@ func (w *secretWorld) walk() (called []string) {
 	require.ErrorAs(t, err, &decrypt)
 	show("DecryptError.Error", decrypt.Error(), *decrypt, err)
 	show("DecryptError.Unwrap", decrypt.Unwrap())
+	var unusable *aiseed.ProvidersError
+	require.ErrorAs(t, err, &unusable)
+	show("ProvidersError.Error", unusable.Error(), *unusable)
+	show("ProvidersError.Unwrap", unusable.Unwrap())
 	w.exec(`delete from ai_provider_keys; insert into ai_provider_keys table kept; drop table kept`)
 	holder, err := f.Pool.Begin(ctx)
 	must(err)
