@@ -18,7 +18,6 @@ import (
 )
 
 const (
-	// The order makes the planner use the index, however many were delivered.
 	selectUndelivered = `
 select seq, id, created_at, actor, action, resource, resource_id, provider_id, provider_name, old, new
   from {schema}.ai_provider_audits
@@ -163,6 +162,9 @@ type delivery struct {
 func (s *Store) beginDelivery(d *delivery, after int64) []pg.Query {
 	// The server waits longer than the auditor may take, but not for ever.
 	return append(s.begin(s.lockTimeout, s.auditTimeout+2*pg.CleanupTimeout),
+		// If the statistics are older than the entries, they say that few are undelivered, and
+		// the planner would read and sort all of them for each batch, instead of using the index.
+		pg.Query{SQL: `select set_config('enable_sort', 'off', true)`},
 		pg.Query{
 			// Deliver nothing if entries cannot be marked, or each start would
 			// deliver them again.
@@ -226,16 +228,14 @@ func (s *Store) deliver(ctx context.Context, conn *pgx.Conn, d delivery, auditor
 func (s *Store) offerBatch(ctx context.Context, entries []AuditEntry, auditor Auditor) (accepted []uuid.UUID, err error) {
 	for _, entry := range entries {
 		if err := offer(ctx, auditor, entry); err != nil {
-			err = xerrors.Errorf("aiseed: audit entry %s was not accepted; it and all after it stay for the next delivery: %w", entry.ID, err)
-			if ctx.Err() == nil {
-				return accepted, err
+			hint := ""
+			if ctx.Err() != nil {
+				hint = fmt.Sprintf(" (the auditor has half of StoreOptions.AuditTimeout, which is %s)", s.auditTimeout)
+				if pool := s.pool.Stat(); pool.AcquiredConns() == pool.MaxConns() {
+					hint += fmt.Sprintf("; all %d connections of the pool were in use, one of them by the delivery: if the auditor uses this pool, raise MaxConns", pool.MaxConns())
+				}
 			}
-			err = xerrors.Errorf("%w; the auditor has half of StoreOptions.AuditTimeout, which is %s", err, s.auditTimeout)
-			if pool := s.pool.Stat(); pool.AcquiredConns() == pool.MaxConns() {
-				err = xerrors.Errorf("%w; all %d connections of the pool were in use, one of them by the delivery: if the auditor uses this pool, raise MaxConns",
-					err, pool.MaxConns())
-			}
-			return accepted, err
+			return accepted, fmt.Errorf("aiseed: audit entry %s was not accepted; it and all after it stay for the next delivery: %w%s", entry.ID, err, hint)
 		}
 		accepted = append(accepted, entry.ID)
 	}
