@@ -16,10 +16,11 @@ import (
 // start offers an undelivered entry again, under the same ID.
 //
 // Entries are offered one at a time, on a goroutine that is not the caller's.
-// ctx ends after [StoreOptions.AuditTimeout]; it does not end when the caller of
-// the seed is cancelled. Delivery does not wait for an Audit that takes longer.
-// Delivery holds one connection of the Store's pool meanwhile, so an Auditor that
-// writes through the same pool needs a second connection.
+// ctx ends after half of [StoreOptions.AuditTimeout]; it does not end when the caller of
+// the seed or the operation is cancelled. Delivery does not wait for an Audit that takes longer.
+// Delivery holds one connection of the Store's pool meanwhile, so an Auditor that uses the same
+// pool needs a second connection. An Auditor may call the Store: the entries of an operation that
+// it makes are offered to it later, by the same delivery.
 type Auditor interface {
 	Audit(ctx context.Context, entry AuditEntry) error
 }
@@ -36,9 +37,8 @@ func (f AuditorFunc) Audit(ctx context.Context, entry AuditEntry) error { return
 // explicitly not to audit. The entries still stay in the table ai_provider_audits.
 var DiscardAudits Auditor = AuditorFunc(func(context.Context, AuditEntry) error { return nil })
 
-// LeaveAudits leaves every entry undelivered. The next start or [Store.DeliverAudits]
-// then hands it to the host's own Auditor. Use it in a tool that writes next to the
-// host.
+// LeaveAudits leaves every entry undelivered. The host's next delivery then hands it to the
+// host's own Auditor. Use it in a tool that writes next to the host.
 var LeaveAudits Auditor = leaveAudits{}
 
 type leaveAudits struct{}
@@ -46,6 +46,13 @@ type leaveAudits struct{}
 var errLeft = errors.New("aiseed: the entry is left for the next start")
 
 func (leaveAudits) Audit(context.Context, AuditEntry) error { return errLeft }
+
+func checkAuditor(auditor Auditor) error {
+	if f, ok := auditor.(AuditorFunc); auditor == nil || ok && f == nil {
+		return errors.New("aiseed: the auditor is nil; give one, or DiscardAudits to do without")
+	}
+	return nil
+}
 
 // An AuditAction says what was done.
 type AuditAction string

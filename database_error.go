@@ -66,6 +66,7 @@ const (
 	stateSerialization    = "40001"
 	stateDeadlock         = "40P01"
 	stateLockTimeout      = "55P03"
+	stateCancelled        = "57014"
 	stateCannotConnectNow = "57P03"
 )
 
@@ -94,7 +95,7 @@ func sqlStateHint(state string) string {
 		return "the server refused the login; check user, password and pg_hba.conf"
 	case "3D000":
 		return "the database does not exist; create it, or check the connection string"
-	case "57014":
+	case stateCancelled:
 		return "the server cancelled the statement; check statement_timeout of the role and the database"
 	case "57P01", "57P02", stateCannotConnectNow:
 		return "the server is shutting down or starting up; start again when it is there"
@@ -164,6 +165,12 @@ func isTransient(err error) bool {
 		return db.cause.Transient || db.Constraint == liveNameConstraint || db.Constraint == keyPositionConstraint
 	}
 	return db.cause.Transient
+}
+
+// isTimeLimit reports whether the server ended a statement because it took too long.
+func isTimeLimit(err error) bool {
+	var db *DatabaseError
+	return errors.As(err, &db) && db.cause.Context == nil && (db.SQLState == stateCancelled || db.SQLState == stateLockTimeout)
 }
 
 func isUnreachable(err error) bool {

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"time"
 
+	"cdr.dev/slog/v3"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/xerrors"
 
 	"example.com/aiseed/internal/pg"
@@ -15,90 +19,152 @@ import (
 
 const (
 	selectUndelivered = `
-select id, created_at, actor, action, resource, resource_id, provider_id, provider_name, old, new
+select seq, id, created_at, actor, action, resource, resource_id, provider_id, provider_name, old, new
   from {schema}.ai_provider_audits
- where delivered_at is null
- order by seq limit $1`
+ where delivered_at is null and seq > $1
+ order by seq limit $2`
+
+	// What comes after the first $2 entries: one row, or none.
+	selectNextUndelivered = `
+select seq from {schema}.ai_provider_audits where delivered_at is null and seq > $1 order by seq limit 1 offset $2`
 
 	markDelivered = `
 update {schema}.ai_provider_audits set delivered_at = clock_timestamp()
  where id in (select id::uuid from json_array_elements_text($1::json) as delivered (id))`
+)
 
-	// The order makes the planner use the index, however many were delivered.
-	selectFirstUndelivered = `
-select seq from {schema}.ai_provider_audits where delivered_at is null order by seq limit 1`
+const (
+	// deliveryBatch bounds the entries of one transaction, and so its memory. A first start of
+	// this many rows is delivered in one batch.
+	deliveryBatch = 1000
+
+	// beforeAll comes before every seq.
+	beforeAll = math.MinInt64
+
+	delivering = "delivering audits"
+	marking    = "marking audits as delivered"
 )
 
 // pending returns a query that stores in *into whether undelivered entries exist.
-func (s *Store) pending(into *bool) pg.Query {
-	return pg.Query{SQL: s.sql(selectFirstUndelivered), Rows: func(rows pgx.Rows) error {
-		*into = rows.Next()
-		rows.Close()
-		return rows.Err()
-	}}
+func (s *Store) pending(into *bool) pg.Query { return s.undeliveredAfter(beforeAll, 0, into) }
+
+// undeliveredAfter returns a query that stores in *into whether there are undelivered entries
+// after a seq, without the first skip of them.
+func (s *Store) undeliveredAfter(after int64, skip int, into *bool) pg.Query {
+	return pg.Query{
+		SQL: s.sql(selectNextUndelivered), Args: [][]byte{pg.Int64(after), pg.Int64(int64(skip))},
+		Rows: func(rows pgx.Rows) error {
+			*into = rows.Next()
+			rows.Close()
+			return rows.Err()
+		},
+	}
 }
 
-// DeliverAudits hands the undelivered entries to auditor, and returns how many it
-// accepted. A seed does this by itself. A host may call it from time to time to
-// deliver what an earlier delivery left.
+// DeliverAudits hands the undelivered entries to auditor, and returns how many it accepted and
+// were marked as delivered. A seed does this by itself, and so does an operation of a Store with
+// [StoreOptions.Auditor]. A host may call it to deliver what an earlier delivery left.
+//
+// It goes on until no entry is left or its time is up; see [StoreOptions.AuditTimeout]. It
+// delivers in batches of up to 1,000 entries, and marks each before it reads the next. So each call
+// makes progress, and its memory does not depend on how many entries there are.
 //
 // One process delivers at a time. If another process is delivering, DeliverAudits
 // returns 0 and nil at once: the other process also delivers what was written
 // meanwhile. It also returns 0 and nil if its transaction is read-only, because the
 // entries could not be marked as delivered. DeliverAudits stops at the first entry that
-// the auditor does not accept, and returns an error.
+// the auditor does not accept, and returns an error. If the connection is lost while entries are
+// marked, they are not counted.
 func (s *Store) DeliverAudits(ctx context.Context, auditor Auditor) (delivered int, err error) {
 	if err := checkAuditor(auditor); err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.auditTimeout)
+	ctx, cancel := s.deliveryContext(ctx)
 	defer cancel()
-	for more := true; more && err == nil; {
-		var n int
-		n, more, err = s.deliverOnce(ctx, auditor)
-		delivered += n
-	}
-	return delivered, err
-}
-
-func checkAuditor(auditor Auditor) error {
-	if f, ok := auditor.(AuditorFunc); auditor == nil || ok && f == nil {
-		return errors.New("aiseed: the auditor is nil; give one, or DiscardAudits to do without")
-	}
-	return nil
-}
-
-// deliverOnce delivers undelivered entries over a connection of its own. more reports whether there
-// are others.
-func (s *Store) deliverOnce(ctx context.Context, auditor Auditor) (delivered int, more bool, err error) {
-	const operation = "delivering audits"
-	conn, err := s.acquire(ctx, operation)
+	conn, err := s.acquire(ctx, delivering)
 	if err != nil {
-		return 0, false, err
+		return 0, err
 	}
 	defer pg.Release(ctx, conn)
-	var d delivery
-	if err := pg.RoundTrip(ctx, conn.Conn(), s.beginDelivery(&d, 0)...); err != nil {
-		return 0, false, s.failed(ctx, conn.Conn(), operation, err)
+	d, err := s.begunDelivery(ctx, conn.Conn())
+	if err != nil {
+		return 0, err
 	}
-	return s.finishDelivery(ctx, conn.Conn(), d, auditor)
+	return s.deliver(ctx, conn.Conn(), d, auditor)
 }
 
-// A delivery is a transaction that stays open while the auditor gets the entries. Its lock
+// A handover is the delivery of what a seed or an operation wrote, and of what was left before.
+type handover struct {
+	store   *Store
+	auditor Auditor // nil leaves the entries, like LeaveAudits
+
+	pending     bool // there are entries that no delivery has looked at
+	delivered   int
+	undelivered error // why entries are left
+}
+
+func (h *handover) leaves() bool {
+	_, leave := h.auditor.(leaveAudits)
+	return leave || h.auditor == nil
+}
+
+// follow lets the delivery begin in the round trip of the commit of w.
+func (h *handover) follow(ctx context.Context, w *write) {
+	if len(w.queries) == 0 || h.leaves() {
+		return
+	}
+	pending, done := true, w.done
+	w.done = func() {
+		h.pending = pending
+		if done != nil {
+			done()
+		}
+	}
+	var d delivery
+	w.behind = h.store.beginDelivery(&d, beforeAll)
+	w.then = func(conn *pgxpool.Conn) {
+		ctx, cancel := h.store.deliveryContext(ctx)
+		defer cancel()
+		var n int
+		n, h.undelivered = h.store.deliver(ctx, conn.Conn(), d, h.auditor)
+		h.delivered, pending = h.delivered+n, false
+	}
+}
+
+// rest delivers what is pending, over another connection.
+func (h *handover) rest(ctx context.Context) error {
+	if !h.pending || h.leaves() {
+		return nil
+	}
+	n, err := h.store.DeliverAudits(ctx, h.auditor)
+	h.delivered, h.undelivered = h.delivered+n, err
+	return err
+}
+
+// warn logs why entries are left.
+func (h *handover) warn(ctx context.Context, logger slog.Logger) {
+	if h.undelivered != nil {
+		logger.Warn(ctx, "not all audit entries of AI providers were delivered; the next start tries again",
+			slog.F("delivered", h.delivered), slog.F("reason", h.undelivered.Error()))
+	}
+}
+
+// A delivery is a transaction that stays open while the auditor gets a batch of entries. Its lock
 // prevents two processes from delivering the same entries, and ends with the process.
 type delivery struct {
 	locked  bool
 	entries []AuditEntry
+	last    int64 // the seq of the last entry
+	more    bool  // there are entries after the last
 }
 
-// deliveryBatch bounds the entries of a delivery, and so its memory.
-const deliveryBatch = 1000
-
-// beginDelivery begins a delivery, and reads its entries: [deliveryBatch], or as many as were
-// just written, if that is more.
-func (s *Store) beginDelivery(d *delivery, written int) []pg.Query {
+// beginDelivery begins a delivery of the entries after a seq.
+func (s *Store) beginDelivery(d *delivery, after int64) []pg.Query {
 	// The server waits longer than the auditor may take, but not for ever.
 	return append(s.begin(s.lockTimeout, s.auditTimeout+2*pg.CleanupTimeout),
+		// If the statistics are older than the entries, they say that few are undelivered, and
+		// the planner would read and sort all of them for each batch, instead of using the index.
+		pg.Query{SQL: `select set_config('enable_sort', 'off', true)`},
 		pg.Query{
 			// Deliver nothing if entries cannot be marked, or each start would
 			// deliver them again.
@@ -106,62 +172,222 @@ func (s *Store) beginDelivery(d *delivery, written int) []pg.Query {
 			Args: [][]byte{pg.Int64(s.deliveryLockKey())},
 			Rows: pg.One(&d.locked),
 		},
-		pg.Query{SQL: s.sql(selectUndelivered), Args: [][]byte{pg.Int64(int64(max(deliveryBatch, written)))}, Rows: func(rows pgx.Rows) (err error) {
-			d.entries, err = pgx.CollectRows(rows, scanAuditEntry)
+		pg.Query{SQL: s.sql(selectUndelivered), Args: [][]byte{pg.Int64(after), pg.Int64(deliveryBatch)}, Rows: func(rows pgx.Rows) (err error) {
+			d.entries, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (AuditEntry, error) { return scanAuditEntry(row, &d.last) })
 			return err
-		}})
+		}},
+		s.undeliveredAfter(after, deliveryBatch, &d.more))
 }
 
-// finishDelivery hands the entries of a delivery to auditor, and marks and commits those that it
-// accepted. more reports whether there are others.
-func (s *Store) finishDelivery(ctx context.Context, conn *pgx.Conn, d delivery, auditor Auditor) (delivered int, more bool, err error) {
-	if !d.locked {
-		return 0, false, nil
-	}
-	entries := d.entries
+// begunDelivery begins a delivery in a round trip of its own.
+func (s *Store) begunDelivery(ctx context.Context, conn *pgx.Conn) (d delivery, err error) {
+	err = pg.RoundTrip(ctx, conn, s.beginDelivery(&d, beforeAll)...)
+	return d, s.failed(ctx, conn, delivering, err)
+}
 
-	var accepted []uuid.UUID
-	var auditErr error
+// deliveryContext limits a delivery, which the caller's cancellation does not reach.
+func (s *Store) deliveryContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), s.auditTimeout)
+}
+
+// deliver finishes a delivery that has begun, and then delivers batch after batch. It commits the
+// marks of one batch and begins the next in the same round trip. The auditor gets the first half of
+// the time of ctx, so that what it accepted can be marked in the other.
+func (s *Store) deliver(ctx context.Context, conn *pgx.Conn, d delivery, auditor Auditor) (delivered int, err error) {
+	deadline, _ := ctx.Deadline()
+	asking, cancel := context.WithDeadline(ctx, deadline.Add(-s.auditTimeout/2))
+	defer cancel()
+	for d.locked {
+		accepted, auditErr := s.offerBatch(asking, d.entries, auditor)
+		goOn := d.more && auditErr == nil
+		var next delivery
+		var late bool
+		// Processes that came meanwhile left their entries to us, so look once more after the
+		// lock is released.
+		behind := []pg.Query{pg.SeeAllRows, s.pending(&late)}
+		if goOn {
+			behind = s.beginDelivery(&next, d.last)
+		}
+		marked, err := s.mark(ctx, conn, accepted, behind)
+		delivered += marked
+		if auditErr != nil || err != nil {
+			return delivered, errors.Join(auditErr, err)
+		}
+		if late {
+			if next, err = s.begunDelivery(ctx, conn); err != nil {
+				return delivered, err
+			}
+		}
+		d = next
+	}
+	return delivered, nil
+}
+
+// offerBatch offers entries, up to the first one that is not accepted, and returns the ids of
+// those that are.
+func (s *Store) offerBatch(ctx context.Context, entries []AuditEntry, auditor Auditor) (accepted []uuid.UUID, err error) {
 	for _, entry := range entries {
-		if auditErr = offer(ctx, auditor, entry); auditErr != nil {
-			auditErr = xerrors.Errorf("aiseed: audit entry %s was not accepted, %d of %d were delivered, the others stay for the next start: %w",
-				entry.ID, len(accepted), len(entries), auditErr)
-			break
+		if err := offer(ctx, auditor, entry); err != nil {
+			hint := ""
+			if ctx.Err() != nil {
+				hint = fmt.Sprintf(" (the auditor has half of StoreOptions.AuditTimeout, which is %s)", s.auditTimeout)
+				if pool := s.pool.Stat(); pool.AcquiredConns() == pool.MaxConns() {
+					hint += fmt.Sprintf("; all %d connections of the pool were in use, one of them by the delivery: if the auditor uses this pool, raise MaxConns", pool.MaxConns())
+				}
+			}
+			return accepted, fmt.Errorf("aiseed: audit entry %s was not accepted; it and all after it stay for the next delivery: %w%s", entry.ID, err, hint)
 		}
 		accepted = append(accepted, entry.ID)
 	}
-
-	if pool := s.pool.Stat(); auditErr != nil && ctx.Err() != nil && pool.AcquiredConns() == pool.MaxConns() {
-		auditErr = xerrors.Errorf("%w; all %d connections of the pool were in use, one of them by the delivery: if the auditor uses this pool, raise MaxConns",
-			auditErr, pool.MaxConns())
-	}
-
-	// Mark the accepted entries even if the time is up. Processes that came meanwhile
-	// left their entries to us, so look once more after the lock is released.
-	deadline, _ := ctx.Deadline()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(pg.CleanupTimeout, time.Until(deadline)))
-	defer cancel()
-	marked := int64(len(accepted))
-	var finish []pg.Query
-	if marked > 0 {
-		finish = append(finish, pg.Query{SQL: s.sql(markDelivered), Args: [][]byte{pg.JSON(accepted)}, Rows: func(rows pgx.Rows) error {
-			rows.Close()
-			marked = rows.CommandTag().RowsAffected()
-			return rows.Err()
-		}})
-	}
-	committed, err := pg.Commit(ctx, conn, finish, pg.SeeAllRows, s.pending(&more))
-	err = s.failed(ctx, conn, "marking audits as delivered", err)
-	if committed && marked < int64(len(accepted)) {
-		// A policy or a trigger forbids it. Going on would deliver them again.
-		err = xerrors.Errorf("aiseed: %d of %d delivered audit entries could not be marked; allow the role to update ai_provider_audits.delivered_at", int64(len(accepted))-marked, len(accepted))
-	}
-	return len(accepted), more && auditErr == nil && err == nil, errors.Join(auditErr, err)
+	return accepted, nil
 }
 
-func scanAuditEntry(row pgx.CollectableRow) (e AuditEntry, err error) {
+// mark marks accepted entries and commits, with behind in the same round trip. It returns an error
+// if it cannot mark all of them.
+func (s *Store) mark(ctx context.Context, conn *pgx.Conn, accepted []uuid.UUID, behind []pg.Query) (marked int, err error) {
+	var finish []pg.Query
+	if len(accepted) > 0 {
+		finish = append([]pg.Query{{SQL: `savepoint marked`}}, s.markSome(ctx, accepted, &marked)...)
+	}
+	committed, err := pg.Commit(ctx, conn, finish, behind...)
+	err = s.failed(ctx, conn, marking, err)
+	switch {
+	case !committed && isTimeLimit(err) && len(accepted) > 0:
+		return s.markSlowly(ctx, conn, accepted)
+	case !committed:
+		return 0, err
+	case marked < len(accepted): // going on would deliver the others again
+		return marked, xerrors.Errorf("aiseed: %d of %d accepted audit entries could not be marked as delivered: a rule, a policy or a trigger forbids it; "+
+			"allow the role to update ai_provider_audits.delivered_at", len(accepted)-marked, len(accepted))
+	}
+	return marked, err
+}
+
+// markSlowly marks accepted entries if marking all at once takes too long: the first ones, as
+// many as there is time for, in parts that are as small as necessary.
+func (s *Store) markSlowly(ctx context.Context, conn *pgx.Conn, accepted []uuid.UUID) (marked int, err error) {
+	more := true
+	for size := len(accepted); size > 1 && marked == 0 && more; {
+		size = max(1, size/10)
+		for err = nil; err == nil && marked < len(accepted); {
+			var n int
+			part := accepted[marked:min(marked+size, len(accepted))]
+			err = pg.RoundTrip(ctx, conn, slices.Concat([]pg.Query{{SQL: `rollback to marked`}}, s.markSome(ctx, part, &n), []pg.Query{{SQL: `savepoint marked`}})...)
+			if err == nil {
+				marked += n
+			}
+		}
+		more = isTimeLimit(databaseError(ctx, marking, err))
+	}
+	committed, err := pg.Commit(ctx, conn, []pg.Query{{SQL: `rollback to marked`}})
+	if !committed {
+		return 0, s.failed(ctx, conn, marking, err)
+	}
+	return marked, xerrors.Errorf("aiseed: there was time to mark %d of %d accepted audit entries as delivered, and the others will be offered again; "+
+		"find what locks rows of ai_provider_audits or slows their updates, or raise StoreOptions.AuditTimeout, which is %s", marked, len(accepted), s.auditTimeout)
+}
+
+// markSome returns the queries that mark entries, within two thirds of the time that is left.
+func (s *Store) markSome(ctx context.Context, ids []uuid.UUID, marked *int) []pg.Query {
+	deadline, _ := ctx.Deadline()
+	return []pg.Query{
+		{SQL: `select set_config('statement_timeout', $1, true)`, Args: [][]byte{pg.Milliseconds(time.Until(deadline) * 2 / 3)}},
+		{SQL: s.sql(markDelivered), Args: [][]byte{pg.JSON(ids)}, Rows: func(rows pgx.Rows) error {
+			rows.Close()
+			*marked = int(rows.CommandTag().RowsAffected())
+			return rows.Err()
+		}},
+	}
+}
+
+// PruneAudits deletes audit entries that were delivered and are older than olderThan, and returns
+// how many. 0 deletes as many as possible.
+//
+// These stay, however old they are: entries that are not delivered; for each provider in the
+// database, live or deleted, the entry of its creation by a seed or of the last adoption, whichever
+// is later, because it tells which side moved if there is a drift. An entry stays for at least an
+// hour, or for four times the LockTimeout if that is longer, because an operation whose answer
+// was lost may still look for it.
+//
+// It deletes in batches, each in a transaction of its own, without the lock of the writes, and may
+// run at any time and more than once. The role needs the privilege to delete from
+// ai_provider_audits. If it fails, what it deleted before stays deleted and is counted. A
+// transaction whose outcome is not known is repeated; what it deleted is then not counted.
+// Errors match [ErrDatabase], except for a negative olderThan.
+func (s *Store) PruneAudits(ctx context.Context, olderThan time.Duration) (pruned int, err error) {
+	if olderThan < 0 {
+		return 0, xerrors.Errorf("aiseed: PruneAudits of entries older than %s; want a positive duration, or 0 for as many as possible", olderThan)
+	}
+	age := max(olderThan, time.Hour, 4*s.lockTimeout)
+	for from := "-infinity"; from != ""; {
+		err := retry(ctx, func() error {
+			n, next, err := s.pruneSome(ctx, age, from)
+			pruned += n
+			if err == nil {
+				from = next
+			}
+			return err
+		})
+		if err != nil {
+			return pruned, err
+		}
+	}
+	return pruned, nil
+}
+
+const (
+	pruneBatch = 1000
+
+	// An entry is kept if it is the last that says what a provider was made from. See
+	// selectOrigins for who needs it.
+	pruneAudits = `
+with old as (
+    select id, created_at from {schema}.ai_provider_audits a
+     where delivered_at is not null
+       and created_at >= $1::timestamptz and created_at < now() - $2::bigint * interval '1 millisecond'
+       and not (actor = 'system' and resource = 'ai_provider' and action in ('create', 'update')
+                and exists (select from {schema}.ai_providers p where p.id = a.resource_id)
+                and not exists (select from {schema}.ai_provider_audits later
+                                 where later.resource_id = a.resource_id and later.seq > a.seq and later.actor = 'system'
+                                   and later.resource = 'ai_provider' and later.action in ('create', 'update')))
+     order by created_at limit $3 for update skip locked),
+gone as (delete from {schema}.ai_provider_audits a using old where a.id = old.id returning 1)
+select count(*), (select count(*) from gone), max(created_at) from old`
+)
+
+// pruneSome deletes the first entries of an age from a time on, in a transaction of its own. next
+// is the time to go on from, or "".
+func (s *Store) pruneSome(ctx context.Context, age time.Duration, from string) (pruned int, next string, err error) {
+	const operation = "pruning audits"
+	conn, err := s.acquire(ctx, operation)
+	if err != nil {
+		return 0, "", err
+	}
+	defer pg.Release(ctx, conn)
+	var found int
+	var last *time.Time
+	_, err = pg.Commit(ctx, conn.Conn(), append(s.begin(s.lockTimeout, s.silenceTimeout()), pg.Query{
+		SQL:  s.sql(pruneAudits),
+		Args: [][]byte{[]byte(from), pg.Milliseconds(age), pg.Int64(pruneBatch)},
+		Rows: pg.One(&found, &pruned, &last),
+	}))
+	switch {
+	case err != nil:
+		return 0, "", s.failed(ctx, conn.Conn(), operation, err)
+	case pruned < found:
+		return pruned, "", databaseError(ctx, operation, &pg.Error{
+			Table:  "ai_provider_audits",
+			Reason: fmt.Sprintf("%d of %d rows of ai_provider_audits could not be deleted, because a trigger forbids it; change that, or do not prune", found-pruned, found),
+		})
+	case found == pruneBatch:
+		next = last.Format(time.RFC3339Nano)
+	}
+	return pruned, next, nil
+}
+
+func scanAuditEntry(row pgx.CollectableRow, seq *int64) (e AuditEntry, err error) {
 	var old, new []byte
-	err = row.Scan(&e.ID, &e.Time, &e.Actor, &e.Action, &e.Resource, &e.ResourceID, &e.ProviderID, &e.ProviderName, &old, &new)
+	err = row.Scan(seq, &e.ID, &e.Time, &e.Actor, &e.Action, &e.Resource, &e.ResourceID, &e.ProviderID, &e.ProviderName, &old, &new)
 	e.Old, e.New = old, new
 	return e, err
 }

@@ -86,8 +86,9 @@ func (u ProviderUpdate) MarshalJSON() ([]byte, error) { return json.Marshal(u.ma
 //
 // It is the first of the operations for a host's own API. Each operation is one transaction
 // under the lock of the seed. It checks values like those of the environment, and seals
-// secrets. It writes audit entries with the actor: the host's name for whoever asked. The
-// entries wait for [Store.DeliverAudits] or the next start.
+// secrets. It writes audit entries with the actor: the host's name for whoever asked. After
+// the commit, [StoreOptions.Auditor] gets the entries; without one they wait for
+// [Store.DeliverAudits] or the next start. An operation never fails because of the Auditor.
 //
 // The errors of all operations match [ErrInvalidConfig], [ErrNotFound], [ErrNameTaken],
 // [ErrConflict], [ErrKeyring], [ErrUndecryptable], [ErrPlaintext], [ErrLockTimeout],
@@ -301,7 +302,17 @@ func (s *Store) operate(ctx context.Context, actor, what string, read reading, d
 	var found *storedProvider
 	var now time.Time
 	reads := []pg.Query{{SQL: `select now()`, Rows: pg.One(&now)}, read(&found)}
-	return s.lockedToSeal(ctx, what, reads, func() (write, error) { return decide(found, now) })
+	audits := handover{store: s, auditor: s.auditor}
+	err := s.lockedToSeal(ctx, what, reads, func() (write, error) {
+		w, err := decide(found, now)
+		audits.follow(ctx, &w)
+		return w, err
+	})
+	if err == nil {
+		_ = audits.rest(ctx)
+		audits.warn(ctx, s.logger)
+	}
+	return err
 }
 
 // conflict is the error of a change that was decided on another revision.

@@ -29,7 +29,6 @@ import (
 	"slices"
 
 	"cdr.dev/slog/v3"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/text"
@@ -69,7 +68,7 @@ func (s *Store) Seed(ctx context.Context, cfg Config, auditor Auditor, logger sl
 	if err != nil {
 		return nil, err
 	}
-	r := &start{store: s, want: want, settle: cfg.settlement(), auditor: auditor}
+	r := &start{store: s, want: want, settle: cfg.settlement(), audits: handover{store: s, auditor: auditor}}
 	err = r.run(ctx)
 	plan := r.plan
 	if plan != nil {
@@ -82,10 +81,7 @@ func (s *Store) Seed(ctx context.Context, cfg Config, auditor Auditor, logger sl
 		return plan, err
 	}
 	plan.report(ctx, logger)
-	if r.undelivered != nil {
-		logger.Warn(ctx, "not all audit entries of AI providers were delivered; the next start tries again",
-			slog.F("delivered", r.delivered), slog.F("reason", r.undelivered.Error()))
-	}
+	r.audits.warn(ctx, logger)
 	return plan, nil
 }
 
@@ -113,18 +109,14 @@ func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logge
 
 // A start is one call of Seed.
 type start struct {
-	store   *Store
-	want    []desired
-	settle  settlement
-	auditor Auditor
+	store  *Store
+	want   []desired
+	settle settlement
+	audits handover
 
 	stored  []*storedProvider // as last read
 	origins origins           // read with them if a choice depends on the side that moved
 	plan    *Plan             // that was carried out, or could not be
-	pending bool              // there are audit entries to deliver
-
-	delivered   int
-	undelivered error // why entries are left
 }
 
 func (r *start) run(ctx context.Context) error {
@@ -137,12 +129,7 @@ func (r *start) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, leave := r.auditor.(leaveAudits); leave || !r.pending {
-			return nil
-		}
-		n, err := r.store.DeliverAudits(ctx, r.auditor)
-		r.delivered, r.undelivered = r.delivered+n, err
-		if !isLost(err) || ctx.Err() != nil || attempt == 2 {
+		if err := r.audits.rest(ctx); !isLost(err) || ctx.Err() != nil || attempt == 2 {
 			return nil
 		}
 		// Another server may have taken over, and lack what was read.
@@ -171,7 +158,7 @@ func (r *start) reconcile(ctx context.Context) error {
 
 // reads returns the queries for what a decision depends on.
 func (r *start) reads() []pg.Query {
-	queries := []pg.Query{r.store.load(names(r.want), &r.stored), r.store.pending(&r.pending)}
+	queries := []pg.Query{r.store.load(names(r.want), &r.stored), r.store.pending(&r.audits.pending)}
 	if r.settle.asksWhoMoved() {
 		queries = append(queries, r.store.selectOrigins(names(r.want), &r.origins))
 	}
@@ -188,7 +175,7 @@ func (r *start) read(ctx context.Context) error {
 
 // makePlan makes the plan from what was read.
 func (r *start) makePlan() error {
-	r.undelivered = nil // of an earlier attempt
+	r.audits.undelivered = nil // of an earlier attempt
 	stored, err := r.store.vault.openedByName(r.stored)
 	if err == nil {
 		r.plan = diff(r.want, stored, r.origins, r.settle, r.store.vault.fingerprints())
@@ -232,19 +219,9 @@ func (r *start) decide(ctx context.Context) (write, error) {
 	if err != nil {
 		return write{}, err
 	}
-	w, more := c.write(), true
-	w.done = func() { r.plan, r.pending = plan, more }
-	if _, leave := r.auditor.(leaveAudits); !leave {
-		var d delivery
-		w.behind = r.store.beginDelivery(&d, len(c.audits))
-		w.then = func(conn *pgxpool.Conn) {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.store.auditTimeout)
-			defer cancel()
-			var n int
-			n, more, r.undelivered = r.store.finishDelivery(ctx, conn.Conn(), d, r.auditor)
-			r.delivered += n
-		}
-	}
+	w := c.write()
+	w.done = func() { r.plan = plan }
+	r.audits.follow(ctx, &w)
 	return w, nil
 }
 

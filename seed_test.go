@@ -429,6 +429,12 @@ func TestNilArgumentsAreErrors(t *testing.T) {
 		require.ErrorContains(t, aiseed.SeedAIProvidersFromEnv(ctx, f.Store, aiseed.Config{}, auditor, slog.Logger{}), "the auditor is nil; give one, or DiscardAudits")
 		_, err = f.Store.DeliverAudits(ctx, auditor)
 		require.ErrorContains(t, err, "the auditor is nil")
+		_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: f.Keyring, Auditor: auditor}) // A7
+		if auditor == nil {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, "StoreOptions: Auditor is a nil function")
+		}
 	}
 	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), aiseed.DiscardAudits, slog.Logger{}))
 	require.Empty(t, f.Rows(`select id from ai_provider_audits where delivered_at is null`))

@@ -39,12 +39,15 @@ type StoreOptions struct {
 	// 0 means 30 seconds; the maximum is 24 hours. The function [Migrate] always uses 30
 	// seconds.
 	LockTimeout time.Duration
-	// AuditTimeout bounds one delivery of audits. 0 means 10 seconds; the maximum is
-	// 24 hours.
+	// AuditTimeout bounds one delivery of audits: what a seed or an operation does after its
+	// commit, or one call of [Store.DeliverAudits]. The first half of it is for the Auditor, the
+	// other for marking what the Auditor accepted. What is left then waits for the next delivery.
+	// 0 means 10 seconds; the maximum is 24 hours.
 	AuditTimeout time.Duration
-	// Auditor gets the audit entries of each operation after its commit, like those of a seed.
-	// The operation waits for it at most AuditTimeout, and does not fail if it fails. If it is
-	// nil, the entries wait for [Store.DeliverAudits] or the next start.
+	// Auditor gets the audit entries of each operation after its commit, like those of a seed,
+	// together with those that were left before. The operation waits for it at most AuditTimeout,
+	// and does not fail if it fails: a warning goes to Logger. If it is nil, the entries wait for
+	// [Store.DeliverAudits] or the next start.
 	Auditor Auditor
 	// Logger gets what no caller waits for. The zero Logger discards it.
 	Logger slog.Logger
@@ -100,6 +103,8 @@ func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, e
 		return nil, keyringErrorf("it has no key; make it with NewKeyring or ParseKeyring")
 	case slices.ContainsFunc([]time.Duration{opts.LockTimeout, opts.AuditTimeout, opts.PollInterval}, func(d time.Duration) bool { return d < 0 || d > maxTimeout }):
 		return nil, xerrors.New("aiseed: StoreOptions: LockTimeout, AuditTimeout or PollInterval is negative or longer than 24 hours; want a positive one, or 0 for the default")
+	case opts.Auditor != nil && checkAuditor(opts.Auditor) != nil:
+		return nil, xerrors.New("aiseed: StoreOptions: Auditor is a nil function; give one, or leave it nil")
 	case opts.NoNotifications && opts.NotifyChannel != "":
 		return nil, xerrors.New("aiseed: StoreOptions: NotifyChannel and NoNotifications are both set; choose one")
 	}

@@ -21,4 +21,7 @@ end $$;
 -- one of all rows counts.
 alter table aiseed_schema add column oldest_writer int not null default 1;
 
+-- What is delivered can be deleted, the oldest first.
+create index ai_provider_audits_delivered_idx on ai_provider_audits (created_at) where delivered_at is not null;
+
 insert into aiseed_schema (version) values (3);

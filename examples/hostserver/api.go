@@ -29,9 +29,8 @@ const (
 // api lets operators change providers over HTTP. Everybody with the token may do so. It
 // does not verify who they say they are.
 type api struct {
-	store   *aiseed.Store
-	auditor aiseed.Auditor
-	logger  *slog.Logger
+	store  *aiseed.Store
+	logger *slog.Logger
 }
 
 // handler makes the routes of the API. It refuses requests without the token.
@@ -81,13 +80,6 @@ func (a *api) answering(answer func(context.Context, *http.Request) (reply, erro
 			status, view := a.problem(ctx, r, err)
 			writeJSON(w, status, view)
 			return
-		}
-		if r.Method != http.MethodGet {
-			// The change stays even if its entry is not delivered. The next delivery
-			// includes the entry.
-			if _, err := a.store.DeliverAudits(ctx, a.auditor); err != nil {
-				a.logger.WarnContext(ctx, "not all audit entries were delivered", "reason", err.Error())
-			}
 		}
 		if out.body == nil {
 			w.WriteHeader(out.status)

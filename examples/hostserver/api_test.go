@@ -198,7 +198,7 @@ func TestLockThatIsHeldIsUnavailable(t *testing.T) {
 	store, err := aiseed.Open(context.Background(), f.pool, aiseed.StoreOptions{Keyring: aiseedtest.NewKeyring(t), LockTimeout: 50 * time.Millisecond})
 	require.NoError(t, err)
 	var log bytes.Buffer
-	operators := &api{store: store, auditor: aiseed.DiscardAudits, logger: slog.New(slog.NewTextHandler(&log, nil))}
+	operators := &api{store: store, logger: slog.New(slog.NewTextHandler(&log, nil))}
 	server := httptest.NewServer(operators.handler(token))
 	t.Cleanup(server.Close)
 	f.hold(fmt.Sprintf(`select pg_advisory_xact_lock(%d)`, aiseed.LockKey("")))

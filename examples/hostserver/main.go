@@ -93,15 +93,15 @@ func run(ctx context.Context, environ []string, stderr io.Writer, tune ...func(*
 		return err
 	}
 
+	auditor := newAuditor(logger)
 	// The store seals from the start: at no moment, and with no order of calls, can
 	// anything unsealed be written.
 	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{
-		Keyring: keyring, Migrate: true, LockTimeout: lockTimeout, Logger: seedLogger,
+		Keyring: keyring, Migrate: true, LockTimeout: lockTimeout, Auditor: auditor, Logger: seedLogger,
 	})
 	if err != nil {
 		return err
 	}
-	auditor := newAuditor(logger)
 	if err := aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, auditor, seedLogger); err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func run(ctx context.Context, environ []string, stderr io.Writer, tune ...func(*
 	defer listener.Close()
 	handler := newHandler(pool, current)
 	if token := lookup(environ, tokenVariable); token != "" {
-		operators := &api{store: store, auditor: auditor, logger: logger}
+		operators := &api{store: store, logger: logger}
 		handler.Handle("/api/", operators.handler(token))
 	}
 	defer current.follow(ctx, store, logger)()

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -43,14 +42,13 @@ func run(ctx context.Context, databaseURL string, serve func([]aiseed.Provider))
 		return errors.New("DATABASE_URL cannot be read; want postgres://user:password@host:port/database, with special characters percent-encoded")
 	}
 	defer pool.Close()
-	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true, Logger: logger})
+	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true, Auditor: auditor, Logger: logger})
 	if err != nil {
 		return err
 	}
 	if err := aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, auditor, logger); err != nil {
 		return err
 	}
-	go deliverAudits(ctx, store)
 	return store.Watch(ctx, func(providers []aiseed.Provider, err error) {
 		if err != nil {
 			slog.Error("the AI providers cannot be read; the last ones stay in use", "error", err)
@@ -65,16 +63,3 @@ var auditor = aiseed.AuditorFunc(func(ctx context.Context, entry aiseed.AuditEnt
 	slog.InfoContext(ctx, "audit", "id", entry.ID, "actor", entry.Actor, "action", entry.Action, "provider", entry.ProviderName)
 	return nil
 })
-
-// deliverAudits delivers what operations write while the host runs. A seed delivers its own.
-func deliverAudits(ctx context.Context, store *aiseed.Store) {
-	for ctx.Err() == nil {
-		if _, err := store.DeliverAudits(ctx, auditor); err != nil {
-			slog.Warn("audits are left for later", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Minute):
-		}
-	}
-}
