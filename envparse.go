@@ -92,10 +92,7 @@ func (p *parser) checkPrefixes() (problems []problem) {
 }
 
 func (p *parser) collect(environment []string) {
-	p.collected = environ.Collect(environment, p.prefixes, environ.Names{
-		Plain: plainNames, Group: indexedGroup, Fields: indexedNames,
-		Groups: []string{openAIGroup, anthropicGroup, bedrockGroup, driftGroup},
-	})
+	p.collected = environ.Collect(environment, p.prefixes, allNames)
 	p.parsed = true
 	if p.collected.Prefix != DefaultPrefix {
 		p.prefix = p.collected.Prefix
@@ -162,17 +159,17 @@ func (p *parser) explain(w *Warning, full string) {
 	meant := nearest(field, "", indexedNames)
 	index, isSet := p.collected.Index(stem)
 	group := valueGroup{parser: p, values: index.Values}
-	kind, _ := closestType(group.Get(fieldType))
+	_, kind, _ := closestType(group.Get(fieldType))
 	isKey := strings.HasPrefix(meant, fieldKey)
 	switch {
-	case isSet && providerTypes[kind].keys && looksLikeKey(field) && len(group.Set(fieldKey))+len(group.Set(bedrockGroup)) == 0:
+	case isSet && kind.keys && looksLikeKey(field) && len(group.Set(fieldKey))+len(group.Set(bedrockGroup)) == 0:
 		w.Code, w.Provider = WarningMissingKey, text.Label(group.name())
 		if !isKey && strings.Contains(field, "FILE") {
 			meant = fieldKey + fileTwinSuffix
 		} else if !isKey {
 			meant = fieldKey
 		}
-	case isSet && isKey && group.Get(fieldType) != "" && !providerTypes[kind].keys:
+	case isSet && isKey && group.Get(fieldType) != "" && !kind.keys:
 		meant = "" // the type takes none
 	}
 	if meant != "" {
@@ -340,7 +337,7 @@ func (v valueGroup) provider() ProviderConfig {
 			keys = true
 		}
 	}
-	if _, supported := closestType(cfg.Type); cfg.Type != "" && !supported {
+	if _, _, supported := closestType(cfg.Type); cfg.Type != "" && !supported {
 		return cfg // it will be skipped, so its other values may not stop a start
 	}
 	if keys {
