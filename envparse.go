@@ -92,10 +92,7 @@ func (p *parser) checkPrefixes() (problems []problem) {
 }
 
 func (p *parser) collect(environment []string) {
-	p.collected = environ.Collect(environment, p.prefixes, environ.Names{
-		Plain: plainNames, Group: indexedGroup, Fields: indexedNames,
-		Groups: []string{openAIGroup, anthropicGroup, bedrockGroup, driftGroup},
-	})
+	p.collected = environ.Collect(environment, p.prefixes, allNames)
 	p.parsed = true
 	if p.collected.Prefix != DefaultPrefix {
 		p.prefix = p.collected.Prefix
@@ -162,17 +159,17 @@ func (p *parser) explain(w *Warning, full string) {
 	meant := nearest(field, "", indexedNames)
 	index, isSet := p.collected.Index(stem)
 	group := valueGroup{parser: p, values: index.Values}
-	kind, _ := closestType(group.Get(fieldType))
+	_, kind, _ := closestType(group.Get(fieldType))
 	isKey := strings.HasPrefix(meant, fieldKey)
 	switch {
-	case isSet && providerTypes[kind].keys && looksLikeKey(field) && len(group.Set(fieldKey))+len(group.Set(bedrockGroup)) == 0:
+	case isSet && kind.keys && looksLikeKey(field) && len(group.Set(fieldKey))+len(group.Set(bedrockGroup)) == 0:
 		w.Code, w.Provider = WarningMissingKey, text.Label(group.name())
 		if !isKey && strings.Contains(field, "FILE") {
 			meant = fieldKey + fileTwinSuffix
 		} else if !isKey {
 			meant = fieldKey
 		}
-	case isSet && isKey && group.Get(fieldType) != "" && !providerTypes[kind].keys:
+	case isSet && isKey && group.Get(fieldType) != "" && !kind.keys:
 		meant = "" // the type takes none
 	}
 	if meant != "" {
@@ -183,7 +180,7 @@ func (p *parser) explain(w *Warning, full string) {
 // setVariables lists the variables that are set, in the order of the Config.
 func (p *parser) setVariables() (set []setVariable) {
 	for _, s := range p.collected.Plain {
-		set = append(set, setVariable{s.Full, plainPlace(s.Name())})
+		set = append(set, setVariable{s.Full(), plainPlace(s.Name())})
 	}
 	for i, index := range p.collected.Indexed {
 		for _, full := range index.Set("") {
@@ -296,22 +293,22 @@ func (v valueGroup) nameOf() string {
 
 // value returns the value of a variable that is not a secret and not indexed.
 func (v valueGroup) value(name string) string {
-	var first environ.Setting
+	var value, full string // of the first
 	for _, known := range v.values {
 		switch {
 		case known.Name() != name:
-		case first.Full == "":
-			first = known
-			if full := v.full(name); known.Full != full {
-				v.actual = withKey(v.actual, name, known.Full)
+		case full == "":
+			value, full = known.Value(), known.Full()
+			if full != v.full(name) {
+				v.actual = withKey(v.actual, name, full)
 			}
-		case known.Value != first.Value:
-			v.twice(first.Full, known.Full)
+		case known.Value() != value:
+			v.twice(full, known.Full())
 		default:
-			v.equal = withKey(v.equal, first.Full, append(v.equal[first.Full], known.Full))
+			v.equal = withKey(v.equal, full, append(v.equal[full], known.Full()))
 		}
 	}
-	return first.Value
+	return value
 }
 
 // twice reports a setting under two prefixes that has two values.
@@ -325,13 +322,13 @@ func (v valueGroup) provider() ProviderConfig {
 	var bedrock, keys, accessKeys bool
 	for _, s := range v.values { // once, since there are many indices
 		switch name := s.Name(); {
-		case s.Value == "":
+		case s.Value() == "":
 		case name == fieldType:
-			cfg.Type = s.Value
+			cfg.Type = s.Value()
 		case name == fieldName:
-			cfg.Name = s.Value
+			cfg.Name = s.Value()
 		case name == fieldBaseURL:
-			cfg.BaseURL = s.Value
+			cfg.BaseURL = s.Value()
 		case strings.HasPrefix(name, fieldBedrockAccessKey):
 			accessKeys = true
 		case strings.HasPrefix(name, bedrockGroup):
@@ -340,7 +337,7 @@ func (v valueGroup) provider() ProviderConfig {
 			keys = true
 		}
 	}
-	if _, supported := closestType(cfg.Type); cfg.Type != "" && !supported {
+	if _, _, supported := closestType(cfg.Type); cfg.Type != "" && !supported {
 		return cfg // it will be skipped, so its other values may not stop a start
 	}
 	if keys {
@@ -366,11 +363,11 @@ func (v valueGroup) secrets(name string) []Secret {
 	var chosen environ.Setting
 	var set values // if there are several
 	for _, known := range v.values {
-		if known.Value == "" || !strings.HasPrefix(known.Name(), name) || !slices.Contains(secretSpellings[:], known.Name()[len(name):]) {
+		if known.Value() == "" || !strings.HasPrefix(known.Name(), name) || !slices.Contains(secretSpellings[:], known.Name()[len(name):]) {
 			continue
 		}
 		switch {
-		case chosen.Full == "":
+		case chosen.Full() == "":
 			chosen = known
 		case set == nil:
 			set = values{chosen, known}
@@ -378,25 +375,25 @@ func (v valueGroup) secrets(name string) []Secret {
 			set = append(set, known)
 		}
 	}
-	if chosen.Full == "" {
+	if chosen.Full() == "" {
 		return nil
 	}
 	if set != nil {
 		agree := v.agree(name, set)
 		if chosen = set[0]; !agree {
-			v.refused = withKey(v.refused, chosen.Full, true)
+			v.refused = withKey(v.refused, chosen.Full(), true)
 		}
 	}
-	value, spelling := chosen.Value, chosen.Name()[len(name):]
+	value, spelling := chosen.Value(), chosen.Name()[len(name):]
 	plural, isFile := strings.CutSuffix(spelling, fileTwinSuffix)
 	if isFile {
 		contents, reason := secretfile.Read(value)
 		if reason != "" {
-			if !v.refused[chosen.Full] {
-				v.problem(v.place, v.nameOf(), secretfile.Shown(value)+" "+reason, chosen.Full)
+			if !v.refused[chosen.Full()] {
+				v.problem(v.place, v.nameOf(), secretfile.Shown(value)+" "+reason, chosen.Full())
 			}
-			v.refused = withKey(v.refused, chosen.Full, true)
-			v.actual = withKey(v.actual, v.stem+name, chosen.Full)
+			v.refused = withKey(v.refused, chosen.Full(), true)
+			v.actual = withKey(v.actual, v.stem+name, chosen.Full())
 			return []Secret{NewSecret("unreadable")}
 		}
 		value = contents
@@ -414,8 +411,8 @@ func (v valueGroup) secrets(name string) []Secret {
 		}
 	}
 	usual := secretName(name, len(secrets))
-	if chosen.Name() != usual || v.stem == "" && chosen.Full[:chosen.At] != v.full("") {
-		v.actual = withKey(v.actual, v.stem+usual, chosen.Full)
+	if chosen.Name() != usual || v.stem == "" && chosen.Full() != v.full(chosen.Name()) {
+		v.actual = withKey(v.actual, v.stem+usual, chosen.Full())
 	}
 	return secrets
 }
@@ -425,18 +422,18 @@ func (v valueGroup) secrets(name string) []Secret {
 func (v valueGroup) agree(name string, set values) bool {
 	spelling := func(s environ.Setting) int { return slices.Index(secretSpellings[:], s.Name()[len(name):]) }
 	slices.SortFunc(set, func(a, b environ.Setting) int {
-		return cmp.Or(cmp.Compare(spelling(a), spelling(b)), cmp.Compare(a.Full, b.Full))
+		return cmp.Or(cmp.Compare(spelling(a), spelling(b)), cmp.Compare(a.Full(), b.Full()))
 	})
 	var names []string
 	different := false
 	for _, s := range set {
-		names = append(names, s.Full)
+		names = append(names, s.Full())
 		different = different || s.Name() != set[0].Name()
 	}
 	switch {
 	case different:
 		v.problem(v.place, v.nameOf(), "only one of them may be set", names...)
-	case slices.ContainsFunc(set, func(s environ.Setting) bool { return s.Value != set[0].Value }):
+	case slices.ContainsFunc(set, func(s environ.Setting) bool { return s.Value() != set[0].Value() }):
 		v.twice(names...)
 	default:
 		v.equal = withKey(v.equal, names[0], names[1:])

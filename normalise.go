@@ -133,7 +133,7 @@ func (n *normaliser) add(e *entry) {
 		n.checkValues(e) // what two prefixes have of one provider does not fit together
 		return
 	}
-	closest, supported := closestType(c.Type)
+	closest, kind, supported := closestType(c.Type)
 	switch {
 	case c.Type == "" && c.Name == "":
 		n.problem(e, "neither a type nor a name; want at least a type, one of "+supportedTypes(), fieldType, fieldName)
@@ -156,7 +156,6 @@ func (n *normaliser) add(e *entry) {
 	if c.Type == "" {
 		return // the checks below need a type
 	}
-	kind := providerTypes[closest]
 	if !kind.fits(len(c.Keys) > 0, c.hasBedrock(), c.BaseURL != "") { // else it is one of most
 		n.addMisfits(e, closest)
 	}
@@ -187,10 +186,11 @@ func (n *normaliser) addMisfits(e *entry, t ProviderType) {
 }
 
 // closestType returns the supported type that a text names, also in other letters, with quotes or
-// spaces.
-func closestType(written string) (t ProviderType, supported bool) {
-	if _, supported = providerTypes[ProviderType(written)]; supported {
-		return ProviderType(written), true
+// spaces, and what kind of provider that is.
+func closestType(written string) (t ProviderType, kind providerKind, supported bool) {
+	t = ProviderType(written)
+	if kind, supported = providerTypes[t]; supported {
+		return t, kind, true
 	}
 	t = ProviderType(strings.Map(func(r rune) rune {
 		if unicode.IsSpace(r) || text.IsInvisible(r) || text.IsQuote(r) {
@@ -198,8 +198,8 @@ func closestType(written string) (t ProviderType, supported bool) {
 		}
 		return unicode.ToLower(r)
 	}, written))
-	_, supported = providerTypes[t]
-	return t, supported
+	kind, supported = providerTypes[t]
+	return t, kind, supported
 }
 
 // merge leaves out e, because an entry with its name already exists.

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"example.com/aiseed/internal/environ"
 	"example.com/aiseed/internal/text"
 )
 
@@ -75,6 +76,10 @@ var (
 	}
 	indexedNames = variableNames(indexedFields, true)
 	plainNames   = variableNames(slices.Concat(legacyFields, settingFields), false)
+	allNames     = environ.Names{
+		Plain: plainNames, Group: indexedGroup, Fields: indexedNames,
+		Groups: []string{openAIGroup, anthropicGroup, bedrockGroup, driftGroup},
+	}
 )
 
 func variableNames(fields []field, plurals bool) map[string]bool {

@@ -70,30 +70,37 @@ const (
 // faster than a map. If a variable appears twice, the first wins, even if it is empty.
 type Values []Setting
 
-// A Setting is a variable with its value.
+// A Setting is a variable with its value, as it stands in the environment.
 type Setting struct {
-	Full  string
-	At    int // where its name begins, behind the prefix or the stem
-	Value string
+	entry   string
+	at, end int // where its name begins, behind the prefix or the stem, and ends
 }
 
-// Name returns what follows the prefix or the stem.
-func (s Setting) Name() string { return s.Full[s.At:] }
+// Full returns the full name.
+func (s Setting) Full() string { return s.entry[:s.end] }
 
-func (v *Values) add(full string, at int, value string) {
+// Name returns what follows the prefix or the stem.
+func (s Setting) Name() string { return s.entry[s.at:s.end] }
+
+// Value returns the value. "" counts as not set.
+func (s Setting) Value() string { return s.entry[s.end+1:] }
+
+// add adds a variable of one index.
+func (v *Values) add(s Setting) {
+	name := s.Name()
 	for _, known := range *v {
-		if known.At == at && known.Full[at:] == full[at:] && known.Full == full { // the short part first
+		if known.Name() == name {
 			return
 		}
 	}
-	*v = append(*v, Setting{full, at, value})
+	*v = append(*v, s)
 }
 
 // Get returns the first value of a name that is set, or "".
 func (v Values) Get(name string) string {
 	for _, known := range v {
-		if known.Value != "" && known.Name() == name {
-			return known.Value
+		if known.Name() == name && known.Value() != "" {
+			return known.Value()
 		}
 	}
 	return ""
@@ -103,8 +110,8 @@ func (v Values) Get(name string) string {
 func (v Values) Set(start string) []string {
 	var set []string
 	for _, known := range v {
-		if known.Value != "" && strings.HasPrefix(known.Name(), start) {
-			set = append(set, known.Full)
+		if known.Value() != "" && strings.HasPrefix(known.Name(), start) {
+			set = append(set, known.Full())
 		}
 	}
 	slices.Sort(set)
@@ -141,7 +148,7 @@ func Collect(environment []string, prefixes Prefixes, names Names) *Collected {
 		switch {
 		case value == "": // counts as not set
 		case at > 0:
-			c.addOther(full, at, value)
+			c.addOther(entry, at, len(full))
 		default:
 			c.addMisnamed(full)
 		}
@@ -164,7 +171,7 @@ func (c *collector) addToLast(entry string) bool {
 	if end < len(last.Stem) || !c.names.Fields[entry[len(last.Stem):end]] {
 		return false
 	}
-	last.add(entry[:end], len(last.Stem), entry[end+1:])
+	last.add(Setting{entry, len(last.Stem), end})
 	return true
 }
 
@@ -173,27 +180,28 @@ func (c *collector) addToLast(entry string) bool {
 func (c *collector) addIndexed(entry string, at int) bool {
 	indexed, ok := strings.CutPrefix(entry[at:], c.names.Group)
 	number, rest, _ := strings.Cut(indexed, "_")
-	field, value, set := strings.Cut(rest, "=")
+	field, _, set := strings.Cut(rest, "=")
 	if !ok || !set || !c.names.Fields[field] || !IsIndex(number) {
 		return false
 	}
-	stem := entry[:at+len(c.names.Group)+len(number)+1]
+	stem := entry[:len(entry)-len(rest)]
 	place, known := c.places[stem]
 	if !known {
 		place = len(c.Indexed)
 		c.places[stem] = place
 		c.Indexed = append(c.Indexed, Index{entry[:at], number, stem, make(Values, 0, 4)})
 	}
-	c.Indexed[place].add(entry[:len(stem)+len(field)], len(stem), value)
+	c.Indexed[place].add(Setting{entry, len(stem), len(stem) + len(field)})
 	return true
 }
 
 // addOther adds a variable behind a prefix that is set and no known indexed one. What is in
 // none of our groups belongs to the host.
-func (c *collector) addOther(full string, at int, value string) {
-	name := full[at:]
+func (c *collector) addOther(entry string, at, end int) {
+	s := Setting{entry, at, end}
+	full, name := s.Full(), s.Name()
 	if c.names.Plain[name] {
-		c.Plain.add(full, at, value)
+		c.Plain = append(c.Plain, s)
 		return
 	}
 	indexed, isIndexed := strings.CutPrefix(name, c.names.Group)
@@ -205,7 +213,7 @@ func (c *collector) addOther(full string, at int, value string) {
 		stray.Meant, stray.Wrong = full[:at]+meant, wrong
 	}
 	switch {
-	case (ours || meant != "") && IsServiceLink(name, value):
+	case (ours || meant != "") && IsServiceLink(name, s.Value()):
 		c.Links = append(c.Links, full)
 		return
 	case known && wrong == "":
@@ -247,12 +255,15 @@ func (c *collector) addMisnamed(full string) {
 // sort sorts what is indexed and stray, and chooses the prefix.
 func (c *collector) sort() {
 	c.Indexed = slices.DeleteFunc(c.Indexed, func(index Index) bool {
-		return !slices.ContainsFunc(index.Values, func(s Setting) bool { return s.Value != "" })
+		return !slices.ContainsFunc(index.Values, func(s Setting) bool { return s.Value() != "" })
 	})
-	order := func(prefix string) int { return slices.Index(c.prefixes, prefix) }
+	order := func(a, b string) int { return cmp.Compare(slices.Index(c.prefixes, a), slices.Index(c.prefixes, b)) }
 	inOrder := func(a, b Index) int {
+		if a.Number == b.Number {
+			return order(a.Prefix, b.Prefix)
+		}
 		// Without leading zeros, the longer number is larger, however large they are.
-		return cmp.Or(cmp.Compare(len(a.Number), len(b.Number)), cmp.Compare(a.Number, b.Number), cmp.Compare(order(a.Prefix), order(b.Prefix)))
+		return cmp.Or(cmp.Compare(len(a.Number), len(b.Number)), cmp.Compare(a.Number, b.Number))
 	}
 	if !slices.IsSortedFunc(c.Indexed, inOrder) { // mostly it is
 		slices.SortFunc(c.Indexed, inOrder)
@@ -264,7 +275,7 @@ func (c *collector) sort() {
 		}
 	}
 	slices.SortFunc(c.Plain, func(a, b Setting) int {
-		return cmp.Or(cmp.Compare(order(a.Full[:a.At]), order(b.Full[:b.At])), cmp.Compare(a.Full, b.Full))
+		return cmp.Or(order(a.entry[:a.at], b.entry[:b.at]), cmp.Compare(a.Full(), b.Full()))
 	})
 	slices.SortFunc(c.Strays, func(a, b Stray) int { return cmp.Compare(a.Full, b.Full) })
 	slices.Sort(c.Links)
@@ -272,7 +283,7 @@ func (c *collector) sort() {
 	case len(c.Indexed) > 0:
 		c.Prefix = c.Indexed[0].Prefix
 	case len(c.Plain) > 0:
-		c.Prefix = c.Plain[0].Full[:c.Plain[0].At]
+		c.Prefix = c.Plain[0].entry[:c.Plain[0].at]
 	default:
 		c.Prefix = c.prefixes[0]
 	}
