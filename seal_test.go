@@ -142,7 +142,7 @@ func TestL5_SealingIsTriedAgain(t *testing.T) {
 	require.Equal(t, 1, n.Changed)
 }
 
-// O4, O5: equal keys keep their row and what is sealed in it; the order becomes the given one.
+// O4: equal keys keep their row and what is sealed in it; the order becomes the given one.
 func TestO4_ReplacedKeysKeepTheirRows(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -11,8 +11,8 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -33,22 +33,48 @@ type api struct {
 	logger *slog.Logger
 }
 
+// An operation answers a request. It returns a status and a body, nil for none.
+type operation func(context.Context, *request) (status int, body any, err error)
+
 // handler makes the routes of the API. It refuses requests without the token.
 func (a *api) handler(token string) http.Handler {
 	mux := http.NewServeMux()
-	for pattern, answer := range map[string]func(context.Context, *http.Request) (reply, error){
-		"GET /api/providers":                    a.list,
-		"POST /api/providers":                   a.create,
-		"PATCH /api/providers/{id}":             a.update,
-		"POST /api/providers/{id}/enable":       a.enable(true),
-		"POST /api/providers/{id}/disable":      a.enable(false),
-		"DELETE /api/providers/{id}":            a.delete,
-		"POST /api/providers/{id}/restore":      a.restore,
-		"POST /api/providers/{id}/keys":         a.addKey,
-		"DELETE /api/providers/{id}/keys/{key}": a.removeKey,
+	for pattern, do := range map[string]operation{
+		"GET /api/providers":           a.list,
+		"POST /api/providers":          a.create,
+		"GET /api/providers/{id}":      a.get,
+		"PATCH /api/providers/{id}":    a.update,
+		"PUT /api/providers/{id}/keys": a.replaceKeys,
+		"POST /api/providers/{id}/keys": func(ctx context.Context, r *request) (int, any, error) {
+			var in struct {
+				Key string `json:"key"`
+			}
+			if err := r.read(&in); err != nil {
+				return 0, nil, err
+			}
+			key, err := a.store.AddProviderKey(ctx, r.actor, r.id, aiseed.NewSecret(in.Key))
+			return http.StatusCreated, key, err
+		},
+		"DELETE /api/providers/{id}/keys/{key}": func(ctx context.Context, r *request) (int, any, error) {
+			return http.StatusNoContent, nil, a.store.RemoveProviderKey(ctx, r.actor, r.id, r.key)
+		},
+		"POST /api/providers/{id}/enable": func(ctx context.Context, r *request) (int, any, error) {
+			return http.StatusNoContent, nil, a.store.SetProviderEnabled(ctx, r.actor, r.id, true)
+		},
+		"POST /api/providers/{id}/disable": func(ctx context.Context, r *request) (int, any, error) {
+			return http.StatusNoContent, nil, a.store.SetProviderEnabled(ctx, r.actor, r.id, false)
+		},
+		"DELETE /api/providers/{id}": func(ctx context.Context, r *request) (int, any, error) {
+			return http.StatusNoContent, nil, a.store.DeleteProvider(ctx, r.actor, r.id)
+		},
+		"POST /api/providers/{id}/restore": func(ctx context.Context, r *request) (int, any, error) {
+			p, err := a.store.RestoreProvider(ctx, r.actor, r.id)
+			return http.StatusOK, p, err
+		},
 	} {
-		mux.Handle(pattern, a.answering(answer))
+		mux.Handle(pattern, a.answering(do))
 	}
+	routes := jsonErrors(mux)
 	want := sha256.Sum256([]byte("Bearer " + token))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Compare hashes, so that the time does not show the token's length either.
@@ -58,35 +84,100 @@ func (a *api) handler(token string) http.Handler {
 			writeJSON(w, http.StatusUnauthorized, problemView{Error: "the token is missing or wrong; send the header Authorization: Bearer <token>"})
 			return
 		}
-		mux.ServeHTTP(w, r)
+		routes.ServeHTTP(w, r)
 	})
 }
 
-// A reply is the answer to a request that succeeded.
-type reply struct {
-	status int
-	body   any // nil for none
-}
-
-var done = reply{status: http.StatusNoContent}
-
-func (a *api) answering(answer func(context.Context, *http.Request) (reply, error)) http.Handler {
+func (a *api) answering(do operation) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), operationTimeout)
 		defer cancel()
 		r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
-		out, err := answer(ctx, r)
+		in, err := newRequest(r)
+		var status int
+		var body any
+		if err == nil {
+			status, body, err = do(ctx, in)
+		}
 		if err != nil {
-			status, view := a.problem(ctx, r, err)
-			writeJSON(w, status, view)
+			status, body = a.problem(ctx, r, err)
+		}
+		if p, ok := body.(aiseed.Provider); ok {
+			w.Header().Set("ETag", fmt.Sprintf(`"%d"`, p.Revision))
+		}
+		if body == nil {
+			w.WriteHeader(status)
 			return
 		}
-		if out.body == nil {
-			w.WriteHeader(out.status)
-			return
-		}
-		writeJSON(w, out.status, out.body)
+		writeJSON(w, status, body)
 	})
+}
+
+// A request is what all operations need of one.
+type request struct {
+	*http.Request
+	actor    string
+	id, key  uuid.UUID // of the path; zero if it has none
+	revision int64     // of If-Match; 0 for any
+}
+
+func newRequest(r *http.Request) (*request, error) {
+	in := &request{Request: r, actor: cmp.Or(strings.TrimSpace(r.Header.Get("X-Actor")), "api")}
+	if len(in.actor) > maxActorBytes || !utf8.ValidString(in.actor) || strings.ContainsFunc(in.actor, unicode.IsControl) || in.actor == aiseed.SystemActor {
+		return nil, badRequest(fmt.Sprintf("X-Actor is longer than %d bytes, not UTF-8, holds a control character, or is %q", maxActorBytes, aiseed.SystemActor))
+	}
+	for name, into := range map[string]*uuid.UUID{"id": &in.id, "key": &in.key} {
+		var err error
+		if value := r.PathValue(name); value != "" {
+			if *into, err = uuid.Parse(value); err != nil {
+				return nil, badRequest("the " + name + " in the path is not a UUID")
+			}
+		}
+	}
+	if match := r.Header.Get("If-Match"); match != "" && match != "*" {
+		if r.Method != http.MethodPatch && r.Method != http.MethodPut {
+			return nil, badRequest("If-Match is for PATCH and PUT only")
+		}
+		var err error
+		if in.revision, err = strconv.ParseInt(strings.Trim(match, `"`), 10, 64); err != nil || in.revision < 1 {
+			return nil, badRequest("If-Match is not one ETag of this API")
+		}
+	}
+	return in, nil
+}
+
+// read decodes the body.
+func (r *request) read(into any) error {
+	decoder := json.NewDecoder(r.Body)
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(into)
+	if err == nil {
+		if _, err = decoder.Token(); errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil || !errors.As(err, new(*http.MaxBytesError)) {
+			err = errors.New("something follows the JSON object")
+		}
+	}
+	if errors.As(err, new(*http.MaxBytesError)) {
+		return err
+	}
+	return badRequest("the body cannot be used: " + bodyReason(err))
+}
+
+// bodyReason says what is wrong with a body without quoting a value of it.
+func bodyReason(err error) string {
+	var wrongType *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &wrongType):
+		return fmt.Sprintf("%s is of the wrong type; want %s", cmp.Or(wrongType.Field, "it"), wrongType.Type.Kind())
+	case errors.As(err, &syntax):
+		return fmt.Sprintf("no JSON at byte %d", syntax.Offset)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "it ends too early"
+	}
+	return strings.TrimPrefix(err.Error(), "json: ")
 }
 
 // A problemView is the body of every answer that is not a success.
@@ -109,10 +200,11 @@ func (b badRequest) Error() string { return string(b) }
 // anything about.
 func (a *api) problem(ctx context.Context, r *http.Request, err error) (int, problemView) {
 	var config *aiseed.ConfigError
-	var bad badRequest
 	switch {
-	case errors.As(err, &bad):
-		return http.StatusBadRequest, problemView{Error: bad.Error()}
+	case errors.As(err, new(badRequest)):
+		return http.StatusBadRequest, problemView{Error: err.Error()}
+	case errors.As(err, new(*http.MaxBytesError)):
+		return http.StatusRequestEntityTooLarge, problemView{Error: fmt.Sprintf("the body is larger than %d KiB", maxBodyBytes>>10)}
 	case errors.As(err, &config):
 		view := problemView{Error: "the provider cannot be like that; nothing was changed"}
 		for _, p := range config.Problems {
@@ -123,6 +215,8 @@ func (a *api) problem(ctx context.Context, r *http.Request, err error) (int, pro
 		return http.StatusNotFound, problemView{Error: err.Error()}
 	case errors.Is(err, aiseed.ErrNameTaken):
 		return http.StatusConflict, problemView{Error: err.Error()}
+	case errors.Is(err, aiseed.ErrConflict):
+		return http.StatusPreconditionFailed, problemView{Error: err.Error()}
 	}
 	a.logger.ErrorContext(ctx, "a request failed", "method", r.Method, "path", r.URL.Path, "reason", err.Error())
 	if errors.Is(err, aiseed.ErrLockTimeout) {
@@ -131,36 +225,23 @@ func (a *api) problem(ctx context.Context, r *http.Request, err error) (int, pro
 	return http.StatusInternalServerError, problemView{Error: "it failed, or its outcome is not known; the server's log says why"}
 }
 
-// list shows the providers that the runtime uses. With ?all it shows every provider, so
-// that an operator can find the id of one that is disabled, deleted or cannot be decrypted.
-func (a *api) list(ctx context.Context, r *http.Request) (reply, error) {
-	if r.URL.Query().Has("all") {
-		infos, err := a.store.ListProviders(ctx)
-		views := make([]infoView, len(infos))
-		for i, p := range infos {
-			views[i] = infoView{p.ID, p.Name, p.Type, p.Enabled, p.Deleted, aiseed.MaskURL(p.BaseURL), p.Keys}
-		}
-		return reply{http.StatusOK, views}, err
+// list shows every provider, also those that are disabled, deleted or cannot be decrypted. With
+// ?name= it shows the live provider with that name.
+func (a *api) list(ctx context.Context, r *request) (int, any, error) {
+	if query := r.URL.Query(); query.Has("name") {
+		p, err := a.store.ProviderByName(ctx, query.Get("name"))
+		return http.StatusOK, p, err
 	}
-	providers, err := a.store.Providers(ctx)
-	views := make([]operatorView, len(providers))
-	for i, p := range providers {
-		views[i] = newOperatorView(p)
-	}
-	return reply{http.StatusOK, views}, err
+	infos, err := a.store.ListProviders(ctx)
+	return http.StatusOK, infos, err
 }
 
-type infoView struct {
-	ID      uuid.UUID                `json:"id"`
-	Name    string                   `json:"name"`
-	Type    aiseed.ProviderType      `json:"type"`
-	Enabled bool                     `json:"enabled"`
-	Deleted bool                     `json:"deleted"`
-	BaseURL string                   `json:"base_url,omitempty"`
-	Keys    []aiseed.ProviderKeyInfo `json:"keys"`
+func (a *api) get(ctx context.Context, r *request) (int, any, error) {
+	p, err := a.store.Provider(ctx, r.id)
+	return http.StatusOK, p, err
 }
 
-func (a *api) create(ctx context.Context, r *http.Request) (reply, error) {
+func (a *api) create(ctx context.Context, r *request) (int, any, error) {
 	var in struct {
 		Type        aiseed.ProviderType `json:"type"`
 		Name        string              `json:"name"`
@@ -170,25 +251,18 @@ func (a *api) create(ctx context.Context, r *http.Request) (reply, error) {
 		Keys        []string            `json:"keys"`
 		bedrockFields
 	}
-	actor, err := read(r, &in)
-	if err != nil {
-		return reply{}, err
+	if err := r.read(&in); err != nil {
+		return 0, nil, err
 	}
-	n := aiseed.ProviderSpec{Type: in.Type, Name: in.Name, DisplayName: in.DisplayName, Disabled: in.Disabled, BaseURL: in.BaseURL}
-	for _, key := range in.Keys {
-		n.Keys = append(n.Keys, aiseed.NewSecret(key))
-	}
+	n := aiseed.ProviderSpec{Type: in.Type, Name: in.Name, DisplayName: in.DisplayName, Disabled: in.Disabled, BaseURL: in.BaseURL, Keys: secrets(in.Keys)}
 	if in.bedrockFields != (bedrockFields{}) {
 		n.Bedrock = &aiseed.BedrockSettings{
-			Region:          deref(in.Region),
-			Model:           deref(in.Model),
-			SmallFastModel:  deref(in.SmallFastModel),
-			AccessKey:       aiseed.NewSecret(deref(in.AccessKey)),
-			AccessKeySecret: aiseed.NewSecret(deref(in.AccessKeySecret)),
+			Region: deref(in.Region), Model: deref(in.Model), SmallFastModel: deref(in.SmallFastModel),
+			AccessKey: deref(secretOf(in.AccessKey)), AccessKeySecret: deref(secretOf(in.AccessKeySecret)),
 		}
 	}
-	p, err := a.store.CreateProvider(ctx, actor, n)
-	return reply{http.StatusCreated, newOperatorView(p)}, err
+	p, err := a.store.CreateProvider(ctx, r.actor, n)
+	return http.StatusCreated, p, err
 }
 
 // bedrockFields have the names that the library uses to report problems with them.
@@ -200,186 +274,57 @@ type bedrockFields struct {
 	AccessKeySecret *string `json:"bedrock_access_key_secret"`
 }
 
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
-}
-
-func (a *api) update(ctx context.Context, r *http.Request) (reply, error) {
+func (a *api) update(ctx context.Context, r *request) (int, any, error) {
 	var in struct {
-		DisplayName *string `json:"display_name"`
-		BaseURL     *string `json:"base_url"`
+		DisplayName   *string `json:"display_name"`
+		BaseURL       *string `json:"base_url"`
+		RemoveBedrock bool    `json:"remove_bedrock"`
 		bedrockFields
 	}
-	actor, id, err := readFor(r, &in)
-	if err != nil {
-		return reply{}, err
+	if err := r.read(&in); err != nil {
+		return 0, nil, err
 	}
-	p, err := a.store.UpdateProvider(ctx, actor, id, aiseed.ProviderUpdate{
-		DisplayName: in.DisplayName, BaseURL: in.BaseURL,
+	p, err := a.store.UpdateProvider(ctx, r.actor, r.id, aiseed.ProviderUpdate{
+		Revision: r.revision, DisplayName: in.DisplayName, BaseURL: in.BaseURL,
 		Region: in.Region, Model: in.Model, SmallFastModel: in.SmallFastModel,
-		AccessKey: secretOf(in.AccessKey), AccessKeySecret: secretOf(in.AccessKeySecret),
+		AccessKey: secretOf(in.AccessKey), AccessKeySecret: secretOf(in.AccessKeySecret), RemoveBedrock: in.RemoveBedrock,
 	})
-	return reply{http.StatusOK, newOperatorView(p)}, err
+	return http.StatusOK, p, err
+}
+
+// replaceKeys is an update, since that can name a revision.
+func (a *api) replaceKeys(ctx context.Context, r *request) (int, any, error) {
+	var in struct {
+		Keys []string `json:"keys"`
+	}
+	if err := r.read(&in); err != nil {
+		return 0, nil, err
+	}
+	if in.Keys == nil {
+		return 0, nil, badRequest("keys is missing; send an empty list to remove all keys")
+	}
+	p, err := a.store.UpdateProvider(ctx, r.actor, r.id, aiseed.ProviderUpdate{Revision: r.revision, Keys: secrets(in.Keys)})
+	return http.StatusOK, p, err
+}
+
+func secrets(values []string) []aiseed.Secret {
+	secrets := make([]aiseed.Secret, len(values))
+	for i, value := range values {
+		secrets[i] = aiseed.NewSecret(value)
+	}
+	return secrets
 }
 
 func secretOf(value *string) *aiseed.Secret {
 	if value == nil {
 		return nil
 	}
-	secret := aiseed.NewSecret(*value)
-	return &secret
+	return new(aiseed.NewSecret(*value))
 }
 
-func (a *api) enable(enabled bool) func(context.Context, *http.Request) (reply, error) {
-	return func(ctx context.Context, r *http.Request) (reply, error) {
-		actor, id, err := readFor(r, nil)
-		if err != nil {
-			return reply{}, err
-		}
-		return done, a.store.SetProviderEnabled(ctx, actor, id, enabled)
+func deref[T any](v *T) (value T) {
+	if v != nil {
+		value = *v
 	}
+	return value
 }
-
-func (a *api) delete(ctx context.Context, r *http.Request) (reply, error) {
-	actor, id, err := readFor(r, nil)
-	if err != nil {
-		return reply{}, err
-	}
-	return done, a.store.DeleteProvider(ctx, actor, id)
-}
-
-func (a *api) restore(ctx context.Context, r *http.Request) (reply, error) {
-	actor, id, err := readFor(r, nil)
-	if err != nil {
-		return reply{}, err
-	}
-	p, err := a.store.RestoreProvider(ctx, actor, id)
-	return reply{http.StatusOK, newOperatorView(p)}, err
-}
-
-func (a *api) addKey(ctx context.Context, r *http.Request) (reply, error) {
-	var in struct {
-		Key string `json:"key"`
-	}
-	actor, id, err := readFor(r, &in)
-	if err != nil {
-		return reply{}, err
-	}
-	key, err := a.store.AddProviderKey(ctx, actor, id, aiseed.NewSecret(in.Key))
-	return reply{http.StatusCreated, newKeyView(key)}, err
-}
-
-func (a *api) removeKey(ctx context.Context, r *http.Request) (reply, error) {
-	actor, id, err := readFor(r, nil)
-	if err != nil {
-		return reply{}, err
-	}
-	key, err := pathID(r, "key")
-	if err != nil {
-		return reply{}, err
-	}
-	return done, a.store.RemoveProviderKey(ctx, actor, id, key)
-}
-
-// readFor is read for a request about one provider.
-func readFor(r *http.Request, body any) (actor string, id uuid.UUID, err error) {
-	if id, err = pathID(r, "id"); err != nil {
-		return "", id, err
-	}
-	actor, err = read(r, body)
-	return actor, id, err
-}
-
-func pathID(r *http.Request, name string) (uuid.UUID, error) {
-	id, err := uuid.Parse(r.PathValue(name))
-	if err != nil {
-		return id, badRequest("the " + name + " in the path is not a UUID")
-	}
-	return id, nil
-}
-
-// read returns the actor of a request and decodes the request's body into body. If body is
-// nil, it does not read the request's body.
-func read(r *http.Request, body any) (actor string, err error) {
-	actor = cmp.Or(strings.TrimSpace(r.Header.Get("X-Actor")), "api")
-	if len(actor) > maxActorBytes || !utf8.ValidString(actor) || strings.ContainsFunc(actor, unicode.IsControl) || actor == aiseed.SystemActor {
-		return "", badRequest(fmt.Sprintf("X-Actor is longer than %d bytes, not UTF-8, holds a control character, or is %q", maxActorBytes, aiseed.SystemActor))
-	}
-	if body == nil {
-		return actor, nil
-	}
-	decoder := json.NewDecoder(r.Body)
-	decoder.DisallowUnknownFields()
-	err = decoder.Decode(body)
-	if err == nil {
-		if _, err = decoder.Token(); errors.Is(err, io.EOF) {
-			return actor, nil
-		}
-		err = errors.New("something follows the JSON object")
-	}
-	return "", badRequest("the body cannot be used: " + bodyReason(err))
-}
-
-// bodyReason says what is wrong with a body without quoting a value of it.
-func bodyReason(err error) string {
-	var tooLarge *http.MaxBytesError
-	var wrongType *json.UnmarshalTypeError
-	var syntax *json.SyntaxError
-	switch {
-	case errors.As(err, &tooLarge):
-		return fmt.Sprintf("it is larger than %d KiB", maxBodyBytes>>10)
-	case errors.As(err, &wrongType):
-		return fmt.Sprintf("%s is of the wrong type; want %s", cmp.Or(wrongType.Field, "it"), wrongType.Type.Kind())
-	case errors.As(err, &syntax):
-		return fmt.Sprintf("no JSON at byte %d", syntax.Offset)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "it ends too early"
-	}
-	return strings.TrimPrefix(err.Error(), "json: ")
-}
-
-// An operatorView is a provider as the API shows it. A Secret in it shows its mask.
-type operatorView struct {
-	ID          uuid.UUID           `json:"id"`
-	Type        aiseed.ProviderType `json:"type"`
-	Name        string              `json:"name"`
-	DisplayName string              `json:"display_name"`
-	Enabled     bool                `json:"enabled"`
-	BaseURL     string              `json:"base_url"`
-	Bedrock     *bedrockView        `json:"bedrock,omitempty"`
-	Keys        []keyView           `json:"keys"`
-	CreatedAt   time.Time           `json:"created_at"`
-	UpdatedAt   time.Time           `json:"updated_at"`
-}
-
-type bedrockView struct {
-	Region          string        `json:"region"`
-	Model           string        `json:"model"`
-	SmallFastModel  string        `json:"small_fast_model"`
-	AccessKey       aiseed.Secret `json:"access_key"`
-	AccessKeySecret aiseed.Secret `json:"access_key_secret"`
-}
-
-type keyView struct {
-	ID  uuid.UUID     `json:"id"`
-	Key aiseed.Secret `json:"key"`
-}
-
-func newOperatorView(p aiseed.Provider) operatorView {
-	v := operatorView{
-		ID: p.ID, Type: p.Type, Name: p.Name, DisplayName: p.DisplayName, Enabled: p.Enabled,
-		BaseURL: aiseed.MaskURL(p.BaseURL), Keys: []keyView{}, CreatedAt: p.CreatedAt, UpdatedAt: p.UpdatedAt,
-	}
-	if b := p.Bedrock; b != nil {
-		v.Bedrock = &bedrockView{b.Region, b.Model, b.SmallFastModel, b.AccessKey, b.AccessKeySecret}
-	}
-	for _, key := range p.Keys {
-		v.Keys = append(v.Keys, newKeyView(key))
-	}
-	return v
-}
-
-func newKeyView(key aiseed.ProviderKey) keyView { return keyView{key.ID, key.APIKey} }

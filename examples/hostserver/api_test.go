@@ -87,11 +87,11 @@ func TestO4_EveryOperation(t *testing.T) {
 	h.want(http.StatusNoContent, "DELETE", one+"/keys/"+p.Keys[0].ID, "")
 
 	h.want(http.StatusNoContent, "POST", one+"/disable", "")
-	_, body := h.call("GET", api, "")
-	require.NotContains(t, body, "second", "a disabled provider is not in use")
+	_, body := h.call("GET", one, "")
+	require.Contains(t, body, `"enabled":false`)
 	h.want(http.StatusNoContent, "POST", one+"/enable", "")
-	_, body = h.call("GET", api, "")
-	require.Contains(t, body, `"name":"second","display_name":"Second","enabled":true,"base_url":"https://moved.example/v1","keys":[{"id":"`+key.ID+`","key":"****x6Ue"}]`)
+	_, body = h.call("GET", one, "")
+	require.Contains(t, body, `"name":"second","display_name":"Second","enabled":true,"base_url":"https://moved.example/v1","keys":[{"id":"`+key.ID+`","key":"****x6Ue",`)
 
 	h.want(http.StatusNoContent, "DELETE", one, "")
 	h.want(http.StatusNotFound, "PATCH", one, `{"base_url": ""}`)
@@ -153,7 +153,9 @@ func TestErrorsOfTheAPI(t *testing.T) {
 		{"unknown field", 400, "POST", "", `{"tpye": "openai"}`, `{"error": "the body cannot be used: unknown field \"tpye\""}`},
 		{"wrong type", 400, "POST", "", `{"keys": "` + sentKey + `"}`, `{"error": "the body cannot be used: keys is of the wrong type; want slice"}`},
 		{"two objects", 400, "POST", "", `{"type": "openai"} {}`, `{"error": "the body cannot be used: something follows the JSON object"}`},
-		{"large body", 400, "POST", "", `{"name": "` + strings.Repeat("a", 64<<10) + `"}`, `{"error": "the body cannot be used: it is larger than 64 KiB"}`},
+		{"large body", 413, "POST", "", `{"name": "` + strings.Repeat("a", 64<<10) + `"}`, `{"error": "the body is larger than 64 KiB"}`},
+		{"large space", 413, "POST", "", `{}` + strings.Repeat(" ", 64<<10), `{"error": "the body is larger than 64 KiB"}`},
+		{"no keys", 400, "PUT", "/" + aws + "/keys", `{}`, `{"error": "keys is missing; send an empty list to remove all keys"}`},
 		{"id that is none", 400, "DELETE", "/corp", ``, `{"error": "the id in the path is not a UUID"}`},
 		{"key that is none", 400, "DELETE", "/" + aws + "/keys/1", ``, `{"error": "the key in the path is not a UUID"}`},
 		{
@@ -162,15 +164,15 @@ func TestErrorsOfTheAPI(t *testing.T) {
 				{"fields": ["name"], "reason": "not a valid name; want lower-case letters, digits and single hyphens between them, at most 255 bytes"},
 				{"fields": ["base_url"], "reason": "a URL with user info (user:password@); put the credential into a key variable instead"},
 				{"fields": ["bedrock_region"], "reason": "a space in it"},
-				{"fields": ["key"], "reason": "a space in it"},
-				{"fields": ["key", "bedrock_region"], "reason": "a provider authenticates with bearer keys or with Bedrock settings, not with both; remove one"}]}`,
+				{"fields": ["keys"], "reason": "a space in it"},
+				{"fields": ["keys", "bedrock_region"], "reason": "a provider authenticates with bearer keys or with Bedrock settings, not with both; remove one"}]}`,
 		},
 		{"impossible key", 400, "POST", "/" + aws + "/keys", `{"key": "` + sentKey + `"}`, ``},
 		{"empty key", 400, "POST", "/" + h.idOf("corp") + "/keys", `{"key": ""}`, `{"error": "the provider cannot be like that; nothing was changed", "problems": [{"fields": ["keys"], "reason": "element 3: empty"}]}`},
-		{"nobody", 404, "PATCH", "/" + nobody, `{"base_url": "https://x"}`, `{"error": "aiseed: there is no provider with id ` + nobody + `"}`},
-		{"no such key", 404, "DELETE", "/" + aws + "/keys/" + nobody, ``, `{"error": "aiseed: provider aws has no key with id ` + nobody + `"}`},
+		{"nobody", 404, "PATCH", "/" + nobody, `{"base_url": "https://x"}`, `{"error": "aiseed: there is no provider with id ` + nobody + `; list the providers to see what there is"}`},
+		{"no such key", 404, "DELETE", "/" + aws + "/keys/" + nobody, ``, `{"error": "aiseed: provider aws has no key with id ` + nobody + `; list the providers to see which keys it has"}`},
 		{"tombstone", 404, "POST", "/" + tombstone + "/enable", ``, `{"error": "aiseed: provider openai with id ` + tombstone + ` is deleted; restore it first"}`},
-		{"not deleted", 404, "POST", "/" + aws + "/restore", ``, `{"error": "aiseed: there is no deleted provider with id ` + aws + `"}`},
+		{"not deleted", 404, "POST", "/" + aws + "/restore", ``, `{"error": "aiseed: there is no deleted provider with id ` + aws + `; list the providers to see what there is"}`},
 		{"name taken", 409, "POST", "", `{"type": "openai", "name": "corp"}`, `{"error": "aiseed: there is a live provider corp already; choose another name, or update that one"}`},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
@@ -306,26 +308,112 @@ func TestStartAndEditAtTheSameTime(t *testing.T) {
 	h.stop()
 }
 
-func TestO4_AllProvidersShowTheirIDs(t *testing.T) {
+func TestO4_TheListShowsEveryProviderWithItsID(t *testing.T) {
 	t.Parallel()
-	f := setup(t)
-	h := f.start(f.environ)
-	url := h.serving() + "/api/providers"
-	status, _ := f.call("DELETE", url+"/"+f.idOf("corp"), "")
-	require.Equal(t, http.StatusNoContent, status)
-	status, body := f.call("GET", url+"?all", "")
+	h, url := startAPI(t)
+	h.want(http.StatusNoContent, "DELETE", url+"/"+h.idOf("corp"), "")
+	h.exec(`update ai_provider_keys set api_key = 'damaged' where provider_id = $1`, h.idOf("openai"))
+	status, body := h.call("GET", url, "")
 	require.Equal(t, http.StatusOK, status)
-	var all []infoView
+	var all []aiseed.ProviderInfo
 	require.NoError(t, json.Unmarshal([]byte(body), &all))
-	deleted := 0
-	for _, p := range all {
-		if p.Deleted {
-			deleted++
-			require.Equal(t, "corp", p.Name)
-			status, _ = f.call("POST", url+"/"+p.ID.String()+"/restore", "")
-			require.Equal(t, http.StatusOK, status)
-		}
+	require.Len(t, all, 3)
+	require.Equal(t, "eu-central-1", all[0].Region)
+	require.True(t, all[1].Deleted)
+	require.Equal(t, []string{"****sEdC", "****qSwA"}, []string{all[1].Keys[0].Mask, all[1].Keys[1].Mask})
+	require.Equal(t, "https://llm.corp.example/anthropic?token=****", all[1].BaseURL)
+	require.True(t, all[2].Keys[0].Undecryptable)
+	h.want(http.StatusOK, "POST", url+"/"+all[1].ID.String()+"/restore", "")
+	h.stop()
+}
+
+// callFor is call, with the ETag of the answer.
+func (f *fixture) callFor(method, url, body, ifMatch string) (status int, etag, answer string) {
+	f.t.Helper()
+	request, err := http.NewRequest(method, url, strings.NewReader(body))
+	require.NoError(f.t, err)
+	request.Header.Set("Authorization", "Bearer "+token)
+	if ifMatch != "" {
+		request.Header.Set("If-Match", ifMatch)
 	}
-	require.Equal(t, 1, deleted)
+	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(request)
+	require.NoError(f.t, err)
+	defer response.Body.Close()
+	raw, err := io.ReadAll(response.Body)
+	require.NoError(f.t, err)
+	require.Equal(f.t, "application/json", response.Header.Get("Content-Type"))
+	f.requireNoSecret(string(raw))
+	return response.StatusCode, response.Header.Get("ETag"), string(raw)
+}
+
+func TestO4_AChangeNamesTheETagThatItWasDecidedOn(t *testing.T) {
+	t.Parallel()
+	h, api := startAPI(t)
+	one := api + "/" + h.idOf("corp")
+	status, etag, read := h.callFor("GET", one, "", "")
+	require.Equal(t, []any{200, `"1"`}, []any{status, etag}, read)
+	_, named, byName := h.callFor("GET", api+"?name=corp", "", "")
+	require.Equal(t, []string{etag, read}, []string{named, byName})
+
+	status, moved, _ := h.callFor("PATCH", one, `{"display_name": "Corp"}`, etag)
+	require.Equal(t, []any{200, `"2"`}, []any{status, moved})
+	before := h.state()
+	for _, stale := range []string{"PATCH", "PUT"} {
+		url, body := one, `{"display_name": "lost"}`
+		if stale == "PUT" {
+			url, body = one+"/keys", `{"keys": ["`+sentKey+`"]}`
+		}
+		status, _, body = h.callFor(stale, url, body, etag)
+		require.Equal(t, http.StatusPreconditionFailed, status)
+		require.Contains(t, body, "the change was decided on revision 1, and the provider has revision 2; nothing was changed; read the provider again")
+	}
+	for _, bad := range []struct{ method, match string }{{"PATCH", `W/"2"`}, {"PATCH", `"1", "2"`}, {"PATCH", `"0"`}, {"DELETE", `"2"`}} {
+		status, _, body := h.callFor(bad.method, one, `{}`, bad.match)
+		require.Equal(t, http.StatusBadRequest, status, body)
+	}
+	require.Equal(t, before, h.state())
+
+	status, replaced, body := h.callFor("PUT", one+"/keys", `{"keys": ["tWo6-Vg9tBnM4jKiOlPy2XqSwA", "`+sentKey+`"]}`, moved)
+	require.Equal(t, []any{200, `"3"`}, []any{status, replaced}, body)
+	var was, is operatorAnswer
+	require.NoError(t, json.Unmarshal([]byte(read), &was))
+	require.NoError(t, json.Unmarshal([]byte(body), &is))
+	require.Equal(t, was.Keys[1], is.Keys[0], "the same key")
+	require.Equal(t, "****n5Vb", is.Keys[1].Key)
+	status, _, _ = h.callFor("PUT", one+"/keys", `{"keys": []}`, "*")
+	require.Equal(t, http.StatusOK, status)
+	h.stop()
+}
+
+func TestO4_BedrockSettingsAreTakenAwayOverTheAPI(t *testing.T) {
+	t.Parallel()
+	h, api := startAPI(t)
+	one := api + "/" + h.idOf("aws")
+	p := h.want(http.StatusOK, "PATCH", one, `{"remove_bedrock": true, "base_url": ""}`)
+	require.Nil(t, p.Bedrock)
+	p = h.want(http.StatusBadRequest, "PATCH", one, `{"remove_bedrock": true, "bedrock_region": "r"}`)
+	require.Equal(t, []string{"remove_bedrock", "bedrock_region"}, p.Problems[0].Fields)
+	h.stop()
+}
+
+func TestNothingMatchesInJSON(t *testing.T) {
+	t.Parallel()
+	h, api := startAPI(t)
+	root := strings.TrimSuffix(api, "/api/providers")
+	for _, tt := range []struct {
+		method, url string
+		status      int
+		want        string
+	}{
+		{"GET", root + "/nowhere", 404, `{"error": "not found"}`},
+		{"POST", root + "/providers", 405, `{"error": "method not allowed"}`},
+		{"GET", api + "/x/y/z", 404, `{"error": "not found"}`},
+		{"PUT", api, 405, `{"error": "method not allowed"}`},
+	} {
+		status, _, body := h.callFor(tt.method, tt.url, "", "")
+		require.Equal(t, tt.status, status, tt.url)
+		require.JSONEq(t, tt.want, body)
+	}
 	h.stop()
 }

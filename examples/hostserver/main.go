@@ -19,6 +19,9 @@
 //	curl -H "Authorization: Bearer $HOSTSERVER_TOKEN" -H "X-Actor: $USER" \
 //	  http://127.0.0.1:8080/api/providers -d '{"type": "openai", "name": "second", "keys": ["sk-..."]}'
 //
+// GET /api/providers lists all providers, and ?name= or an id in the path reads one. The reply
+// about one has an ETag, which PATCH and PUT …/keys take as If-Match.
+//
 // Exit codes: 0 after a signal while serving, once the running requests are
 // answered; 130 after a signal during start-up; 1 after an error, which is
 // printed unchanged. A second signal ends the process at once.
@@ -108,12 +111,10 @@ func run(ctx context.Context, environ []string, stderr io.Writer, tune ...func(*
 
 	// From here on the database is the only source.
 	providers, err := store.Providers(ctx)
-	if err != nil {
+	current := &live{}
+	if err := current.set(ctx, logger, providers, err); err != nil {
 		return err
 	}
-	logger.InfoContext(ctx, "AI providers are ready", "count", len(providers))
-	current := &live{}
-	current.set(providers)
 
 	address := lookup(environ, addressVariable)
 	if address == "" {
@@ -130,7 +131,7 @@ func run(ctx context.Context, environ []string, stderr io.Writer, tune ...func(*
 		handler.Handle("/api/", operators.handler(token))
 	}
 	defer current.follow(ctx, store, logger)()
-	return serve(ctx, listener, handler, logger)
+	return serve(ctx, listener, jsonErrors(handler), logger)
 }
 
 // openPool makes the pool. It connects when the pool is first used.

@@ -238,7 +238,7 @@ func TestDatabaseThatGoesAwayAndComesBack(t *testing.T) {
 	down.Store(true)
 	status, body := f.get(url + "/healthz")
 	require.Equal(t, http.StatusServiceUnavailable, status)
-	require.Equal(t, "the database does not answer\n", body)
+	require.JSONEq(t, `{"error": "the database does not answer"}`, body)
 	f.requireListed(url) // as they were
 
 	down.Store(false)
@@ -257,7 +257,7 @@ func TestS5_ValueThatDoesNotOpenIsAnErrorWithoutIt(t *testing.T) {
 	f.exec(`notify aiseed_public`)
 	require.Eventually(t, func() bool { return strings.Contains(h.output.String(), "ai_provider_keys.api_key of row ") }, patience, time.Millisecond)
 	f.requireListed(url) // as they were
-	status, body := f.call("GET", url+"/api/providers", "")
+	status, body := f.call("GET", url+"/api/providers?name=openai", "")
 	require.Equal(t, http.StatusInternalServerError, status)
 	require.JSONEq(t, failed, body)
 	require.NotContains(t, h.output.String(), sealed)
@@ -265,4 +265,24 @@ func TestS5_ValueThatDoesNotOpenIsAnErrorWithoutIt(t *testing.T) {
 
 	_, err := f.start(f.with(occupy(t))).refused()
 	require.ErrorIs(t, err, aiseed.ErrUndecryptable)
+}
+
+// S7: a row that the environment does not name and that cannot be decrypted takes no other down.
+func TestS7_TheOthersAreServed(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	h := f.start(f.environ)
+	h.serving()
+	f.exec(`insert into ai_providers (id, type, name) values ('11111111-1111-4111-8111-111111111111', 'openai', 'damaged')`)
+	f.exec(`insert into ai_provider_keys (id, provider_id, position, api_key) values (gen_random_uuid(), '11111111-1111-4111-8111-111111111111', 0, 'plain-text')`)
+	h.stop()
+
+	again := f.start(f.environ)
+	url := again.serving()
+	f.requireListed(url)
+	_, body := f.get(url + "/providers")
+	require.Contains(t, body, `"unusable":["damaged"]`)
+	require.Contains(t, again.output.String(), "some AI providers cannot be used; the others can")
+	require.NotContains(t, again.output.String()+body, "plain-text")
+	again.stop()
 }

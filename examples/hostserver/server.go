@@ -6,11 +6,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"example.com/aiseed"
 )
 
 // Variables for the tests, which must not depend on the speed of the machine.
@@ -59,17 +58,13 @@ func serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 func newHandler(pool *pgxpool.Pool, current *live) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /providers", func(w http.ResponseWriter, _ *http.Request) {
-		views := []providerView{}
-		for _, p := range current.get() {
-			views = append(views, newView(p))
-		}
-		writeJSON(w, http.StatusOK, views)
+		writeJSON(w, http.StatusOK, current.Load())
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
 		defer cancel()
 		if pool.Ping(ctx) != nil {
-			http.Error(w, "the database does not answer", http.StatusServiceUnavailable)
+			writeJSON(w, http.StatusServiceUnavailable, problemView{Error: "the database does not answer"})
 			return
 		}
 		_, _ = w.Write([]byte("ok"))
@@ -77,21 +72,27 @@ func newHandler(pool *pgxpool.Pool, current *live) *http.ServeMux {
 	return mux
 }
 
-// A providerView is what /providers shows. A Secret in it shows its mask.
-type providerView struct {
-	Name    string              `json:"name"`
-	Type    aiseed.ProviderType `json:"type"`
-	BaseURL string              `json:"base_url,omitempty"`
-	Keys    []aiseed.Secret     `json:"keys"`
+// jsonErrors lets mux answer, in JSON also if no route matches.
+func jsonErrors(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, pattern := mux.Handler(r); pattern != "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		answer := &headerOnly{ResponseWriter: w}
+		mux.ServeHTTP(answer, r) // sets the status, and which methods are allowed
+		writeJSON(w, answer.status, problemView{Error: strings.ToLower(http.StatusText(answer.status))})
+	})
 }
 
-func newView(p aiseed.Provider) providerView {
-	v := providerView{Name: p.Name, Type: p.Type, BaseURL: aiseed.MaskURL(p.BaseURL), Keys: []aiseed.Secret{}}
-	for _, key := range p.Keys {
-		v.Keys = append(v.Keys, key.APIKey)
-	}
-	return v
+// headerOnly keeps the status of an answer, and drops its body.
+type headerOnly struct {
+	http.ResponseWriter
+	status int
 }
+
+func (h *headerOnly) WriteHeader(status int)      { h.status = status }
+func (h *headerOnly) Write(b []byte) (int, error) { return len(b), nil }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
