@@ -64,13 +64,13 @@ func TestO8_ItReconnectsAndMissesNothing(t *testing.T) {
 	w.Eventually("anthropic", "openai")
 }
 
-func TestO8_TroubleIsToldAndOver(t *testing.T) {
+func TestO8_S7_TroubleIsToldAndOver(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
-	f.Seeded("OPENAI_KEY=key")
+	f.Seeded("OPENAI_KEY=key", "PROVIDER_0_TYPE=copilot")
 	watching, _ := f.Open(notify)
 	w := f.Watch(watching)
-	w.Eventually("openai")
+	w.Eventually("copilot", "openai")
 	good := f.Rows(`select api_key from ai_provider_keys`)[0]
 	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	f.Exec(`select pg_notify('Providers changed', '')`)
@@ -78,9 +78,10 @@ func TestO8_TroubleIsToldAndOver(t *testing.T) {
 		require.Len(c, w.Errors(), 1)
 		require.ErrorIs(c, w.Errors()[0], aiseed.ErrUndecryptable)
 	}, testkit.Patience, time.Millisecond)
+	w.Eventually("copilot") // told together with the error
 	f.Exec(`update ai_provider_keys set api_key = $1`, good)
 	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-	w.Eventually("anthropic", "openai")
+	w.Eventually("anthropic", "copilot", "openai")
 }
 
 // notified listens on a channel, and returns a function for the payloads that arrived up to that call.
@@ -200,18 +201,18 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 	}
 	f.Exec(`update ai_provider_keys set api_key = $1`, good)
 	f.Exec(`select pg_notify('Providers changed', '')`)
-	require.Eventually(t, func() bool { told, _ := w.Counts(); return told >= 3 }, testkit.Patience, time.Millisecond)
+	require.Eventually(t, func() bool { told, _ := w.Counts(); return told >= 4 }, testkit.Patience, time.Millisecond)
 	_, sent := wire.Count()
 	require.NotContains(t, sent, "listen", "what cannot be decrypted is no reason to connect again")
 	told, troubles := w.Counts()
-	require.Equal(t, []int{3, 1}, []int{told, troubles}, "each kind of trouble once")
+	require.Equal(t, []int{4, 1}, []int{told, troubles}, "each kind of trouble once")
 
 	// The same problem is reported again if it comes back.
 	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
 	f.Exec(`select pg_notify('Providers changed', '')`)
 	require.Eventually(t, func() bool { _, troubles := w.Counts(); return troubles == 2 }, testkit.Patience, time.Millisecond)
 	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
-	require.Eventually(t, func() bool { told, _ := w.Counts(); return told == 4 }, testkit.Patience, time.Millisecond)
+	require.Eventually(t, func() bool { told, _ := w.Counts(); return told == 6 }, testkit.Patience, time.Millisecond)
 }
 
 func TestO8_ALostConnectionIsNoTrouble(t *testing.T) {

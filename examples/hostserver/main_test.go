@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
@@ -255,8 +256,12 @@ func TestS5_ValueThatDoesNotOpenIsAnErrorWithoutIt(t *testing.T) {
 	sealed := f.rows(`select api_key from ai_provider_keys where position = 1`)[0]
 	f.exec(`update ai_provider_keys set api_key = $1 where position = 0`, sealed)
 	f.exec(`notify aiseed_public`)
-	require.Eventually(t, func() bool { return strings.Contains(h.output.String(), "ai_provider_keys.api_key of row ") }, patience, time.Millisecond)
-	f.requireListed(url) // as they were
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		_, body, err := get(url + "/providers")
+		require.NoError(c, err)
+		require.Contains(c, body, `"unusable":["corp","openai"]`)
+	}, patience, time.Millisecond)
+	require.Contains(t, h.output.String(), "ai_provider_keys.api_key of row ")
 	status, body := f.call("GET", url+"/api/providers?name=openai", "")
 	require.Equal(t, http.StatusInternalServerError, status)
 	require.JSONEq(t, failed, body)

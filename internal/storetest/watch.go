@@ -52,6 +52,8 @@ func (w *Watched) changed(providers []aiseed.Provider, err error) {
 	defer w.mu.Unlock()
 	if err != nil {
 		w.errs = append(w.errs, err)
+	}
+	if providers == nil {
 		return
 	}
 	names := []string{}
