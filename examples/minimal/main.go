@@ -4,7 +4,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
+	"log"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -19,22 +19,18 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := run(ctx, os.Getenv("DATABASE_URL"), func(providers []aiseed.Provider) { slog.Info("serving", "providers", providers) })
-	if err != nil && !errors.Is(err, context.Canceled) {
-		fmt.Fprintln(os.Stderr, err) // written for the operator; it holds no secret
-		os.Exit(1)
+	serve := func(providers []aiseed.Provider) { slog.Info("serving", "providers", providers) } // they print without secrets
+	if err := run(ctx, os.Getenv("DATABASE_URL"), serve); err != nil && !errors.Is(err, context.Canceled) {
+		log.Fatal(err) // written for the operator; it holds no secret
 	}
 }
 
 // run seeds, and then serves until ctx ends: serve gets the providers at the start and after each change.
 func run(ctx context.Context, databaseURL string, serve func([]aiseed.Provider)) error {
 	logger := stdslog.New(slog.Default())
-	keyring, err := aiseed.ParseKeyring(os.Getenv("CODER_EXTERNAL_TOKEN_ENCRYPTION_KEYS"))
-	if err != nil {
-		return err
-	}
-	cfg, err := aiseed.ParseEnviron(ctx, os.Environ(), logger)
-	if err != nil {
+	keyring, keyringErr := aiseed.ParseKeyring(os.Getenv("CODER_EXTERNAL_TOKEN_ENCRYPTION_KEYS"))
+	cfg, configErr := aiseed.ParseEnviron(ctx, os.Environ(), logger)
+	if err := errors.Join(keyringErr, configErr); err != nil {
 		return err
 	}
 	pool, err := pgxpool.New(ctx, databaseURL)
@@ -50,16 +46,16 @@ func run(ctx context.Context, databaseURL string, serve func([]aiseed.Provider))
 		return err
 	}
 	return store.Watch(ctx, func(providers []aiseed.Provider, err error) {
-		if err != nil {
-			slog.Error("the AI providers cannot be read; the last ones stay in use", "error", err)
-			return
+		if err != nil { // it names the providers that cannot be used
+			slog.Error("not all AI providers can be used", "error", err)
 		}
-		serve(providers)
+		if providers != nil { // those that can be used; nil if none could be read, and the last ones stay
+			serve(providers)
+		}
 	})
 }
 
-// auditor writes audits to the log. Another one may send them elsewhere: what it does not accept is offered again.
 var auditor = aiseed.AuditorFunc(func(ctx context.Context, entry aiseed.AuditEntry) error {
 	slog.InfoContext(ctx, "audit", "id", entry.ID, "actor", entry.Actor, "action", entry.Action, "provider", entry.ProviderName)
-	return nil
+	return nil // an error: the entry is offered again
 })
