@@ -34,8 +34,8 @@ update {schema}.ai_provider_audits set delivered_at = clock_timestamp()
 )
 
 const (
-	// deliveryBatch bounds the entries of one transaction, and so its memory. A first start of
-	// this many rows is delivered in one batch.
+	// deliveryBatch bounds the entries of one transaction, and so its memory. It is as large as a
+	// usual first start, whose delivery is then one batch.
 	deliveryBatch = 1000
 
 	// beforeAll comes before every seq.

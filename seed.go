@@ -41,8 +41,9 @@ import (
 // nothing at all.
 //
 // After the commit, auditor gets the audit entries of what was written, together with those
-// that an earlier process left behind. If this fails, it is logged and the seed does not
-// fail. logger gets a warning for each thing that an operator should look at.
+// that an earlier process left behind, as far as [StoreOptions.AuditTimeout] allows. If this
+// fails, it is logged and the seed does not fail. logger gets a warning for each thing that an
+// operator should look at.
 //
 // A *[ProvidersError] lists each provider that cfg names whose row cannot be decrypted. Errors
 // match [ErrInvalidConfig], [ErrDrift], [ErrKeyring], [ErrLockTimeout], [ErrUndecryptable],

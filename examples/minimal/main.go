@@ -10,22 +10,21 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"example.com/aiseed"
 	"example.com/aiseed/stdslog"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	serve := func(providers []aiseed.Provider) { slog.Info("serving", "providers", providers) } // they print without secrets
-	if err := run(ctx, os.Getenv("DATABASE_URL"), serve); err != nil && !errors.Is(err, context.Canceled) {
+	err := run(ctx, os.Getenv("DATABASE_URL"), func(providers []aiseed.Provider) { slog.Info("serving", "providers", providers) })
+	if err != nil && !errors.Is(err, context.Canceled) {
 		log.Fatal(err) // written for the operator; it holds no secret
 	}
 }
 
-// run seeds, and then serves until ctx ends: serve gets the providers at the start and after each change.
+// run seeds, and serves until ctx ends: serve gets the providers at the start and after each change.
 func run(ctx context.Context, databaseURL string, serve func([]aiseed.Provider)) error {
 	logger := stdslog.New(slog.Default())
 	keyring, keyringErr := aiseed.ParseKeyring(os.Getenv("CODER_EXTERNAL_TOKEN_ENCRYPTION_KEYS"))

@@ -218,6 +218,22 @@ func TestA7_DeliveryFollowsACommitThatWasLookedUp(t *testing.T) {
 	require.Empty(t, f.Logs.Warnings())
 }
 
+func TestA7_LostMarksDoNotFailAnOperation(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.Store, f.Wire = f.Open(f.withAuditor(f.Audits))
+	f.Wire.Reset(testkit.Once(testkit.CutBefore, "delivered_at = clock_timestamp()"))
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	require.Equal(t, []string{p.ID.String()}, f.Rows(`select id::text from ai_providers`))
+	require.Len(t, f.Logs.Warnings(), 1)
+	require.Contains(t, f.Logs.Warnings()[0], "delivered=0")
+	require.Equal(t, []string{"1"}, f.Rows(undelivered))
+
+	require.NoError(t, f.Store.DeleteProvider(context.Background(), "alice", p.ID))
+	require.Len(t, f.Audits.Entries(), 3, "at least once")
+	require.Equal(t, []string{"0"}, f.Rows(undelivered))
+}
+
 func TestA7_AuditorMayCallTheStore(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

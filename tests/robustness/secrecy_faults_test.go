@@ -125,6 +125,7 @@ func (w *secretWorld) saveState() (restore string, operations []secretOperation)
 		{name: "a start that drifted", run: seed(drifted), fails: true},
 		{name: "a start that adopts", run: seed(adopting)},
 		{name: "a delivery", run: deliver(nil)},
+		{name: "pruning", run: id(func(ctx context.Context) error { _, err := w.store.PruneAudits(ctx, 0); return err })},
 		{name: "a delivery that fails", run: deliver(func(e aiseed.AuditEntry) error { return fmt.Errorf("%+v %s", e, e.New) }), fails: true},
 		{name: "a delivery that panics", run: deliver(func(e aiseed.AuditEntry) error { panic(e) }), fails: true},
 		{name: "CreateProvider", run: func(ctx context.Context) ([]any, error) {

@@ -293,6 +293,8 @@ func (w *secretWorld) walk() (called []string) {
 	}))
 	require.Error(t, err)
 	show("Store.DeliverAudits", err)
+	pruned, err := w.store.PruneAudits(ctx, 0)
+	show("Store.PruneAudits", pruned, err)
 	watching, stop := context.WithTimeout(ctx, testkit.Patience)
 	err = w.store.Watch(watching, func(providers []aiseed.Provider, err error) {
 		showWithURL("Store.Watch", providers, err)
