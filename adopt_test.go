@@ -380,7 +380,8 @@ func TestO2_WhichSideMovedCountsWhatTheEnvironmentSets(t *testing.T) {
 		"a model that the environment does not set": {bedrock + "BEDROCK_MODEL=a", "TYPE=bedrock BEDROCK_REGION=new", aiseed.ProviderUpdate{Model: new("b")}, aiseed.SideEnvironment},
 		"an access key of the database": {
 			bedrock + pair, bedrock + pair,
-			aiseed.ProviderUpdate{AccessKey: new(aiseed.NewSecret(keyC)), AccessKeySecret: new(aiseed.NewSecret(keyC))}, aiseed.SideDatabase,
+			aiseed.ProviderUpdate{AccessKey: new(aiseed.NewSecret(keyC)), AccessKeySecret: new(aiseed.NewSecret(keyC))},
+			aiseed.SideDatabase,
 		},
 		"another model on each side": {bedrock + "BEDROCK_MODEL=a", bedrock + "BEDROCK_MODEL=b", aiseed.ProviderUpdate{Model: new("c")}, aiseed.SideBoth},
 	} {

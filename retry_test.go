@@ -106,6 +106,7 @@ func TestL5_ReadsSurviveALostConnection(t *testing.T) {
 	for name, read := range map[string]func() error{
 		"Providers":     func() error { _, err := f.Store.Providers(ctx); return err },
 		"ListProviders": func() error { _, err := f.Store.ListProviders(ctx); return err },
+		"Provider":      func() error { _, err := f.Store.ProviderByName(ctx, "openai"); return err },
 		"a plan":        func() error { _, err := aiseed.PlanAIProvidersFromEnv(ctx, f.Store, cfg, slog.Logger{}); return err },
 		"Rotate":        func() error { _, err := f.Store.Rotate(ctx); return err },
 		"a drift":       func() error { require.ErrorIs(t, f.Seed(drifted), aiseed.ErrDrift); return nil },

@@ -74,6 +74,14 @@ var edits = []operation{
 		_, err := store.AddProviderKey(ctx, "somebody", r.idOf("two"), aiseed.NewSecret("sk-key-3-of-two-00000003"))
 		return err
 	}),
+	edit("replacing keys", func(ctx context.Context, r *rig, store *aiseed.Store) error {
+		keys := []aiseed.Secret{aiseed.NewSecret("sk-key-3-of-two-00000003"), aiseed.NewSecret("sk-key-4-of-two-00000004")}
+		p, err := store.ReplaceProviderKeys(ctx, "somebody", r.idOf("two"), keys)
+		if err == nil && len(p.Keys) != 2 {
+			return fmt.Errorf("it has %d keys", len(p.Keys))
+		}
+		return err
+	}),
 	edit("removing a key", func(ctx context.Context, r *rig, store *aiseed.Store) error {
 		key := r.Rows(`select k.id::text from ai_provider_keys k join ai_providers p on p.id = provider_id where name = 'two' and position = 0`)
 		return store.RemoveProviderKey(ctx, "somebody", r.idOf("two"), uuid.MustParse(key[0]))

@@ -245,6 +245,11 @@ var lostWrites = map[string]lostWrite{
 		key, err := store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("the-other-key"))
 		return key.APIKey.Reveal(), err
 	}},
+	// Were the decision made again, the revision would be a conflict.
+	"replacing keys": {made: "x with 2 keys", audits: 2, do: func(ctx context.Context, f *fixture, store *aiseed.Store, p aiseed.Provider) (string, error) {
+		keys := []aiseed.Secret{aiseed.NewSecret("the-other-key"), p.Keys[0].APIKey}
+		return provided(store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{Revision: p.Revision, Keys: keys}))
+	}},
 	"removing a key": {audits: 1, do: func(ctx context.Context, f *fixture, store *aiseed.Store, p aiseed.Provider) (string, error) {
 		return "", store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID)
 	}},

@@ -57,11 +57,12 @@ func TestS12_RowSecurityNeverHidesRows(t *testing.T) {
 					},
 					"deleting":   func() error { return store.DeleteProvider(ctx, "a", p.ID) },
 					"Providers":  func() error { _, err := store.Providers(ctx); return err },
+					"reading":    func() error { _, err := store.Provider(ctx, p.ID); return err },
 					"listing":    func() error { _, err := store.ListProviders(ctx); return err },
 					"delivering": func() error { _, err := store.DeliverAudits(ctx, f.Audits); return err },
 					"pruning":    func() error { _, err := store.PruneAudits(ctx, 0); return err },
 				} {
-					if table == "ai_provider_audits" && (operation == "Providers" || operation == "listing") ||
+					if table == "ai_provider_audits" && (operation == "Providers" || operation == "reading" || operation == "listing") ||
 						table == "ai_provider_keys" && (operation == "delivering" || operation == "pruning") || table == "ai_providers" && operation == "delivering" {
 						continue // it does not read that table
 					}
