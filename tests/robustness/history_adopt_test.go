@@ -9,11 +9,14 @@ import (
 // What the model of F4 knows of differences between a row and the environment: what adopting
 // writes, which side moved, and what the entries of an operator settle (O2, O3).
 
-// A difference is what a token stands for. by is the key of a keyring that it was made with, or 0.
+// A difference is what a token stands for.
 type difference struct {
 	name, shapes, all string
-	by                int
+	by                int // the key of a keyring that it was made with, 0 for none, or noSecret
 }
+
+// noSecret is the key of a token that is bound to no credential: each keyring makes the same.
+const noSecret = -1
 
 // A modelOrigin is a row as a start wrote it, with masks.
 type modelOrigin struct {
@@ -65,7 +68,9 @@ func sameBedrock(a, b *modelBedrock) bool { return a == b || a != nil && b != ni
 // difference is what a token is bound to. Its shapes are what keeping a drift compares; the rest
 // is everything that adopting overwrites, and what it writes.
 func (m *model) difference(row int, w modelWant, by int) difference {
+	secretive := false
 	bound := func(secret string) string {
+		secretive = secretive || secret != ""
 		if by == 0 && secret != "" {
 			return fmt.Sprint(masked(secret), " ", len(secret))
 		}
@@ -92,6 +97,9 @@ func (m *model) difference(row int, w modelWant, by int) difference {
 	d := difference{name: w.name, by: by}
 	d.shapes = fmt.Sprint(row, ": ", shape(r.kind, r.url, r.bedrock), " -> ", shape(w.kind, w.url, w.bedrock))
 	d.all = fmt.Sprint(d.shapes, " ", r.revision, text(r), had, text(now), has)
+	if !secretive {
+		d.by = noSecret
+	}
 	return d
 }
 
