@@ -127,7 +127,7 @@ func (h *handover) follow(ctx context.Context, w *write) {
 		defer cancel()
 		var n int
 		n, h.undelivered = h.store.deliver(ctx, conn.Conn(), d, h.auditor)
-		h.delivered, pending = h.delivered+n, false
+		h.delivered, pending = h.delivered+n, n > 0 && isLost(h.undelivered) // another connection goes on
 	}
 }
 

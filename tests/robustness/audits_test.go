@@ -300,7 +300,8 @@ func TestA7_O2_PruningKeepsWhatTellsWhichSideMoved(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	ctx := context.Background()
-	cfg := f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key", "PROVIDER_0_TYPE=copilot", "PROVIDER_0_NAME=gone", "PROVIDER_1_TYPE=copilot", "PROVIDER_1_NAME=deleted")
+	const anthropicKey = "ANTHROPIC_KEY=long-enough-to-show-its-tail" // or its mask could hide a change
+	cfg := f.Seeded("OPENAI_KEY=key", anthropicKey, "PROVIDER_0_TYPE=copilot", "PROVIDER_0_NAME=gone", "PROVIDER_1_TYPE=copilot", "PROVIDER_1_NAME=deleted")
 	providers, err := f.Store.Providers(ctx)
 	require.NoError(t, err)
 	anthropic, deleted, gone := providers[0], providers[1], providers[2]
