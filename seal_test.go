@@ -195,6 +195,12 @@ func TestO4_ReplacedKeysKeepTheirRows(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, p.Keys)
 	require.Empty(t, positions())
+
+	for _, keys := range [][]aiseed.Secret{secretsOf("1", "2"), secretsOf("3", "1", "2")} {
+		_, err = f.Store.ReplaceProviderKeys(ctx, "bob", p.ID, keys)
+		require.NoError(t, err)
+	}
+	require.Equal(t, []string{"2", "3", "4"}, positions(), "no position that was in use is given away")
 }
 
 // O4: what cannot be decrypted can be replaced or removed.

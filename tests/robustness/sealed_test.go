@@ -95,6 +95,23 @@ func randomKey(random *rand.Rand) []byte {
 	return key
 }
 
+// setApart checks S7: each provider is either served or in the error.
+func setApart(providers []aiseed.Provider, err error, all int) error {
+	var unusable *aiseed.ProvidersError
+	if !errors.As(err, &unusable) {
+		return fmt.Errorf("not a ProvidersError: %w", err)
+	}
+	for _, p := range unusable.Providers {
+		if slices.ContainsFunc(providers, func(served aiseed.Provider) bool { return served.ID == p.ID }) {
+			return fmt.Errorf("provider %s is served, and it is not", p.Name)
+		}
+	}
+	if len(providers)+len(unusable.Providers) != all {
+		return fmt.Errorf("%d providers are served and %d are not, of %d", len(providers), len(unusable.Providers), all)
+	}
+	return nil
+}
+
 // S2, S5: a value can be decrypted only in its own row and column, and for its own provider.
 func TestF5_S2_SwappedCiphertextsDoNotOpen(t *testing.T) {
 	t.Parallel()
@@ -113,8 +130,9 @@ func TestF5_S2_SwappedCiphertextsDoNotOpen(t *testing.T) {
 			var providers []aiseed.Provider
 			var failed sealedValue
 			providers, err = f.Store.Providers(ctx)
-			if failed, err = unopened(err, left...); err == nil && providers != nil {
-				err = errors.New("providers beside an error")
+			apart := setApart(providers, err, len(before))
+			if failed, err = unopened(err, left...); err == nil {
+				err = apart
 			}
 			repair(failed)
 			left = slices.DeleteFunc(slices.Clone(left), func(v sealedValue) bool { return v == failed })
@@ -363,6 +381,8 @@ func TestF5_S5_MutatedRowsAreTypedErrors(t *testing.T) {
 	ctx := context.Background()
 	random := chance(t.Name())
 	f := twoKeys(t)
+	all, err := f.Store.Providers(ctx)
+	require.NoError(t, err)
 	values := f.sealedValues()
 	for i := range full(200, 2000) {
 		v := values[random.IntN(len(values))]
@@ -381,8 +401,9 @@ func TestF5_S5_MutatedRowsAreTypedErrors(t *testing.T) {
 		}
 		f.Exec(fmt.Sprintf(`update %[1]s set %[2]s = $2, %[2]s_key_id = case when not $4 then $3 end where id = $1`, v.table, v.column), v.id, changed.stored, changed.key, changed.noKey)
 		providers, err := f.Store.Providers(ctx)
-		if _, err = unopened(err, v); err == nil && providers != nil {
-			err = errors.New("providers beside an error")
+		apart := setApart(providers, err, len(all))
+		if _, err = unopened(err, v); err == nil {
+			err = apart
 		}
 		cases.check(t, kindMutated, fmt.Sprintf("mutation %d of a row, %s: %q became %q", i, how, c.stored, changed.stored), err)
 		f.put(v)
