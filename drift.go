@@ -150,12 +150,7 @@ func (d *desired) adoptedBy(stored Provider, drifted bool) Provider {
 	case !d.takesKeys():
 		p.Keys = nil
 	case len(d.Keys) > 0:
-		p.Keys = slices.Clone(d.Keys)
-		for i := range p.Keys {
-			if j := slices.IndexFunc(stored.Keys, func(k ProviderKey) bool { return k.APIKey.Equal(p.Keys[i].APIKey) }); j >= 0 {
-				p.Keys[i] = stored.Keys[j]
-			}
-		}
+		p.Keys = matchKeys(stored.Keys, secretsOf(d.Provider))
 	}
 	return p
 }

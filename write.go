@@ -193,15 +193,13 @@ func (c *changes) updateKeys(old *storedProvider, p Provider) (changed bool) {
 	return len(c.audits) > audits
 }
 
-// replaceKeys returns the keys of a provider that had old and gets want. Equal keys keep their id
-// and their times.
+// replaceKeys returns the keys of a provider that had old and gets want, with the ids and times of
+// new ones.
 func replaceKeys(old []ProviderKey, want []Secret, now time.Time) []ProviderKey {
-	keys := make([]ProviderKey, len(want))
-	for i, secret := range want {
-		keys[i] = ProviderKey{ID: uuid.New(), APIKey: secret, CreatedAt: now, UpdatedAt: now}
-		same := func(k ProviderKey) bool { return k.APIKey.Equal(secret) }
-		if j := slices.IndexFunc(old, same); j >= 0 && !secret.IsZero() { // a zero one in old cannot be decrypted
-			keys[i] = old[j]
+	keys := matchKeys(old, want)
+	for i := range keys {
+		if keys[i].ID == uuid.Nil {
+			keys[i].ID, keys[i].CreatedAt, keys[i].UpdatedAt = uuid.New(), now, now
 		}
 	}
 	return keys
