@@ -30,7 +30,7 @@ type Config struct {
 	//
 	// DriftKeep also takes standing choices, which apply to what differs later too: "name@*"
 	// for a provider and "*" for all, whichever side moved; "name@database" and "*@database"
-	// if the database alone moved since the row was last written from the environment, so
+	// if the database alone moved since a start last wrote the row, so
 	// that a change through a host's API stops no later start.
 	DriftAdopt, DriftKeep []string // <prefix>DRIFT_ADOPT and <prefix>DRIFT_KEEP
 

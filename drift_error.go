@@ -2,6 +2,7 @@ package aiseed
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -77,7 +78,7 @@ func (f FieldDrift) write(b *strings.Builder, indent string) {
 // write writes which side moved, if that is known.
 func (s Side) write(b *strings.Builder, indent string) {
 	if s != "" && s != SideUnknown {
-		fmt.Fprintf(b, "%ssince the row was last written from the environment, %s changed\n", indent, s.words())
+		fmt.Fprintf(b, "%ssince a start last wrote the row, %s changed\n", indent, s.words())
 	}
 }
 
@@ -107,12 +108,20 @@ do not exist yet. Choose for each provider above, and start again:
     (unset it for "(none)"), or remove the provider's variables. Indexed providers
     after it then move up by one, since their numbers have no gap.
   - The database is right, for now:
-      %s=%s
-  - The environment is right: the database takes its values with
-      %s=%s
+      %[1]s=%[3]s
+%[4]s  - The environment is right: the database takes its values with
+      %[2]s=%[3]s
 Each token settles only the difference shown. Leave out the tokens of the
-providers for which you choose otherwise.`, e.keep, words(e.Providers), e.adopt, words(e.Providers))
+providers for which you choose otherwise.`, e.keep, e.adopt, words(e.Providers), e.standing())
 	return b.String()
+}
+
+// standing offers the choice for an operator who changes providers in the database only.
+func (e *DriftError) standing() string {
+	if !slices.ContainsFunc(e.Providers, func(p ProviderDrift) bool { return p.Moved == SideDatabase }) {
+		return ""
+	}
+	return "  - The database is right whenever it alone has changed:\n      " + e.keep + "=*@database\n"
 }
 
 // Unwrap returns [ErrDrift].
