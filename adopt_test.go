@@ -103,6 +103,10 @@ func TestO3_R6_AdoptingMakesTheRowWhatTheEnvironmentSays(t *testing.T) {
 			indexed("TYPE=openai", "BASE_URL=https://old/", "KEY="+keyA), indexed("TYPE=openai", "BASE_URL=https://new/", "KEY="+keyB),
 			"openai https://new/ " + keyB, "replaces API key 1 (database f, environment f)", "update ai_provider, delete ai_provider_key, create ai_provider_key", 0,
 		},
+		"not what is only written in another way": {
+			indexed("TYPE=openai", "BASE_URL=HTTPS://h", "KEY="+keyA), indexed("TYPE=openai", "BASE_URL=https://h/", "KEY="+keyB),
+			"openai HTTPS://h " + keyB, "replaces API key 1 (database f, environment f)", "update ai_provider, delete ai_provider_key, create ai_provider_key", 0,
+		},
 		"keys that the environment does not set stay": {
 			indexed("TYPE=openai", "BASE_URL=https://old/", "KEYS="+keyA+","+keyB), indexed("TYPE=openai", "BASE_URL=https://new/?k=v"),
 			"openai https://new/?k=v " + keyA + " " + keyB, "leaves 2 API keys (f, f), which would then go to https://new/?k=****", "update ai_provider", 2,
@@ -357,7 +361,9 @@ func TestO3_TokensHoldOnEveryReplica(t *testing.T) {
 		step := f.stepOf(diverged)
 		require.NotEqual(t, step.Digest, f.stepOf("OPENAI_KEY="+keyC).Digest)
 		require.NotEqual(t, step.Digest, f.stepOf("OPENAI_KEY=1"+keyB).Digest, "the length counts")
-		require.NoError(t, f.Seed(f.Parse(diverged, settling("DRIFT_ADOPT", step))))
+		f.Exec(`update ai_provider_keys set id = gen_random_uuid()`)
+		require.Equal(t, aiseed.ActionDiverged, f.stepOf(diverged, settling("DRIFT_ADOPT", step)).Action, "the same key in another row")
+		require.NoError(t, f.Seed(f.Parse(diverged, settling("DRIFT_ADOPT", f.stepOf(diverged)))))
 		require.Equal(t, "openai https://api.openai.com/v1/ "+keyB, f.firstProvider())
 	})
 }
