@@ -176,9 +176,9 @@ func TestO3_R7_TheWarningOfADivergenceSaysWhatSettlesIt(t *testing.T) {
 	f.Seeded("OPENAI_KEY=" + keyA)
 	require.NoError(t, f.Seed(f.Parse("OPENAI_KEY="+keyB)))
 	warning := f.Logs.Warnings()[0]
-	require.Contains(t, warning, "If it is right, remove CODER_AIBRIDGE_OPENAI_KEY, or set CODER_AIBRIDGE_DRIFT_KEEP=openai@")
-	keep := regexp.MustCompile(`DRIFT_KEEP=openai@[0-9a-f]{16}`).FindString(warning)
-	adopt := regexp.MustCompile(`DRIFT_ADOPT=openai@[0-9a-f]{16}`).FindString(warning)
+	require.Regexp(t, `If it is right, remove CODER_AIBRIDGE_OPENAI_KEY, or add openai@[0-9a-f]{16} to CODER_AIBRIDGE_DRIFT_KEEP; if the environment is, add it to CODER_AIBRIDGE_DRIFT_ADOPT provider=openai$`, warning)
+	token := regexp.MustCompile(`openai@[0-9a-f]{16}`).FindString(warning)
+	keep, adopt := "DRIFT_KEEP="+token, "DRIFT_ADOPT="+token
 
 	before := f.State()
 	require.NoError(t, f.Seed(f.Parse("OPENAI_KEY="+keyB, keep)))
@@ -301,10 +301,39 @@ func TestO3_StandingKeeps(t *testing.T) {
 			require.Equal(t, 1, trips, "Q1: a start that changes nothing")
 			if tt.want == aiseed.ActionKeep {
 				require.Empty(t, f.Logs.Warnings())
-				require.Equal(t, 1, strings.Count(f.Logs.String(), "INFO AI provider: it differs from the environment and stays as it is, by CODER_AIBRIDGE_DRIFT_KEEP="+tt.keep+" provider=openai"))
+				require.Equal(t, 1, strings.Count(f.Logs.String(), " and stays as it is, by CODER_AIBRIDGE_DRIFT_KEEP="+tt.keep+" provider=openai"))
+				require.Regexp(t, `INFO AI provider: it differs from the environment in (base URL|API key 1|base URL, API key 1) and stays`, f.Logs.String())
 			}
 		})
 	}
+}
+
+// An operator copies what the text says. It must not undo what is settled, nor make it worse.
+func TestO3_R7_WhatTheTextsSayToDoIsEnough(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	two := func(a, b string) []string {
+		return []string{"PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=a", "PROVIDER_0_BASE_URL=" + a, "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=b", "PROVIDER_1_BASE_URL=" + b}
+	}
+	f.Seeded(two("https://a/", "https://b/")...)
+	settled := "DRIFT_KEEP=c@*"
+	for _, lines := range [][]string{two("https://a2/", "https://b/"), two("https://a2/", "https://b2/")} {
+		settled = storetest.WordsFor(t, f.DriftOf(f.Parse(testkit.With(lines, settled)...)), "DRIFT_KEEP")
+		require.NoError(t, f.Seed(f.Parse(testkit.With(lines, settled)...)))
+	}
+	require.Regexp(t, `^DRIFT_KEEP=a@[0-9a-f]{16},b@[0-9a-f]{16}$`, settled, "with what is in force, and without what is stale")
+
+	f.Exec(`update ai_providers set base_url = 'https://c/' where name = 'b'`)
+	drift := f.DriftOf(f.Parse(testkit.With(two("https://a2/", "https://b/"), settled)...))
+	require.Contains(t, drift.Error(), "is right whenever it alone has changed:\n      CODER_AIBRIDGE_DRIFT_KEEP="+strings.Split(strings.TrimPrefix(settled, "DRIFT_KEEP="), ",")[0]+",*@database\n")
+
+	g := setup(t)
+	pair := func(key string) []string {
+		return indexed("TYPE=anthropic", "BEDROCK_ACCESS_KEY="+key, "BEDROCK_ACCESS_KEY_SECRET="+keyC)
+	}
+	g.Seeded(pair(keyA)...)
+	require.NoError(t, g.Seed(g.Parse(pair(keyB)...)))
+	require.Contains(t, g.Logs.Warnings()[0], "If it is right, add anthropic@", "without the pair, the provider would be another")
 }
 
 func TestO3_WhichEntryGoesFirst(t *testing.T) {

@@ -229,7 +229,7 @@ func (cfg *Config) checkTokens() (problems []problem) {
 	for i, entry := range cfg.DriftAdopt {
 		switch {
 		case standingPattern.MatchString(entry):
-			report(fmt.Sprintf("element %d: a standing choice, which would overwrite whatever an operator changes later; only %s takes one, and adopting the token name@digest of this difference", i+1, variableDriftKeep), variableDriftAdopt)
+			report(fmt.Sprintf("element %d: a standing choice, which would overwrite whatever an operator changes later; only %s takes one, and adopting the token name@digest of this difference", i+1, cfg.variables.legacy(variableDriftKeep)), variableDriftAdopt)
 		case !tokenPattern.MatchString(entry):
 			report(fmt.Sprintf("element %d: not a name@digest; copy the token that the drift error or the warning prints", i+1), variableDriftAdopt)
 		}

@@ -231,9 +231,9 @@ func (s *Store) offerBatch(ctx context.Context, entries []AuditEntry, auditor Au
 			hint := ""
 			if ctx.Err() != nil {
 				hint = fmt.Sprintf(" (the auditor has half of StoreOptions.AuditTimeout, which is %s)", s.auditTimeout)
-				if pool := s.pool.Stat(); pool.AcquiredConns() == pool.MaxConns() {
-					hint += fmt.Sprintf("; all %d connections of the pool were in use, one of them by the delivery: if the auditor uses this pool, raise MaxConns", pool.MaxConns())
-				}
+			}
+			if pool := s.pool.Stat(); pool.AcquiredConns() == pool.MaxConns() && (ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded)) {
+				hint += fmt.Sprintf("; all %d connections of the pool were in use, one of them by the delivery: if the auditor uses this pool, raise MaxConns", pool.MaxConns())
 			}
 			return accepted, fmt.Errorf("aiseed: audit entry %s was not accepted; it and all after it stay for the next delivery: %w%s", entry.ID, err, hint)
 		}

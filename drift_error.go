@@ -15,7 +15,8 @@ import (
 type DriftError struct {
 	Providers []ProviderDrift // in order of name
 
-	keep, adopt string // the variables that settle the drift
+	keep, adopt string   // the variables that settle the drift
+	kept, taken []string // what they settle already
 }
 
 // A ProviderDrift is one provider that drifted.
@@ -110,9 +111,9 @@ do not exist yet. Choose for each provider above, and start again:
   - The database is right, for now:
       %[1]s=%[3]s
 %[4]s  - The environment is right: the database takes its values with
-      %[2]s=%[3]s
+      %[2]s=%[5]s
 Each token settles only the difference shown. Leave out the tokens of the
-providers for which you choose otherwise.`, e.keep, e.adopt, words(e.Providers), e.standing())
+providers for which you choose otherwise.`, e.keep, e.adopt, words(e.kept, e.Providers), e.standing(), words(e.taken, e.Providers))
 	return b.String()
 }
 
@@ -121,15 +122,15 @@ func (e *DriftError) standing() string {
 	if !slices.ContainsFunc(e.Providers, func(p ProviderDrift) bool { return p.Moved == SideDatabase }) {
 		return ""
 	}
-	return "  - The database is right whenever it alone has changed:\n      " + e.keep + "=*@database\n"
+	return "  - The database is right whenever it alone has changed:\n      " + e.keep + "=" + strings.Join(append(slices.Clone(e.kept), "*@database"), ",") + "\n"
 }
 
 // Unwrap returns [ErrDrift].
 func (e *DriftError) Unwrap() error { return ErrDrift }
 
-// words returns the tokens that settle all drifts of a plan.
-func words(drifts []ProviderDrift) string {
-	var list []string
+// words returns the value of a variable that settles all drifts, and what it does already.
+func words(list []string, drifts []ProviderDrift) string {
+	list = slices.Clone(list)
 	for _, d := range drifts {
 		list = append(list, d.Name+"@"+d.Digest)
 	}

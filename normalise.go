@@ -45,6 +45,13 @@ func (d desired) variablesOf(field string) (names []string) {
 	return names
 }
 
+// standsWithout reports whether the provider is the same without the variables of a credential or a
+// tunable. Without its last signal, one with Bedrock settings would be another.
+func (d desired) standsWithout(field string) bool {
+	isPair := field == fieldBedrockAccessKey || field == fieldBedrockAccessKeySecret
+	return !isPair || d.Bedrock.Region != "" || d.BaseURL != ""
+}
+
 // placeholders returns the variables whose secret is that of an example.
 func (d desired) placeholders() (variables []string) {
 	is := settingsOf(d.Provider)

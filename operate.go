@@ -85,7 +85,7 @@ func (u ProviderUpdate) MarshalJSON() ([]byte, error) { return json.Marshal(u.ma
 // it, and stays.
 //
 // It is the first of the operations for a host's own API. Each operation is one transaction
-// under the lock of the seed. It checks values like those of the environment, and seals
+// under the lock of the seed. It checks values like those of a [Config] built by hand, and seals
 // secrets. It writes audit entries with the actor: the host's name for whoever asked. After
 // the commit, [StoreOptions.Auditor] gets the entries; without one they wait for
 // [Store.DeliverAudits] or the next start. An operation never fails because of the Auditor.
@@ -157,7 +157,7 @@ func (s *Store) update(ctx context.Context, actor, what string, id uuid.UUID, u 
 			return write{}, conflict(found, u.Revision)
 		}
 		s.vault.openAll(found)
-		if err := found.failure(!u.RemoveBedrock, u.Keys == nil); err != nil {
+		if err := found.failure(!u.RemoveBedrock && len(u.bedrockFields()) < allBedrockFields, u.Keys == nil); err != nil {
 			return write{}, err
 		}
 		problems := fieldProblems{provider: found.Name}
@@ -228,7 +228,7 @@ func (s *Store) RestoreProvider(ctx context.Context, actor string, id uuid.UUID)
 		return Provider{}, err
 	}
 	if err := s.vault.openProvider(&restored); err != nil {
-		return Provider{}, xerrors.Errorf("aiseed: the provider was restored, but: %w", err)
+		return Provider{}, xerrors.Errorf("aiseed: the provider was restored, but it cannot be used: %w", err)
 	}
 	return restored.Provider, nil
 }
@@ -297,7 +297,9 @@ func nameTaken(name string) error {
 // transaction, which is that of the rows that it writes.
 func (s *Store) operate(ctx context.Context, actor, what string, read reading, decide func(*storedProvider, time.Time) (write, error)) error {
 	if strings.TrimSpace(actor) == "" || actor == SystemActor || len(actor) > text.MaxNameBytes || text.Check(actor) != "" {
-		return xerrors.New("aiseed: " + what + " needs an actor, for the audit: the name or id of whoever asked, not \"system\", at most 255 bytes of UTF-8 without control characters")
+		problems := fieldProblems{}
+		problems.report(what+" needs an actor, for the audit: the name or id of whoever asked, not \"system\", at most 255 bytes of UTF-8 without control characters", "actor")
+		return problems.err()
 	}
 	var found *storedProvider
 	var now time.Time
@@ -320,6 +322,9 @@ func conflict(found *storedProvider, wanted int64) error {
 	return &classError{class: ErrConflict, text: fmt.Sprintf("provider %s was changed meanwhile: the change was decided on revision %d, and the provider has revision %d; "+
 		"nothing was changed; read the provider again and decide again", found.Name, wanted, found.Revision)}
 }
+
+// allBedrockFields is how many fields Bedrock settings have.
+const allBedrockFields = 5
 
 // bedrockFields are the fields of an update that change Bedrock settings.
 func (u ProviderUpdate) bedrockFields() (set []string) {

@@ -3,6 +3,7 @@ package aiseed
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"example.com/aiseed/internal/text"
 )
@@ -44,7 +45,7 @@ type Step struct {
 	// The rest of the fields up to Digest are set where environment and database differ.
 	Drift    []FieldDrift // the fields of the shape that differ
 	Adopting []string     // what else adopting changes, and which credentials stay; with fingerprints
-	Moved    Side         // which side moved since the row was last written from the environment
+	Moved    Side         // which side moved since a start last wrote the row; "" if nobody asked
 	Digest   string       // settles it, as name@digest
 	Warnings []Warning    // that a start would log about this provider
 
@@ -61,6 +62,7 @@ type sides struct {
 	open    *disagreement   // nil if nothing differs; the first digest is that of the step
 	differ  []string        // the variables whose value is not in use, apart from the shape
 	settles []string        // the variables that settle the difference
+	way     string          // how to settle it
 	notes   []string        // for the log, at level info
 }
 
@@ -117,10 +119,19 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 	s.Drift = shapeDrift(stored.Provider, *want)
 	target := want.adoptedBy(stored.Provider, s.Drift != nil)
 	list := differences(stored.Provider, target, of.shown)
+	var removable []string // without these variables there is no difference
 	for _, d := range list {
 		s.Adopting = append(s.Adopting, d.adopting())
-		if variables := want.variablesOf(d.field); d.is != "" && !slices.ContainsFunc(variables, func(v string) bool { return slices.Contains(both.differ, v) }) {
-			both.differ = append(both.differ, variables...)
+		if d.is == "" && (d.field != fieldKey || len(want.Keys) == 0) {
+			continue // no variable sets it
+		}
+		for _, variable := range want.variablesOf(d.field) {
+			if slices.Contains(both.differ, variable) {
+				continue
+			}
+			if both.differ = append(both.differ, variable); want.standsWithout(d.field) {
+				removable = append(removable, variable)
+			}
 		}
 	}
 	unset := !hasCredentials(want.Provider) && hasCredentials(target)
@@ -136,9 +147,13 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 		return
 	}
 	both.target = &target
-	both.open = &disagreement{s.Name, s.Drift != nil, origins.moved(stored, want), digests(stored, want.Provider, target, of.bound)}
+	both.open = &disagreement{provider: s.Name, drift: s.Drift != nil, digests: digests(stored, want.Provider, target, of.bound)}
+	if origins != nil {
+		both.open.moved = origins.moved(stored, want)
+	}
 	s.Digest, s.Moved = both.open.digests[0], both.open.moved
 	adopt, keep := settle.variables.legacy(variableDriftAdopt), settle.variables.legacy(variableDriftKeep)
+	both.way = "add " + s.Name + "@" + s.Digest + " to " + keep + " or to " + adopt
 	entry, adopts := settle.choose(*both.open)
 	_, choice := standing(entry)
 	switch {
@@ -150,7 +165,7 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 	case choice != "":
 		s.Action = ActionKeep
 		both.settles = settle.variables.withEqual(keep)
-		both.notes = append(both.notes, "it differs from the environment and stays as it is, by "+keep+"="+entry)
+		both.notes = append(both.notes, "it differs from the environment in "+s.what(list)+" and stays as it is, by "+keep+"="+entry)
 	case entry != "":
 		s.Action = ActionKeep
 		both.settles = settle.variables.withEqual(keep)
@@ -159,7 +174,7 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 		s.Action = ActionDrifted
 	default:
 		s.Action = ActionDiverged
-		w := Warning{Code: WarningDiverged, Variables: both.differ, Token: s.Name + "@" + s.Digest, AdoptVariable: adopt, KeepVariable: keep}
+		w := Warning{Code: WarningDiverged, Variables: removable, Token: s.Name + "@" + s.Digest, AdoptVariable: adopt, KeepVariable: keep}
 		for _, d := range list {
 			w.Differences = append(w.Differences, d.String())
 		}
@@ -188,7 +203,29 @@ func (p *Plan) unused(settle settlement) (warnings []Warning) {
 	return warnings
 }
 
+// effective returns the entries that are not unused.
+func (p *Plan) effective(entries []string) (used []string) {
+	for _, entry := range entries {
+		if !slices.ContainsFunc(p.Warnings, func(w Warning) bool { return w.Code == WarningStaleToken && w.Token == entry }) {
+			used = append(used, entry)
+		}
+	}
+	return used
+}
+
 func (s *Step) warn(w Warning) { s.Warnings = append(s.Warnings, w) }
+
+// what names the fields that differ.
+func (s *Step) what(list []difference) string {
+	var names []string
+	for _, f := range s.Drift {
+		names = append(names, f.Field)
+	}
+	for _, d := range list {
+		names = append(names, d.what)
+	}
+	return strings.Join(names, ", ")
+}
 
 // warnOfPlaceholders warns of secrets of examples, which would be written.
 func (s *Step) warnOfPlaceholders() {
@@ -198,7 +235,7 @@ func (s *Step) warnOfPlaceholders() {
 }
 
 // drift returns a [DriftError] if any provider drifted.
-func (p *Plan) drift(variables variables) error {
+func (p *Plan) drift(settle settlement) error {
 	var drifted []ProviderDrift
 	for _, s := range p.Steps {
 		if s.Action == ActionDrifted {
@@ -208,7 +245,11 @@ func (p *Plan) drift(variables variables) error {
 	if drifted == nil {
 		return nil
 	}
-	return &DriftError{Providers: drifted, keep: variables.legacy(variableDriftKeep), adopt: variables.legacy(variableDriftAdopt)}
+	return &DriftError{
+		Providers: drifted,
+		keep:      settle.variables.legacy(variableDriftKeep), kept: p.effective(settle.keep),
+		adopt: settle.variables.legacy(variableDriftAdopt), taken: p.effective(settle.adopt),
+	}
 }
 
 // creates returns the providers to insert.
@@ -298,8 +339,6 @@ func (cfg *Config) fates(want []desired, plan *Plan) (fates []VariableFate) {
 				switch w.Code {
 				case WarningIgnored:
 					ignored[name] = w.Reason
-				case WarningStaleToken:
-					ignored[name] = "its entries match no current difference"
 				case WarningUnknownVariable, WarningRemovedVariable, WarningLetterCase, WarningMisnamedVariable, WarningMissingKey, WarningServiceLinks:
 					ignored[name] = "it is no variable of AI providers"
 				}
@@ -314,6 +353,7 @@ func (cfg *Config) fates(want []desired, plan *Plan) (fates []VariableFate) {
 		}
 	}
 	set := cfg.variables.set()
+	settlements := cfg.variables.withEqual(cfg.variables.legacy(variableDriftAdopt), cfg.variables.legacy(variableDriftKeep))
 	fates = make([]VariableFate, 0, len(set))
 	for _, v := range set {
 		i, has := steps[v.place]
@@ -322,6 +362,8 @@ func (cfg *Config) fates(want []desired, plan *Plan) (fates []VariableFate) {
 		switch {
 		case settles[v.name]:
 			fate = VariableFate{Fate: FateSettles, Reason: "it settles a difference"}
+		case slices.Contains(settlements, v.name):
+			fate.Reason = "it settles nothing at the moment"
 		case isIgnored, !has:
 		default:
 			fate = fateOf[plan.Steps[i].fateOf(v.name)]

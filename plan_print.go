@@ -55,7 +55,7 @@ func (s Step) writeDifference(b *strings.Builder) {
 	s.Moved.write(b, "  ")
 	if s.Action == ActionDrifted {
 		writeAdopting(b, "  ", s.Adopting)
-		fmt.Fprintf(b, "  to settle it: %s@%s\n", s.Name, s.Digest)
+		fmt.Fprintf(b, "  to settle it, %s\n", s.between().way)
 	}
 	for _, note := range s.between().notes {
 		fmt.Fprintf(b, "  %s\n", note)

@@ -152,7 +152,7 @@ func (r *start) reconcile(ctx context.Context) error {
 	if r.plan.count(ActionDrifted) > 0 {
 		// Report the drift even if we cannot say which side moved.
 		r.explain(ctx)
-		return r.plan.drift(r.settle.variables)
+		return r.plan.drift(r.settle)
 	}
 	return nil
 }
@@ -196,9 +196,7 @@ func (r *start) explain(ctx context.Context) {
 	if names == nil || r.origins != nil {
 		return
 	}
-	if r.store.read(ctx, "reading the audits of providers that differ", r.store.selectOrigins(names, &r.origins)) != nil {
-		return
-	}
+	_ = r.store.read(ctx, "reading the audits of providers that differ", r.store.selectOrigins(names, &r.origins))
 	for i := range r.plan.Steps {
 		if step := &r.plan.Steps[i]; step.Digest != "" {
 			step.Moved = r.origins.moved(step.between().stored, step.between().want)

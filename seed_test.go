@@ -248,8 +248,8 @@ func TestR7_DivergenceIsAWarningWithFingerprints(t *testing.T) {
 	require.Len(t, warnings, 2, "one per provider, in order of name")
 	require.Regexp(t, `^WARN AI provider: environment and database differ in Bedrock access key secret \(database [0-9a-f]{8}, environment [0-9a-f]{8}\), `+
 		`Bedrock model \(database old, environment new\); the database's value is the one in use\. If it is right, `+
-		`remove CODER_AIBRIDGE_PROVIDER_1_BEDROCK_ACCESS_KEY_SECRET and CODER_AIBRIDGE_PROVIDER_1_BEDROCK_MODEL, or set CODER_AIBRIDGE_DRIFT_KEEP=(anthropic@[0-9a-f]{16}); `+
-		`if the environment is, set CODER_AIBRIDGE_DRIFT_ADOPT=(anthropic@[0-9a-f]{16}) provider=anthropic$`, warnings[0])
+		`remove CODER_AIBRIDGE_PROVIDER_1_BEDROCK_ACCESS_KEY_SECRET and CODER_AIBRIDGE_PROVIDER_1_BEDROCK_MODEL, or add anthropic@[0-9a-f]{16} to CODER_AIBRIDGE_DRIFT_KEEP; `+
+		`if the environment is, add it to CODER_AIBRIDGE_DRIFT_ADOPT provider=anthropic$`, warnings[0])
 	require.Regexp(t, `differ in API key 2 \(database [0-9a-f]{8}, environment [0-9a-f]{8}\), API key 3 \(database none, environment [0-9a-f]{8}\); the database's .* provider=openai$`, warnings[1])
 	require.NotContains(t, strings.Join(warnings, ""), "0123")
 

@@ -85,7 +85,7 @@ func (w Warning) String() string {
 			remove = "remove " + strings.Join(w.Variables, " and ") + ", or "
 		}
 		return "environment and database differ in " + strings.Join(w.Differences, ", ") + "; the database's value is the one in use. If it is right, " + remove +
-			"set " + w.KeepVariable + "=" + w.Token + "; if the environment is, set " + w.AdoptVariable + "=" + w.Token
+			"add " + w.Token + " to " + w.KeepVariable + "; if the environment is, add it to " + w.AdoptVariable
 	case WarningAdopted:
 		did := ""
 		if len(w.Differences) > 0 {

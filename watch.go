@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 	"time"
 
 	"cdr.dev/slog/v3"
@@ -223,7 +224,7 @@ func (w *watcher) tell(providers []Provider, err error) {
 		return
 	}
 	w.told, w.last, w.trouble = true, providers, trouble
-	w.changed(providers, err)
+	w.changed(slices.Clone(providers), err) // a host may sort it
 }
 
 // wait waits for a notification. Without a connection none arrives.

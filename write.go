@@ -280,7 +280,8 @@ func (s *Store) registerKey() []pg.Query {
 		SQL: s.sql(`
 insert into {schema}.ai_encryption_keys (id, canary)
 select $1::text, $2::text where not exists (select from {schema}.ai_encryption_keys where id = $1::text and revoked_at is null)
-    on conflict (id) do update set revoked_at = null`),
+    on conflict (id) do update set revoked_at = null
+     where not exists (select from {schema}.ai_encryption_keys where revoked_at is null)`),
 		Args: [][]byte{[]byte(key.ID), []byte(key.SealCanary())},
 	}}
 }

@@ -53,10 +53,16 @@ func Check(raw string) (problem string) {
 		return "a URL whose host has an empty label; want a host without a dot at either end or two in a row"
 	case strings.HasSuffix(u.Host, ":"), u.Port() != "" && (err != nil || port < 1 || port > 65535):
 		return "a URL with a port that there cannot be; want 1 to 65535, or no colon"
-	case strings.Contains(u.RawQuery, text.Masked):
+	case hasMask(u):
 		return "a URL with a mask in its query, as this library prints it in place of a secret; want the value itself"
 	}
 	return ""
+}
+
+// hasMask reports whether a query has a mask in it, also one that was encoded again.
+func hasMask(u *url.URL) bool {
+	query, err := url.QueryUnescape(u.RawQuery)
+	return err == nil && strings.Contains(query, text.Masked) || strings.Contains(u.RawQuery, text.Masked)
 }
 
 // looksLikeIPv6 reports whether the host of a text that is no URL seems to be an IPv6 address.
