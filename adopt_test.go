@@ -334,6 +334,34 @@ func TestO3_R7_WhatTheTextsSayToDoIsEnough(t *testing.T) {
 	g.Seeded(pair(keyA)...)
 	require.NoError(t, g.Seed(g.Parse(pair(keyB)...)))
 	require.Contains(t, g.Logs.Warnings()[0], "If it is right, add anthropic@", "without the pair, the provider would be another")
+
+	// A placeholder would be written.
+	placeholder := indexed("TYPE=anthropic", "BEDROCK_ACCESS_KEY=changeme", "BEDROCK_ACCESS_KEY_SECRET="+keyC)
+	step := g.stepOf(testkit.With(placeholder, settling("DRIFT_ADOPT", g.stepOf(slices.Clone(placeholder)...)))...)
+	require.Contains(t, fmt.Sprint(step.Warnings), "CODER_AIBRIDGE_PROVIDER_0_BEDROCK_ACCESS_KEY: a placeholder")
+}
+
+func TestO9_FatesOfVariablesThatSettle(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.Seeded("OPENAI_KEY="+keyA, "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=two", "PROVIDER_0_KEYS="+keyA+","+keyB)
+	fewer := []string{"OPENAI_KEY=" + keyA, "PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=two", "PROVIDER_0_KEY=" + keyA}
+	fate := func(variable string, lines ...string) string {
+		plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.Store, f.Parse(testkit.With(fewer, lines...)...), slog.Logger{})
+		require.NoError(t, err)
+		i := slices.IndexFunc(plan.Variables, func(v aiseed.VariableFate) bool { return v.Name == aiseed.DefaultPrefix+variable })
+		require.NotEmpty(t, plan.Variables[i].Reason)
+		return string(plan.Variables[i].Fate)
+	}
+	token := "two@" + f.stepOf(fewer[1:]...).Digest
+	require.Equal(t, "overruled", fate("PROVIDER_0_KEY"))
+	require.Equal(t, "agrees", fate("PROVIDER_0_TYPE"))
+	require.Equal(t, "adopted", fate("PROVIDER_0_KEY", "DRIFT_ADOPT="+token))
+	require.Equal(t, "settles", fate("DRIFT_ADOPT", "DRIFT_ADOPT="+token, "DRIFT_KEEP=*"))
+	require.Equal(t, "no effect", fate("DRIFT_KEEP", "DRIFT_ADOPT="+token, "DRIFT_KEEP=*"))
+	require.Equal(t, "settles", fate("DRIFT_KEEP", "DRIFT_KEEP=absent@*,two@*"))
+	require.Equal(t, "overruled", fate("PROVIDER_0_KEY", "DRIFT_KEEP=two@*"))
+	require.Equal(t, "no effect", fate("DRIFT_KEEP", "DRIFT_KEEP=absent@database,*@database"))
 }
 
 func TestO3_WhichEntryGoesFirst(t *testing.T) {

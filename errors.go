@@ -21,7 +21,8 @@ var (
 	// See [DriftError].
 	ErrDrift = errors.New("aiseed: the environment does not match the database")
 	// ErrLockTimeout: another process held the lock for too long. See
-	// [LockTimeoutError].
+	// [LockTimeoutError]. An [ErrCommitUnknown] matches it too if the outcome could not be
+	// looked up because of that.
 	ErrLockTimeout = errors.New("aiseed: timed out waiting for the lock")
 	// ErrSchema: the tables are not the ones that this library needs: older, too new for it,
 	// incomplete, or somebody else's.
@@ -151,6 +152,7 @@ type DecryptError struct {
 	KeyID         string // the key that should decrypt it; "" if the row names none
 
 	plaintext, malformed bool
+	known                bool // the keyring has the key
 }
 
 func (e *DecryptError) Error() string {
@@ -167,7 +169,10 @@ func (e *DecryptError) Error() string {
 	if e.KeyID == "" {
 		return where + " is sealed, but the id of its key is missing next to it; restore the row from a backup"
 	}
-	return where + " cannot be decrypted with key " + e.KeyID + ". Either the keyring lacks this key, or the value was damaged or copied from another row"
+	if e.known {
+		return where + " cannot be decrypted with key " + e.KeyID + ", which the keyring has: the value was damaged, or copied from another row. Replace the provider's keys or settings, or restore the row from a backup"
+	}
+	return where + " cannot be decrypted: the keyring lacks its key, " + e.KeyID + ". Append that to the keyring, after the key that seals"
 }
 
 // Unwrap returns [ErrPlaintext] or [ErrUndecryptable].

@@ -166,7 +166,8 @@ func TestS5_TextsOfValuesThatCannotBeHandedOut(t *testing.T) {
 		"is not sealed, but a keyring is in use. If these rows were written before there was a keyring, seal them with Store.SealPlaintext; if not, someone wrote to the table behind the server's back": {plaintext: true},
 		"can be decrypted, but this version of the library did not write its content: a later one did, or something else":                                                                                {malformed: true, KeyID: "k"},
 		"is sealed, but the id of its key is missing next to it; restore the row from a backup":                                                                                                          {},
-		"cannot be decrypted with key k. Either the keyring lacks this key, or the value was damaged or copied from another row":                                                                         {KeyID: "k"},
+		"cannot be decrypted: the keyring lacks its key, k. Append that to the keyring, after the key that seals":                                                                                        {KeyID: "k"},
+		"cannot be decrypted with key k, which the keyring has: the value was damaged, or copied from another row. Replace the provider's keys or settings, or restore the row from a backup":            {KeyID: "k", known: true},
 	} {
 		e.Table, e.Column, e.RowID = "ai_providers", "settings", id
 		require.EqualError(t, &e, where+want)
@@ -193,7 +194,7 @@ func TestS7_TextOfProvidersThatCannotBeUsed(t *testing.T) {
 	two := ProviderError{Name: "b", Err: &DecryptError{Provider: "b", Table: "ai_provider_keys", Column: "api_key", plaintext: true}}
 	const row = "of row 00000000-0000-0000-0000-000000000000 "
 	require.EqualError(t, &ProvidersError{[]ProviderError{one}},
-		"aiseed: ai_providers.settings "+row+"(provider a) cannot be decrypted with key k. Either the keyring lacks this key, or the value was damaged or copied from another row")
+		"aiseed: ai_providers.settings "+row+"(provider a) cannot be decrypted: the keyring lacks its key, k. Append that to the keyring, after the key that seals")
 	both := &ProvidersError{[]ProviderError{one, two}}
 	require.ErrorContains(t, both, "aiseed: 2 providers cannot be used\n   1. ai_providers.settings "+row+"(provider a) cannot be decrypted")
 	require.ErrorContains(t, both, "\n   2. ai_provider_keys.api_key "+row+"(provider b) is not sealed")

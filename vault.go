@@ -123,6 +123,7 @@ func (v *vault) open(c seal.Cell, stored storedText) (Secret, error) {
 		e := &DecryptError{Table: c.Table, Column: c.Column, RowID: rowID(c), plaintext: errors.Is(err, seal.ErrPlaintext)}
 		if stored.keyID != nil {
 			e.KeyID = *stored.keyID
+			_, e.known = v.ring.ByID(e.KeyID)
 		}
 		return Secret{}, e
 	}

@@ -44,7 +44,7 @@ func NewPool(tb testing.TB, opts ...Option) *pgxpool.Pool {
 	}
 	template, err := s.template(ctx, options.schema)
 	if err != nil {
-		tb.Fatalf("aiseedtest: prepare the template database: %v", err)
+		tb.Fatalf("aiseedtest: prepare the template database: %v%s", err, s.hint())
 	}
 	name := "aiseed_test_" + strings.ToLower(rand.Text()[:12])
 	if err := s.create(ctx, name, template); err != nil {
@@ -188,6 +188,14 @@ func (s *testServer) exec(ctx context.Context, sql string) error {
 	}
 	_, err := s.admin.Exec(ctx, sql)
 	return err
+}
+
+// hint says what to do about a server that does not do what a test needs.
+func (s *testServer) hint() string {
+	if s.Ephemeral() {
+		return ""
+	}
+	return "; it is the server of DATABASE_URL or PG*: give that role CREATEDB, or unset them for a private server"
 }
 
 // describe returns a connection string without a password.

@@ -72,8 +72,6 @@ func (a *app) hint(err error) string {
 		return "\nWith this command: " + a.sibling("schema -apply")
 	case errors.Is(err, aiseed.ErrPlaintext):
 		return "\nWith this command: " + a.sibling("seal")
-	case errors.Is(err, aiseed.ErrUndecryptable):
-		return "\nWith the right keyring in place, the value is damaged: restore its row from a backup, or delete its key or provider and create it again"
 	case errors.Is(err, aiseed.ErrCommitUnknown):
 		return "\nRun the same command again: it finds out, and does what is left"
 	}

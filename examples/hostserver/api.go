@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -121,6 +122,9 @@ type request struct {
 	revision int64     // of If-Match; 0 for any
 }
 
+// oneETag matches the number in an ETag of ours. A weak one, a list or another form is none.
+var oneETag = regexp.MustCompile(`^"([1-9][0-9]*)"$`)
+
 func newRequest(r *http.Request) (*request, error) {
 	in := &request{Request: r, actor: cmp.Or(strings.TrimSpace(r.Header.Get("X-Actor")), "api")}
 	if len(in.actor) > maxActorBytes || !utf8.ValidString(in.actor) || strings.ContainsFunc(in.actor, unicode.IsControl) || in.actor == aiseed.SystemActor {
@@ -134,14 +138,15 @@ func newRequest(r *http.Request) (*request, error) {
 			}
 		}
 	}
-	if match := r.Header.Get("If-Match"); match != "" && match != "*" {
+	if match := strings.Join(r.Header.Values("If-Match"), ","); match != "" && match != "*" {
 		if r.Method != http.MethodPatch && r.Method != http.MethodPut {
 			return nil, badRequest("If-Match is for PATCH and PUT only")
 		}
-		var err error
-		if in.revision, err = strconv.ParseInt(strings.Trim(match, `"`), 10, 64); err != nil || in.revision < 1 {
-			return nil, badRequest("If-Match is not one ETag of this API")
+		etag := oneETag.FindStringSubmatch(match)
+		if etag == nil {
+			return nil, badRequest("If-Match is not one ETag of this API, as it sent it")
 		}
+		in.revision, _ = strconv.ParseInt(etag[1], 10, 64)
 	}
 	return in, nil
 }
@@ -219,7 +224,7 @@ func (a *api) problem(ctx context.Context, r *http.Request, err error) (int, pro
 		return http.StatusPreconditionFailed, problemView{Error: err.Error()}
 	}
 	a.logger.ErrorContext(ctx, "a request failed", "method", r.Method, "path", r.URL.Path, "reason", err.Error())
-	if errors.Is(err, aiseed.ErrLockTimeout) {
+	if errors.Is(err, aiseed.ErrLockTimeout) && !errors.Is(err, aiseed.ErrCommitUnknown) {
 		return http.StatusServiceUnavailable, problemView{Error: "another process is changing providers; nothing was changed, try again"}
 	}
 	return http.StatusInternalServerError, problemView{Error: "it failed, or its outcome is not known; the server's log says why"}

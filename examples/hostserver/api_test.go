@@ -417,3 +417,17 @@ func TestNothingMatchesInJSON(t *testing.T) {
 	}
 	h.stop()
 }
+
+// O3: what operators change through the API stops no restart, as long as the environment stays.
+func TestO3_WhatTheAPIChangedStopsNoRestart(t *testing.T) {
+	t.Parallel()
+	h, api := startAPI(t)
+	h.want(http.StatusOK, "PATCH", api+"/"+h.idOf("openai"), `{"base_url": "https://moved.example/v1"}`)
+	h.stop()
+	again := h.start(h.environ)
+	again.serving()
+	require.Contains(t, again.output.String(), "it differs from the environment in base URL and stays as it is")
+	again.stop()
+	_, err := h.start(h.with("CODER_AIBRIDGE_OPENAI_BASE_URL=https://elsewhere.example/v1")).refused()
+	require.ErrorIs(t, err, aiseed.ErrDrift)
+}

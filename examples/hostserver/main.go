@@ -95,6 +95,9 @@ func run(ctx context.Context, environ []string, stderr io.Writer, tune ...func(*
 	if err != nil {
 		return err
 	}
+	if lookup(environ, tokenVariable) != "" { // what operators change stops no later start
+		cfg.DriftKeep = append(cfg.DriftKeep, "*@database")
+	}
 
 	auditor := newAuditor(logger)
 	// The store seals from the start: at no moment, and with no order of calls, can

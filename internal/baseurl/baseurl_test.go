@@ -133,7 +133,7 @@ func TestE9_BaseURLs(t *testing.T) {
 		"http://[fe80::1%25eth0]:8080/v1": "zone", "http://[fe80::1%eth0]/": "zone", "http://fe80::1/": "brackets", "http://[::1": "brackets",
 		`"https://h/"`: "quotation mark", `https://h/"`: "quotation mark", "‘https://h’": "quotation mark", "https://h/'x'": "quotation mark",
 		"https://h/\u200b": "invisible", "\ufeffhttps://h/": "invisible", "https://h/\n": "line break", "https://h/\r": "line end", " https://h/": "a space", "https://h/ ": "a space", "https://h/ x": "a space",
-		"https://h/?token=****": "mask", "https://h/?token=****abcd": "mask", "h.example/v1": "absolute", "ftp://h/": "absolute", "https://u:p@h/": "user info", "https://h/#": "fragment",
+		"https://h/?token=****": "mask", "https://h/?token=****abcd": "mask", "https://h/?k=%2A%2a**": "mask", "h.example/v1": "absolute", "ftp://h/": "absolute", "https://u:p@h/": "user info", "https://h/#": "fragment",
 	} {
 		if problem == "" {
 			require.Empty(t, Check(raw), "%q", raw)
