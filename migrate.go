@@ -263,9 +263,10 @@ select coalesce(max(version), 0), coalesce(max((to_jsonb(s) ->> 'oldest_writer')
 
 // tablesFound is what a schema has of our names.
 type tablesFound struct {
-	schema   bool     // the schema exists
-	names    []string // sorted
-	recorded bool     // aiseed_schema is among them, and ours
+	schema    bool     // the schema exists
+	names     []string // sorted
+	recorded  bool     // aiseed_schema is among them, and ours
+	elsewhere []string // other schemas with an aiseed_schema of ours
 }
 
 // lookForTables reads the catalogs. Do not use to_regclass or similar: they read a cache,
@@ -273,15 +274,19 @@ type tablesFound struct {
 func (d *database) lookForTables(into *tablesFound) pg.Query {
 	return pg.Query{
 		SQL: `
+with ours as (
+  select c.oid, n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+   where c.relname = 'aiseed_schema' and 2 = (
+         select count(*) from pg_attribute a where a.attrelid = c.oid and not a.attisdropped and
+           (a.attname = 'version' and a.atttypid = 'int4'::regtype or a.attname = 'applied_at' and a.atttypid = 'timestamptz'::regtype)))
 select count(n.oid) > 0,
        coalesce(array_agg(c.relname::text order by c.relname) filter (where c.oid is not null), '{}'),
-       coalesce(bool_or(c.relname = 'aiseed_schema' and 2 = (
-         select count(*) from pg_attribute a where a.attrelid = c.oid and not a.attisdropped and
-           (a.attname = 'version' and a.atttypid = 'int4'::regtype or a.attname = 'applied_at' and a.atttypid = 'timestamptz'::regtype))), false)
+       coalesce(bool_or(c.oid in (select oid from ours)), false),
+       array(select nspname from ours where nspname <> $1 order by nspname)
   from pg_namespace n left join pg_class c on c.relnamespace = n.oid and c.relname = any($2)
  where n.nspname = $1`,
 		Args: [][]byte{[]byte(d.schema), []byte("{" + strings.Join(tablesAfter(0), ",") + "}")},
-		Rows: pg.One(&into.schema, &into.names, &into.recorded),
+		Rows: pg.One(&into.schema, &into.names, &into.recorded, &into.elsewhere),
 	}
 }
 
@@ -351,6 +356,9 @@ func (d *database) checkStored(ctx context.Context, ring seal.Ring) error {
 		justMigrated := record.version < 0 && found.recorded
 		if foreign := found.notRecorded(0); len(foreign) > 0 && !justMigrated {
 			return d.foreignTables(foreign)
+		}
+		if len(found.elsewhere) > 0 {
+			return schemaErrorf(ErrSchemaOutdated, "there are no aiseed tables in the schema %q, but in %q; if those are meant, set StoreOptions.Schema; else %s", d.schema, strings.Join(found.elsewhere, ", "), remedy)
 		}
 		return schemaErrorf(ErrSchemaOutdated, "there are no aiseed tables in the schema %q; %s", d.schema, remedy)
 	case missing:

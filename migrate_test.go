@@ -36,6 +36,9 @@ func TestS8_MissingAndOlderSchema(t *testing.T) {
 	_, err = aiseed.Open(ctx, pool, options)
 	require.NoError(t, err, "a later schema is fine")
 
+	options.Schema = "nowhere"
+	_, err = aiseed.Open(ctx, pool, options)
+	require.ErrorContains(t, err, `there are no aiseed tables in the schema "nowhere", but in "public"; if those are meant, set StoreOptions.Schema; else call aiseed.Migrate`)
 	_, err = pool.Exec(ctx, `drop schema public cascade; create schema public`)
 	require.NoError(t, err)
 	for _, schema := range []string{"", "nowhere"} {
