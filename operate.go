@@ -296,7 +296,7 @@ func nameTaken(name string) error {
 // operate runs one operation. decide gets what was read under the lock, and the time of the
 // transaction, which is that of the rows that it writes.
 func (s *Store) operate(ctx context.Context, actor, what string, read reading, decide func(*storedProvider, time.Time) (write, error)) error {
-	if strings.TrimSpace(actor) == "" || actor == SystemActor || len(actor) > text.MaxNameBytes || text.Check(actor) != "" {
+	if trimmed := strings.TrimSpace(actor); trimmed == "" || trimmed == SystemActor || len(actor) > text.MaxNameBytes || text.Check(actor) != "" {
 		problems := fieldProblems{}
 		problems.report(what+" needs an actor, for the audit: the name or id of whoever asked, not \"system\", at most 255 bytes of UTF-8 without control characters", "actor")
 		return problems.err()

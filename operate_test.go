@@ -138,9 +138,10 @@ func TestO4_ChecksAreThoseOfTheEnvironment(t *testing.T) {
 	}
 	t.Run("an actor is needed", func(t *testing.T) {
 		t.Parallel()
-		for _, actor := range []string{" ", "a\x00b", strings.Repeat("a", 256), "\xff"} {
+		for _, actor := range []string{" ", " system ", "a\x00b", strings.Repeat("a", 256), "\xff"} {
 			_, err := f.Store.CreateProvider(ctx, actor, aiseed.ProviderSpec{Type: "openai", Name: "x"})
-			require.ErrorContains(t, err, "needs an actor")
+			require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
+			require.ErrorContains(t, err, "actor: creating a provider needs an actor")
 		}
 	})
 	t.Run("a sixth key", func(t *testing.T) {
