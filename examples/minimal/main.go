@@ -55,6 +55,6 @@ func run(ctx context.Context, databaseURL string, serve func([]aiseed.Provider))
 }
 
 var auditor = aiseed.AuditorFunc(func(ctx context.Context, entry aiseed.AuditEntry) error {
-	slog.InfoContext(ctx, "audit", "id", entry.ID, "actor", entry.Actor, "action", entry.Action, "provider", entry.ProviderName)
+	slog.InfoContext(ctx, "audit", "id", entry.ID, "actor", entry.Actor, "action", entry.Action, "resource", entry.Resource, "provider", entry.ProviderName)
 	return nil // an error: the entry is offered again
 })
