@@ -137,12 +137,16 @@ func (r *rowAtATime) insert(ctx context.Context, tx pgx.Tx, list []provider) err
 	}
 	for _, p := range list {
 		id := uuid.New()
+		masks := []string{}
+		for _, secret := range p.keys {
+			masks = append(masks, mask(secret))
+		}
 		if _, err := tx.Exec(ctx, `insert into ai_providers (id, type, name, display_name, enabled, base_url) values ($1, 'openai', $2, $2, true, $3)`,
 			id, p.name, p.baseURL); err != nil {
 			return err
 		}
 		if err := r.audit(ctx, tx, aiseed.ResourceProvider, id, id, p.name, map[string]any{
-			"type": "openai", "name": p.name, "display_name": p.name, "enabled": true, "base_url": p.baseURL, "bedrock": nil,
+			"type": "openai", "name": p.name, "display_name": p.name, "enabled": true, "base_url": p.baseURL, "bedrock": nil, "keys": masks,
 		}); err != nil {
 			return err
 		}
@@ -153,7 +157,7 @@ func (r *rowAtATime) insert(ctx context.Context, tx pgx.Tx, list []provider) err
 				return err
 			}
 			if err := r.audit(ctx, tx, aiseed.ResourceProviderKey, key, id, p.name, map[string]any{
-				"position": position, "api_key": "****" + secret[len(secret)-4:],
+				"position": position, "api_key": mask(secret),
 			}); err != nil {
 				return err
 			}
@@ -161,6 +165,9 @@ func (r *rowAtATime) insert(ctx context.Context, tx pgx.Tx, list []provider) err
 	}
 	return nil
 }
+
+// mask is for the long keys of a benchmark.
+func mask(secret string) string { return "****" + secret[len(secret)-4:] }
 
 func (r *rowAtATime) audit(ctx context.Context, tx pgx.Tx, resource string, id, provider uuid.UUID, name string, values map[string]any) error {
 	encoded, err := json.Marshal(values)
