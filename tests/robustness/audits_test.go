@@ -275,8 +275,8 @@ func TestA5_A7_PoolOfOneConnectionThatTheAuditorNeeds(t *testing.T) {
 				return err
 			})), storetest.AuditTimeout(200*time.Millisecond), func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
 			f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
-			require.Len(t, f.Logs.Warnings(), 1)
-			require.Contains(t, f.Logs.Warnings()[0], "all 1 connections of the pool were in use, one of them by the delivery: if the auditor uses this pool, raise MaxConns")
+			// What the auditor did with the connection that came back can have its own warning by now.
+			require.Contains(t, strings.Join(f.Logs.Warnings(), "\n"), "all 1 connections of the pool were in use, one of them by the delivery: if the auditor uses this pool, raise MaxConns")
 			require.NotEmpty(t, f.Rows(undelivered))
 			_ = testkit.Awaited(t, ended) // it gets the connection that the delivery gave back
 		})
