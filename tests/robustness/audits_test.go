@@ -180,19 +180,20 @@ func TestA7_NoAuditorFailsAnOperation(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		auditor aiseed.AuditorFunc
+		timeout time.Duration
 		reason  string
 	}{
-		"one that fails":  {func(context.Context, aiseed.AuditEntry) error { return assert.AnError }, assert.AnError.Error()},
-		"one that panics": {func(context.Context, aiseed.AuditEntry) error { panic("boom") }, "the auditor panicked: boom"},
+		"one that fails":  {func(context.Context, aiseed.AuditEntry) error { return assert.AnError }, testkit.Patience, assert.AnError.Error()},
+		"one that panics": {func(context.Context, aiseed.AuditEntry) error { panic("boom") }, testkit.Patience, "the auditor panicked: boom"},
 		"one that blocks until its time is up": {
 			func(ctx context.Context, _ aiseed.AuditEntry) error { <-ctx.Done(); return ctx.Err() },
-			"the auditor has half of StoreOptions.AuditTimeout",
+			200 * time.Millisecond, "the auditor has half of StoreOptions.AuditTimeout",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			f.Store, _ = f.Open(f.withAuditor(tt.auditor), storetest.AuditTimeout(200*time.Millisecond))
+			f.Store, _ = f.Open(f.withAuditor(tt.auditor), storetest.AuditTimeout(tt.timeout))
 			p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 			require.Len(t, f.Logs.Warnings(), 1)
 			require.Contains(t, f.Logs.Warnings()[0], "not all audit entries of AI providers were delivered")
