@@ -23,8 +23,7 @@ func (cfg Config) settlement() settlement {
 	return settlement{variables: cfg.variables, adopt: cfg.DriftAdopt, keep: cfg.DriftKeep}
 }
 
-// A standing keep is everybody@choice or name@choice. The first element of keepAll is what an
-// operator writes.
+// A standing keep is name@choice, everybody@choice, or everybody alone, which is always.
 const (
 	everybody    = "*"
 	always       = "*"        // whichever side moved

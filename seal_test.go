@@ -230,6 +230,25 @@ func TestO4_WhatIsReplacedNeedNotBeDecrypted(t *testing.T) {
 	require.Equal(t, []aiseed.Provider{aws, p}, providers)
 }
 
+// A provider of type bedrock cannot lose its settings, so an update with all of them replaces those
+// that do not open.
+func TestO4_AllSettingsAtOnceReplaceThoseThatDoNotOpen(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	aws := f.Created(aiseed.ProviderSpec{Type: "bedrock", Name: "aws", Bedrock: &aiseed.BedrockSettings{Region: "r"}})
+	f.Exec(`update ai_providers set settings = 'damaged'`)
+	all := aiseed.ProviderUpdate{Region: new("r2"), Model: new("m"), SmallFastModel: new("s"), AccessKey: new(aiseed.NewSecret("a")), AccessKeySecret: new(aiseed.NewSecret("b"))}
+	for _, some := range []aiseed.ProviderUpdate{{Region: all.Region}, {Region: all.Region, Model: all.Model, AccessKey: all.AccessKey, AccessKeySecret: all.AccessKeySecret}} {
+		require.ErrorIs(t, second(f.Store.UpdateProvider(context.Background(), "a", aws.ID, some)), aiseed.ErrUndecryptable)
+	}
+	updated, err := f.Store.UpdateProvider(context.Background(), "a", aws.ID, all)
+	require.NoError(t, err)
+	read, err := f.Store.Provider(context.Background(), aws.ID)
+	require.NoError(t, err)
+	require.Equal(t, updated, read)
+	require.Equal(t, "r2 m s a b", strings.Join([]string{read.Bedrock.Region, read.Bedrock.Model, read.Bedrock.SmallFastModel, read.Bedrock.AccessKey.Reveal(), read.Bedrock.AccessKeySecret.Reveal()}, " "))
+}
+
 func TestO4_BedrockSettingsAreTakenAway(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -324,6 +343,28 @@ func TestS4_ARevokedKeyIsNoFirstKey(t *testing.T) {
 			require.Equal(t, []string{first}, f.Rows(`select id from ai_encryption_keys where revoked_at is null`))
 		})
 	}
+}
+
+// Where the lock locks nothing, a write can end after a rotation that it did not see. It does not
+// undo the revocation: the next one is refused.
+func TestS4_L4_AWriteDoesNotUndoARevocation(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	f.CreateNoLock()
+	f.Keyring = storetest.Keyring(t, 1, 2)
+	f.Store, f.Wire = f.Open(storetest.WithoutLock)
+	f.Seeded("OPENAI_KEY=key")
+	f.Wire.Reset(testkit.Once(testkit.Pass, "insert into", func() { f.rotatedTo(2, 1) }))
+	_, err := f.Store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: secretsOf("k")})
+	require.NoError(t, err)
+	require.Equal(t, []string{idOf(t, 1) + " true", idOf(t, 2) + " false"}, f.Rows(`select id, revoked_at is not null from ai_encryption_keys order by revoked_at`))
+	_, err = f.Store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "y", Keys: secretsOf("k")})
+	require.ErrorIs(t, err, aiseed.ErrKeyring)
+	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: storetest.Keyring(t, 1, 2)})
+	require.ErrorIs(t, err, aiseed.ErrKeyring)
+	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: storetest.Keyring(t, 2, 1)})
+	require.NoError(t, err)
 }
 
 func TestS4_AStoreThatWasOpenSealsNothingAfterARotation(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -213,6 +214,36 @@ func TestO8_TheSameIsNotToldTwice(t *testing.T) {
 	require.Eventually(t, func() bool { _, troubles := w.Counts(); return troubles == 2 }, testkit.Patience, time.Millisecond)
 	require.NoError(t, f.Store.SetProviderEnabled(ctx, "a", providers[0].ID, false))
 	require.Eventually(t, func() bool { told, _ := w.Counts(); return told == 6 }, testkit.Patience, time.Millisecond)
+}
+
+// What the callback gets is the host's.
+func TestO8_AHostMayChangeWhatItGets(t *testing.T) {
+	t.Parallel()
+	f := setup(t, notify)
+	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	watching, wire := f.Open(notify)
+	wire.Reset(nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	var calls atomic.Int32
+	ended := make(chan error, 1)
+	go func() {
+		ended <- watching.Watch(ctx, func(providers []aiseed.Provider, _ error) {
+			calls.Add(1)
+			slices.Reverse(providers)
+		})
+	}()
+	f.AwaitListening(watching)
+	for n := range 3 {
+		_, sent := wire.Count()
+		f.Exec(`select pg_notify('Providers changed', '')`)
+		require.Eventually(t, func() bool {
+			_, now := wire.Count()
+			return strings.Count(now, "enabled and not deleted") > strings.Count(sent, "enabled and not deleted")
+		}, testkit.Patience, time.Millisecond, n)
+	}
+	cancel()
+	require.ErrorIs(t, testkit.Awaited(t, ended), context.Canceled)
+	require.EqualValues(t, 1, calls.Load(), "nothing changed")
 }
 
 func TestO8_ALostConnectionIsNoTrouble(t *testing.T) {
