@@ -109,6 +109,7 @@ func diff(want []desired, stored map[string]*storedProvider, origins origins, se
 	return plan
 }
 
+// compare finds how a live row and the environment differ, if they do.
 func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 	both := s.between()
 	stored, want := both.stored, both.want
@@ -119,7 +120,7 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 	s.Drift = shapeDrift(stored.Provider, *want)
 	target := want.adoptedBy(stored.Provider, s.Drift != nil)
 	list := differences(stored.Provider, target, of.shown)
-	var removable []string // without these variables there is no difference
+	var removable []string
 	for _, d := range list {
 		s.Adopting = append(s.Adopting, d.adopting())
 		if d.is == "" && (d.field != fieldKey || len(want.Keys) == 0) {
@@ -152,6 +153,12 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 		both.open.moved = origins.moved(stored, want)
 	}
 	s.Digest, s.Moved = both.open.digests[0], both.open.moved
+	s.decide(settle, list, removable)
+}
+
+// decide chooses what to do about a difference. Without the removable variables there is none.
+func (s *Step) decide(settle settlement, list []difference, removable []string) {
+	both := s.between()
 	adopt, keep := settle.variables.legacy(variableDriftAdopt), settle.variables.legacy(variableDriftKeep)
 	both.way = "add " + s.Name + "@" + s.Digest + " to " + keep + " or to " + adopt
 	entry, adopts := settle.choose(*both.open)

@@ -230,25 +230,6 @@ func TestO4_WhatIsReplacedNeedNotBeDecrypted(t *testing.T) {
 	require.Equal(t, []aiseed.Provider{aws, p}, providers)
 }
 
-// A provider of type bedrock cannot lose its settings, so an update with all of them replaces those
-// that do not open.
-func TestO4_AllSettingsAtOnceReplaceThoseThatDoNotOpen(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	aws := f.Created(aiseed.ProviderSpec{Type: "bedrock", Name: "aws", Bedrock: &aiseed.BedrockSettings{Region: "r"}})
-	f.Exec(`update ai_providers set settings = 'damaged'`)
-	all := aiseed.ProviderUpdate{Region: new("r2"), Model: new("m"), SmallFastModel: new("s"), AccessKey: new(aiseed.NewSecret("a")), AccessKeySecret: new(aiseed.NewSecret("b"))}
-	for _, some := range []aiseed.ProviderUpdate{{Region: all.Region}, {Region: all.Region, Model: all.Model, AccessKey: all.AccessKey, AccessKeySecret: all.AccessKeySecret}} {
-		require.ErrorIs(t, second(f.Store.UpdateProvider(context.Background(), "a", aws.ID, some)), aiseed.ErrUndecryptable)
-	}
-	updated, err := f.Store.UpdateProvider(context.Background(), "a", aws.ID, all)
-	require.NoError(t, err)
-	read, err := f.Store.Provider(context.Background(), aws.ID)
-	require.NoError(t, err)
-	require.Equal(t, updated, read)
-	require.Equal(t, "r2 m s a b", strings.Join([]string{read.Bedrock.Region, read.Bedrock.Model, read.Bedrock.SmallFastModel, read.Bedrock.AccessKey.Reveal(), read.Bedrock.AccessKeySecret.Reveal()}, " "))
-}
-
 func TestO4_BedrockSettingsAreTakenAway(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
