@@ -43,7 +43,7 @@ type write struct {
 	// later attempts look for it. The zero value says that the write can be repeated instead.
 	witness uuid.UUID
 
-	seals bool // see Store.lockedToSeal
+	seals bool // see Store.locked
 
 	behind []pg.Query               // sent behind the commit, in the same round trip
 	then   func(conn *pgxpool.Conn) // called at most once, when all of behind was answered, on the same connection

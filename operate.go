@@ -305,7 +305,7 @@ func (s *Store) operate(ctx context.Context, actor, what string, read reading, d
 	var now time.Time
 	reads := []pg.Query{{SQL: `select now()`, Rows: pg.One(&now)}, read(&found)}
 	audits := handover{store: s, auditor: s.auditor}
-	err := s.lockedToSeal(ctx, what, reads, func() (write, error) {
+	err := s.locked(ctx, what, reads, func() (write, error) {
 		w, err := decide(found, now)
 		audits.follow(ctx, &w)
 		return w, err

@@ -1,7 +1,6 @@
 package aiseed
 
 import (
-	"crypto/sha256"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -41,33 +40,19 @@ func (o origins) moved(row *storedProvider, want *desired) Side {
 // movedFrom compares a side with first, in what the environment sets. The masks of secrets are
 // compared, so it is not sure if they agree and could hide a difference.
 func (d *desired) movedFrom(first, now auditedValues) (moved, sure bool) {
-	type facet struct {
-		was, is []string
-		hides   bool
+	moved, sure = canonicalHash(first.shape()) != canonicalHash(now.shape()), !strings.Contains(now.BaseURL, text.Masked)
+	secrets := func(was, is []string) {
+		moved = moved || !slices.Equal(slices.Sorted(slices.Values(was)), slices.Sorted(slices.Values(is)))
+		sure = sure && !slices.Contains(is, text.Masked)
 	}
 	was, is := first.settings(), now.settings()
-	shapes := [2][sha256.Size]byte{canonicalHash(first.shape()), canonicalHash(now.shape())}
-	facets := []facet{{[]string{string(shapes[0][:])}, []string{string(shapes[1][:])}, strings.Contains(now.BaseURL, text.Masked)}}
-	secret := func(was, is []string) {
-		facets = append(facets, facet{slices.Sorted(slices.Values(was)), slices.Sorted(slices.Values(is)), slices.Contains(is, text.Masked)})
-	}
-	if d.model {
-		facets = append(facets, facet{was: []string{was.Model}, is: []string{is.Model}})
-	}
-	if d.smallFastModel {
-		facets = append(facets, facet{was: []string{was.SmallFastModel}, is: []string{is.SmallFastModel}})
-	}
+	moved = moved || d.model && was.Model != is.Model || d.smallFastModel && was.SmallFastModel != is.SmallFastModel
 	if !settingsOf(d.Provider).AccessKey.IsZero() {
-		secret([]string{was.AccessKey}, []string{is.AccessKey})
-		secret([]string{was.AccessKeySecret}, []string{is.AccessKeySecret})
+		secrets([]string{was.AccessKey}, []string{is.AccessKey})
+		secrets([]string{was.AccessKeySecret}, []string{is.AccessKeySecret})
 	}
 	if len(d.Keys) > 0 || !d.takesKeys() {
-		secret(first.Keys, now.Keys)
-	}
-	sure = true
-	for _, f := range facets {
-		moved = moved || !slices.Equal(f.was, f.is)
-		sure = sure && !f.hides
+		secrets(first.Keys, now.Keys)
 	}
 	return moved, moved || sure
 }

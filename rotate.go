@@ -209,7 +209,7 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 	if strings.Contains(how.from, "$2") {
 		read.Args = append(read.Args, []byte(s.vault.ring[0].ID))
 	}
-	err = s.lockedToSeal(ctx, operation, []pg.Query{read}, func() (write, error) {
+	err = s.locked(ctx, operation, []pg.Query{read}, func() (write, error) {
 		var rewritten []storedValue
 		left = nil
 		for _, v := range values {
@@ -277,7 +277,7 @@ func (s *Store) revoke(ctx context.Context, operation string, how resealing, col
 	var revoked []string
 	var unsealed int
 	count := pg.Query{SQL: "select 0" + plaintext.String(), Rows: pg.One(&unsealed)}
-	err := s.lockedToSeal(ctx, operation, []pg.Query{count}, func() (write, error) {
+	err := s.locked(ctx, operation, []pg.Query{count}, func() (write, error) {
 		return write{seals: how.seal, queries: append(register, pg.Query{
 			SQL:  s.sql(strings.ReplaceAll(revokeKeys, "{unused}", unused.String())),
 			Args: [][]byte{[]byte(sealing)},

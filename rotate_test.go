@@ -241,7 +241,7 @@ func TestO5_ColumnsAreFoundByTheirForeignKey(t *testing.T) {
 	}
 }
 
-func TestO6_SealAndUnsealEndWithNothingLeft(t *testing.T) {
+func TestS4_O5_O6_SealAndUnsealEndWithNothingLeft(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t, storetest.Plaintext)

@@ -145,7 +145,7 @@ func (r *start) reconcile(ctx context.Context) error {
 	}
 	if r.plan.writes() && r.plan.count(ActionDrifted) == 0 {
 		// Decide again under the lock: only this read is authoritative.
-		if err := r.store.lockedToSeal(ctx, "seeding AI providers", r.reads(), func() (write, error) { return r.decide(ctx) }); err != nil {
+		if err := r.store.locked(ctx, "seeding AI providers", r.reads(), func() (write, error) { return r.decide(ctx) }); err != nil {
 			return err
 		}
 	}

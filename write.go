@@ -251,13 +251,12 @@ func (s *Store) flip(actor string, action AuditAction, p Provider, column string
 	}}
 }
 
-// lockedToSeal is locked for writes that can seal. A store can be open for longer than its first
-// key is in use. So what seals is written only if no rotation has revoked that key, which is read
-// under the lock.
-func (s *Store) lockedToSeal(ctx context.Context, operation string, reads []pg.Query, decide func() (write, error)) error {
+// locked is [database.locked] for a store, which can be open for longer than its first key is in
+// use. What seals is written only if no rotation has revoked that key, which is read under the lock.
+func (s *Store) locked(ctx context.Context, operation string, reads []pg.Query, decide func() (write, error)) error {
 	var successor string
 	reads = slices.Concat(reads, []pg.Query{s.selectSuccessor(s.vault.ring, &successor)})
-	return s.locked(ctx, operation, reads, func() (write, error) {
+	return s.database.locked(ctx, operation, reads, func() (write, error) {
 		w, err := decide()
 		if err == nil && w.seals {
 			err = revokedKey(s.vault.ring, successor)
