@@ -360,7 +360,7 @@ func (d *database) checkStored(ctx context.Context, ring seal.Ring) error {
 		if len(found.elsewhere) > 0 {
 			return schemaErrorf(ErrSchemaOutdated, "there are no aiseed tables in the schema %q, but in %q; if those are meant, set StoreOptions.Schema; else %s", d.schema, strings.Join(found.elsewhere, ", "), remedy)
 		}
-		return schemaErrorf(ErrSchemaOutdated, "there are no aiseed tables in the schema %q; %s", d.schema, remedy)
+		return schemaErrorf(ErrSchemaMissing, "there are no aiseed tables in the schema %q; %s", d.schema, remedy)
 	case missing:
 		return schemaErrorf(ErrSchema, "the schema %q says that it is at version %d, but tables are missing; restore them from a backup", d.schema, record.version)
 	case other:

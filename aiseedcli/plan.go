@@ -1,50 +1,90 @@
-package main
+package aiseedcli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"cdr.dev/slog/v3"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/aiseed"
 	"example.com/aiseed/internal/text"
 )
 
+// planned is what plan found, for -json.
+type planned struct {
+	SchemaMissing bool                  `json:"schema_missing"` // there are no tables: apply the schema first
+	Steps         []aiseed.Step         `json:"steps"`
+	Warnings      []aiseed.Warning      `json:"warnings"`
+	Variables     []aiseed.VariableFate `json:"variables"`
+}
+
 // runPlan shows what a start would do.
-func runPlan(ctx context.Context, a *app) (int, error) {
+func runPlan(ctx context.Context, a *app) (result, error) {
+	r, err := a.planned(ctx)
+	if err != nil && !isUsage(err) && a.stops(err) {
+		r.code = exitStops
+	}
+	return r, err
+}
+
+// stops reports whether a start would stop over an error, too.
+func (a *app) stops(err error) bool {
+	return slices.ContainsFunc([]error{aiseed.ErrInvalidConfig, aiseed.ErrDrift, aiseed.ErrKeyring, aiseed.ErrSchema, aiseed.ErrUndecryptable, aiseed.ErrPlaintext},
+		func(class error) bool { return errors.Is(err, class) })
+}
+
+func (a *app) planned(ctx context.Context) (result, error) {
 	cfg, err := a.config(ctx)
 	if err != nil {
-		return exitError, err
+		return result{}, err
 	}
-	return a.withStore(ctx, func(store *aiseed.Store, _ *aiseed.Keyring) (int, error) {
+	keyring, err := a.requiredKeyring()
+	if err != nil {
+		return result{}, err
+	}
+	return a.withPool(ctx, func(pool *pgxpool.Pool) (result, error) {
+		store, err := aiseed.Open(ctx, pool, a.storeOptions(keyring))
+		missing := errors.Is(err, aiseed.ErrSchemaMissing)
+		if err != nil && !missing {
+			return result{}, err
+		}
 		plan, err := aiseed.PlanAIProvidersFromEnv(ctx, store, cfg, slog.Logger{})
 		if err != nil {
-			return exitError, err
+			return result{}, err
 		}
-		code := exitDone
-		if slices.ContainsFunc(plan.Steps, notNothing) {
-			code = exitChange
+		did := planned{SchemaMissing: missing, Steps: append([]aiseed.Step{}, plan.Steps...), Warnings: append([]aiseed.Warning{}, plan.Warnings...), Variables: append([]aiseed.VariableFate{}, plan.Variables...)}
+		r := result{document: did, text: func() {
+			if missing {
+				a.printf("There are no tables in the schema %q yet. First, apply them:\n", a.flags.schema)
+				a.print("    " + a.sibling("schema -apply") + "\n\n")
+			}
+			shown := *plan
+			shown.Warnings = notShown(plan, cfg)
+			a.print(shown.Table(a.width(), a.colour()))
+		}}
+		switch {
+		case slices.ContainsFunc(plan.Steps, func(s aiseed.Step) bool { return s.Action == aiseed.ActionDrifted }):
+			r.code = exitStops
+		case missing, slices.ContainsFunc(plan.Steps, writes):
+			r.code = exitWrites
 		}
-		if a.json {
-			return code, a.printJSON(plan)
-		}
-		plan.Warnings = notShown(plan, cfg)
-		a.printf("%s", plan.Table(a.width(), a.colour()))
-		return code, nil
+		return r, nil
 	})
 }
 
-// notNothing reports whether a step writes, or stops a start.
-func notNothing(s aiseed.Step) bool {
-	return s.Action == aiseed.ActionCreate || s.Action == aiseed.ActionAdopt || s.Action == aiseed.ActionDrifted
+// writes reports whether a start writes for a step.
+func writes(s aiseed.Step) bool {
+	return s.Action == aiseed.ActionCreate || s.Action == aiseed.ActionAdopt
 }
 
 // config parses the environment and shows its warnings.
 func (a *app) config(ctx context.Context) (aiseed.Config, error) {
-	cfg, err := aiseed.ParseEnviron(ctx, a.environ, slog.Logger{}, aiseed.WithPrefix(a.prefixes...))
+	cfg, err := aiseed.ParseEnviron(ctx, a.Environ, slog.Logger{}, aiseed.WithPrefix(a.flags.prefixes...))
 	for _, w := range cfg.Warnings {
-		fmt.Fprintln(a.stderr, "warning: "+w.String())
+		a.notice("warning: " + w.String())
 	}
 	return cfg, err
 }
@@ -70,29 +110,30 @@ type createdProvider struct {
 }
 
 // runApply does what a start does.
-func runApply(ctx context.Context, a *app) (int, error) {
+func runApply(ctx context.Context, a *app) (result, error) {
 	cfg, err := a.config(ctx)
 	if err != nil {
-		return exitError, err
+		return result{}, err
 	}
-	return a.withStore(ctx, func(store *aiseed.Store, _ *aiseed.Keyring) (int, error) {
+	return a.withStore(ctx, func(store *aiseed.Store, _ *aiseed.Keyring) (result, error) {
 		plan, err := store.Seed(ctx, cfg, aiseed.LeaveAudits, slog.Logger{})
 		if err != nil {
-			return exitError, err
+			return result{}, err
 		}
 		var discardErr error
-		if a.discardAudits {
+		if a.flags.discardAudits {
 			_, discardErr = store.DeliverAudits(ctx, aiseed.DiscardAudits)
 		}
-		if !a.json {
+		if !a.flags.json {
 			plan.Warnings = notShown(plan, cfg)
 		}
-		return exitDone, a.printApplied(plan, discardErr)
+		did := a.applied(plan, discardErr)
+		return result{document: did, text: func() { a.printApplied(did) }}, nil
 	})
 }
 
-// printApplied tells what was done.
-func (a *app) printApplied(plan *aiseed.Plan, discardErr error) error {
+// applied tells what was done.
+func (a *app) applied(plan *aiseed.Plan, discardErr error) applied {
 	did := applied{Created: []createdProvider{}, Counts: map[string]int{}, Warnings: []string{}, Audits: "left"}
 	for _, s := range plan.Steps {
 		did.Counts[string(s.Action)]++
@@ -109,12 +150,13 @@ func (a *app) printApplied(plan *aiseed.Plan, discardErr error) error {
 	switch {
 	case discardErr != nil:
 		did.Warnings = append(did.Warnings, "not all audit entries of AI providers were discarded: "+bare(discardErr))
-	case a.discardAudits:
+	case a.flags.discardAudits:
 		did.Audits = "discarded"
 	}
-	if a.json {
-		return a.printJSON(did)
-	}
+	return did
+}
+
+func (a *app) printApplied(did applied) {
 	for _, p := range did.Created {
 		about := "type " + p.Type
 		if p.BaseURL != "" {
@@ -135,7 +177,6 @@ func (a *app) printApplied(plan *aiseed.Plan, discardErr error) error {
 	case changed > 0:
 		a.printf("The audit entries wait for the server, which delivers them when it starts next.\n")
 	}
-	return nil
 }
 
 // summary returns the number of providers for each action, as text.
