@@ -178,7 +178,7 @@ func TestO7_AnEditSaysWhomItWaitsFor(t *testing.T) {
 		code, stdout, stderr := o.meanwhile(`select 1`, args...)
 		require.Zero(t, code, stderr)
 		require.Contains(t, stderr, "waiting for pid ")
-		require.Contains(t, stdout, "openai (id ")
+		require.Contains(t, stdout, "openai")
 	}
 }
 

@@ -36,11 +36,7 @@ func shown(keys []aiseed.ProviderKeyInfo) (list []shownKey) {
 
 // String names a key in a line about it.
 func (k shownKey) String() string {
-	return fmt.Sprintf("key %d, %s (id %s)", k.Position, maskOf(aiseed.ProviderKeyInfo{Mask: k.Mask, Undecryptable: k.Undecryptable}), k.ID)
-}
-
-func withoutKeys(keys []shownKey, is func(shownKey) bool) []shownKey {
-	return slices.DeleteFunc(slices.Clone(keys), is)
+	return fmt.Sprintf("key %d, %s (id %s)", k.Position, maskOf(k.Mask, k.Undecryptable), k.ID)
 }
 
 func runKeyAdd(ctx context.Context, a *app) (result, error) {
@@ -59,18 +55,18 @@ func runKeyAdd(ctx context.Context, a *app) (result, error) {
 		}
 		if i := slices.IndexFunc(before.Keys, func(k aiseed.ProviderKey) bool { return k.APIKey.Equal(key) }); i >= 0 {
 			has := shownKey{before.Keys[i].ID.String(), i + 1, key.String(), false}
-			return edited{Provider: p, Key: &has, said: label(p) + " has this key already: it is " + has.String()}, nil
+			return edited{Provider: p, Key: &has, said: text.Label(p.Name) + " has this key already: it is " + has.String()}, nil
 		}
 		added, err := e.store.AddProviderKey(ctx, e.actor, p.ID, key)
 		if err != nil {
 			return edited{}, err
 		}
 		p, err = e.now(ctx, p.ID)
-		did := edited{Changed: true, Provider: p}
+		did := edited{Changed: true, Provider: p, said: "added the key to " + text.Label(p.Name) + "; someone has removed it since"}
 		for _, k := range shown(p.Keys) {
 			if k.ID == added.ID.String() {
 				did.Key = &k
-				did.said = fmt.Sprintf("added %s to %s", k, label(p))
+				did.said = fmt.Sprintf("added %s to %s", k, text.Label(p.Name))
 			}
 		}
 		return did, err
@@ -100,7 +96,7 @@ func runKeyRemove(ctx context.Context, a *app) (result, error) {
 		keys := shown(p.Keys)
 		i := slices.IndexFunc(keys, func(k shownKey) bool { return k.Position == position || k.ID == id.String() })
 		if i < 0 {
-			return edited{}, &aboutError{label(p) + " has " + text.Count(len(keys), "key") + ", and not that one; see which with: " + e.sibling("list"), aiseed.ErrNotFound}
+			return edited{}, &aboutError{text.Label(p.Name) + " has " + text.Count(len(keys), "key") + ", and not that one; see which with: " + e.sibling("list"), aiseed.ErrNotFound}
 		}
 		gone := keys[i]
 		// By its id, it is the key that was listed, whatever changes meanwhile.
@@ -113,7 +109,7 @@ func runKeyRemove(ctx context.Context, a *app) (result, error) {
 			return edited{}, err
 		}
 		p, err = e.now(ctx, p.ID)
-		return edited{Changed: true, Provider: p, Key: &gone, said: fmt.Sprintf("removed %s from %s, which has %s left; servers stop using it now", gone, label(p), text.Count(len(p.Keys), "key"))}, err
+		return edited{Changed: true, Provider: p, Key: &gone, said: fmt.Sprintf("removed %s from %s, which has %s left; servers stop using it now", gone, text.Label(p.Name), text.Count(len(p.Keys), "key"))}, err
 	})
 }
 
@@ -145,13 +141,13 @@ func runKeyReplace(ctx context.Context, a *app) (result, error) {
 		}
 		before := shown(p.Keys)
 		if updated.Revision == p.Revision {
-			return edited{Provider: p, Key: &before[0], said: label(p) + " has this key already, and no other one: it is " + before[0].String()}, nil
+			return edited{Provider: p, Key: &before[0], said: text.Label(p.Name) + " has this key already, and no other one: it is " + before[0].String()}, nil
 		}
 		p, err = e.now(ctx, p.ID)
 		id := updated.Keys[0].ID.String()
 		did := edited{Changed: true, Provider: p, Key: &shownKey{id, 1, key.String(), false}}
-		did.Replaced = withoutKeys(before, func(k shownKey) bool { return k.ID == id })
-		did.said = fmt.Sprintf("replaced the keys of %s by %s", label(p), did.Key)
+		did.Replaced = slices.DeleteFunc(before, func(k shownKey) bool { return k.ID == id })
+		did.said = fmt.Sprintf("replaced the keys of %s by %s", text.Label(p.Name), did.Key)
 		for _, k := range did.Replaced {
 			did.said += "\n  gone: " + k.String()
 		}
@@ -270,11 +266,11 @@ func inFlags(err error) error {
 	given := &aiseed.ConfigError{}
 	for _, p := range config.Problems {
 		line := p.String()
-		switch reason := asksForLess.ReplaceAllString(element.ReplaceAllString(p.Reason, ""), ""); p.Variables[0] {
-		case "actor":
+		switch reason := asksForLess.ReplaceAllString(element.ReplaceAllString(p.Reason, ""), ""); {
+		case slices.Contains(p.Variables, "actor"):
 			p.Variables = []string{"-actor"}
 			line = "-actor, or else the login, was refused: " + reason
-		case "keys":
+		case slices.Contains(p.Variables, "keys"):
 			p.Variables, p.Reason = []string{"key"}, tooMany.ReplaceAllString(reason, "one too many: a provider has at most $1; remove one first, or replace all by this one")
 			line = "the key was refused: " + p.Reason
 		}

@@ -98,15 +98,15 @@ func (a *app) printDetails(p aiseed.ProviderInfo, key string) {
 		detail("fast model", text.OrNone(p.SmallFastModel))
 	}
 	for i, k := range p.Keys {
-		detail(strings.ReplaceAll(key, "#", strconv.Itoa(i+1)), k.ID.String()+"  "+maskOf(k))
+		detail(strings.ReplaceAll(key, "#", strconv.Itoa(i+1)), k.ID.String()+"  "+maskOf(k.Mask, k.Undecryptable))
 	}
 }
 
-func maskOf(k aiseed.ProviderKeyInfo) string {
-	if k.Undecryptable {
+func maskOf(mask string, undecryptable bool) string {
+	if undecryptable {
 		return "cannot be decrypted"
 	}
-	return k.Mask
+	return mask
 }
 
 func state(p aiseed.ProviderInfo) string {
