@@ -1,6 +1,7 @@
 package aiseed
 
 import (
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -109,5 +110,22 @@ func (w Warning) someVariables() string {
 	return strings.Join(w.Variables[:shown], ", ") + " and " + text.Count(len(w.Variables)-shown, "other")
 }
 
-// MarshalText returns the text of String. JSON uses it too.
+// MarshalText returns the text of String.
 func (w Warning) MarshalText() ([]byte, error) { return []byte(w.String()), nil }
+
+// MarshalJSON encodes the fields, and as "text" what String returns.
+func (w Warning) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Code          WarningCode `json:"code"`
+		Text          string      `json:"text"`
+		Variables     []string    `json:"variables,omitempty"`
+		Provider      string      `json:"provider,omitempty"`
+		Type          string      `json:"type,omitempty"`
+		Meant         string      `json:"meant,omitempty"`
+		Differences   []string    `json:"differences,omitempty"`
+		Token         string      `json:"token,omitempty"`
+		Reason        string      `json:"reason,omitempty"`
+		AdoptVariable string      `json:"adopt_variable,omitempty"`
+		KeepVariable  string      `json:"keep_variable,omitempty"`
+	}{w.Code, w.String(), w.Variables, w.Provider, w.Type, w.Meant, w.Differences, w.Token, w.Reason, w.AdoptVariable, w.KeepVariable})
+}
