@@ -108,6 +108,29 @@ func TestO1_AnEmptyPlanAndAnEmptyDatabase(t *testing.T) {
 	require.NotContains(t, sent, "lock", "a plan takes none")
 }
 
+// A nil store is a database without tables: the plan is that of an empty one.
+func TestO1_ADatabaseWithoutTables(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	cfg := f.Parse("OPENAI_KEY=key", "OPENAI_TOKEN=x", "DRIFT_KEEP=openai@0123456789abcdef", "DRIFT_ADOPT=openai@fedcba9876543210",
+		"PROVIDER_0_TYPE=bedrock", "PROVIDER_0_BEDROCK_REGION=eu", "PROVIDER_1_TYPE=cohere")
+	want, err := aiseed.PlanAIProvidersFromEnv(ctx, f.Store, cfg, slog.Logger{})
+	require.NoError(t, err)
+	got, err := aiseed.PlanAIProvidersFromEnv(ctx, nil, cfg, slog.Logger{})
+	require.NoError(t, err)
+	require.Equal(t, []string{"create", "unsupported", "create"}, []string{string(got.Steps[0].Action), string(got.Steps[1].Action), string(got.Steps[2].Action)})
+	require.Equal(t, want.String(), got.String())
+	wantJSON, err := json.Marshal(want)
+	require.NoError(t, err)
+	gotJSON, err := json.Marshal(got)
+	require.NoError(t, err)
+	require.Equal(t, string(wantJSON), string(gotJSON))
+	require.NotEmpty(t, got.Variables)
+	_, err = aiseed.PlanAIProvidersFromEnv(ctx, nil, aiseed.Config{Providers: []aiseed.ProviderConfig{{}}}, slog.Logger{})
+	require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
+}
+
 // R10: a warning consists of a code and fields, and its text is made from them. The plan repeats
 // what the parser logged.
 func TestR10_WarningsAreValues(t *testing.T) {
