@@ -81,12 +81,7 @@ func (w Warning) String() string {
 	case WarningDeleted:
 		return "an operator deleted it, and it stays deleted: remove its variables from the environment, or restore it in the database"
 	case WarningDiverged:
-		remove := ""
-		if variables != "" {
-			remove = "remove " + strings.Join(w.Variables, " and ") + ", or "
-		}
-		return "environment and database differ in " + strings.Join(w.Differences, ", ") + "; the database's value is the one in use. If it is right, " + remove +
-			"add " + w.Token + " to " + w.KeepVariable + "; if the environment is, add it to " + w.AdoptVariable
+		return w.divergence("add " + w.Token + " to " + w.KeepVariable + "; if the environment is, add it to " + w.AdoptVariable)
 	case WarningAdopted:
 		did := ""
 		if len(w.Differences) > 0 {
@@ -99,6 +94,15 @@ func (w Warning) String() string {
 		return variables + ": " + w.Token + " matches no current difference and has no effect; remove it"
 	}
 	return string(w.Code)
+}
+
+// divergence is the text of a divergence that is settled as a text says.
+func (w Warning) divergence(settle string) string {
+	remove := ""
+	if len(w.Variables) > 0 {
+		remove = "remove " + strings.Join(w.Variables, " and ") + ", or "
+	}
+	return "environment and database differ in " + strings.Join(w.Differences, ", ") + "; the database's value is the one in use. If it is right, " + remove + settle
 }
 
 // someVariables names the first variables and counts the rest.
