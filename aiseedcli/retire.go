@@ -1,7 +1,6 @@
 package aiseedcli
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -189,7 +188,7 @@ func (a *app) printFates(heading string, variables []aiseed.VariableFate) {
 	for i, v := range variables {
 		about := v
 		if about.Name = ""; i == 0 || about != (aiseed.VariableFate{Provider: variables[i-1].Provider, Fate: variables[i-1].Fate, Reason: variables[i-1].Reason}) {
-			a.printf("\n  %s  %s\n", cmp.Or(v.Provider, "(no provider)"), v.Reason)
+			a.printf("\n  %s\n", strings.TrimSpace(v.Provider+"  "+v.Reason))
 		}
 		a.print("    " + v.Name + "\n")
 	}
