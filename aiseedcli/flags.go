@@ -37,7 +37,7 @@ func (a *app) flagSet() *flag.FlagSet {
 	f.StringVar(&to.keysVariable, "keys-variable", a.KeysVariable, "`name` of the variable with the keyring: base64 keys, comma-separated; with the suffix _FILE, of the one that names a file with them")
 	f.BoolVar(&to.acceptPlaintext, "plaintext", false, "accept that there is no keyring")
 	f.StringVar(&to.schema, "schema", a.Schema, "`name` of the Postgres schema with the tables")
-	f.StringVar(&to.notifyChannel, "notify-channel", a.NotifyChannel, "`name` of the servers' notification channel, if they set StoreOptions.NotifyChannel")
+	f.StringVar(&to.notifyChannel, "notify-channel", a.NotifyChannel, "`name` of the channel on which the servers hear of changes; else that of the schema")
 	f.Var(&to.prefixes, "prefix", "`start` of the names of the server's variables; it can be repeated")
 	f.StringVar(&to.actor, "actor", "", "`name` for the audit of whoever changes something; else the login")
 	f.BoolVar(&to.json, "json", false, "print one JSON document, for machines")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"cdr.dev/slog/v3"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -13,8 +14,8 @@ import (
 	"example.com/aiseed/internal/text"
 )
 
-// planned is what plan found, for -json.
-type planned struct {
+// planDocument is what plan found, for -json.
+type planDocument struct {
 	SchemaMissing bool                  `json:"schema_missing"` // there are no tables: apply the schema first
 	Steps         []aiseed.Step         `json:"steps"`
 	Warnings      []aiseed.Warning      `json:"warnings"`
@@ -23,20 +24,55 @@ type planned struct {
 
 // runPlan shows what a start would do.
 func runPlan(ctx context.Context, a *app) (result, error) {
-	r, err := a.planned(ctx)
-	if err != nil && !isUsage(err) && a.stops(err) {
+	r, err := a.withPlan(ctx, func(p planned) (result, error) {
+		r := result{document: planDocument{p.store == nil, list(p.Steps), list(p.Warnings), list(p.Variables)}, text: func() { a.printPlan(p) }}
+		switch {
+		case slices.ContainsFunc(p.Steps, func(s aiseed.Step) bool { return s.Action == aiseed.ActionDrifted }):
+			r.code = exitStops
+		case p.store == nil, slices.ContainsFunc(p.Steps, writes):
+			r.code = exitWrites
+		}
+		return r, nil
+	})
+	if stops(err) {
 		r.code = exitStops
 	}
 	return r, err
 }
 
-// stops reports whether a start would stop over an error, too.
-func (a *app) stops(err error) bool {
-	return slices.ContainsFunc([]error{aiseed.ErrInvalidConfig, aiseed.ErrDrift, aiseed.ErrKeyring, aiseed.ErrSchema, aiseed.ErrUndecryptable, aiseed.ErrPlaintext},
-		func(class error) bool { return errors.Is(err, class) })
+// writes reports whether a start writes for a step.
+func writes(s aiseed.Step) bool {
+	return s.Action == aiseed.ActionCreate || s.Action == aiseed.ActionAdopt
 }
 
-func (a *app) planned(ctx context.Context) (result, error) {
+// stops reports whether a start would stop over an error, too.
+func stops(err error) bool {
+	classes := []error{aiseed.ErrInvalidConfig, aiseed.ErrDrift, aiseed.ErrKeyring, aiseed.ErrSchema, aiseed.ErrUndecryptable, aiseed.ErrPlaintext}
+	return slices.ContainsFunc(classes, func(class error) bool { return errors.Is(err, class) })
+}
+
+// list returns a list that is encoded as [] if it is empty.
+func list[T any](of []T) []T { return append([]T{}, of...) }
+
+func (a *app) printPlan(p planned) {
+	if p.store == nil {
+		a.printf("There are no tables in the schema %q yet. First apply them:\n", a.flags.schema)
+		a.print("    " + a.sibling("schema -apply") + "\n\n")
+	}
+	shown := *p.Plan
+	shown.Warnings = notShown(p.Plan, p.cfg)
+	a.print(shown.Table(a.width(), a.colour()))
+}
+
+// A planned is a plan, and what it was made from.
+type planned struct {
+	*aiseed.Plan
+	cfg   aiseed.Config
+	store *aiseed.Store // nil if there are no tables
+}
+
+// withPlan makes a plan, calls use, and closes the pool.
+func (a *app) withPlan(ctx context.Context, use func(planned) (result, error)) (result, error) {
 	cfg, err := a.config(ctx)
 	if err != nil {
 		return result{}, err
@@ -47,37 +83,15 @@ func (a *app) planned(ctx context.Context) (result, error) {
 	}
 	return a.withPool(ctx, func(pool *pgxpool.Pool) (result, error) {
 		store, err := aiseed.Open(ctx, pool, a.storeOptions(keyring))
-		missing := errors.Is(err, aiseed.ErrSchemaMissing)
-		if err != nil && !missing {
+		if err != nil && !errors.Is(err, aiseed.ErrSchemaMissing) {
 			return result{}, err
 		}
 		plan, err := aiseed.PlanAIProvidersFromEnv(ctx, store, cfg, slog.Logger{})
 		if err != nil {
 			return result{}, err
 		}
-		did := planned{SchemaMissing: missing, Steps: append([]aiseed.Step{}, plan.Steps...), Warnings: append([]aiseed.Warning{}, plan.Warnings...), Variables: append([]aiseed.VariableFate{}, plan.Variables...)}
-		r := result{document: did, text: func() {
-			if missing {
-				a.printf("There are no tables in the schema %q yet. First, apply them:\n", a.flags.schema)
-				a.print("    " + a.sibling("schema -apply") + "\n\n")
-			}
-			shown := *plan
-			shown.Warnings = notShown(plan, cfg)
-			a.print(shown.Table(a.width(), a.colour()))
-		}}
-		switch {
-		case slices.ContainsFunc(plan.Steps, func(s aiseed.Step) bool { return s.Action == aiseed.ActionDrifted }):
-			r.code = exitStops
-		case missing, slices.ContainsFunc(plan.Steps, writes):
-			r.code = exitWrites
-		}
-		return r, nil
+		return use(planned{plan, cfg, store})
 	})
-}
-
-// writes reports whether a start writes for a step.
-func writes(s aiseed.Step) bool {
-	return s.Action == aiseed.ActionCreate || s.Action == aiseed.ActionAdopt
 }
 
 // config parses the environment and shows its warnings.
@@ -94,19 +108,12 @@ func notShown(plan *aiseed.Plan, cfg aiseed.Config) []aiseed.Warning {
 	return plan.Warnings[len(cfg.Warnings):]
 }
 
-// applied is the result of apply, for -json.
+// applied is what apply did, for -json: the plan that it carried out, and what became of the audit
+// entries.
 type applied struct {
-	Created  []createdProvider `json:"created"`
-	Counts   map[string]int    `json:"counts"` // of all actions, by name
-	Warnings []string          `json:"warnings"`
-	Audits   string            `json:"audits"` // "left" or "discarded"
-}
-
-type createdProvider struct {
-	Name    string `json:"name"`
-	Type    string `json:"type"`
-	BaseURL string `json:"base_url"`
-	Keys    int    `json:"keys"`
+	planDocument
+	Audits        string `json:"audits"`                   // "left" for the server, or "discarded"
+	AuditsProblem string `json:"audits_problem,omitempty"` // why not all were discarded
 }
 
 // runApply does what a start does.
@@ -120,68 +127,60 @@ func runApply(ctx context.Context, a *app) (result, error) {
 		if err != nil {
 			return result{}, err
 		}
-		var discardErr error
+		did := applied{planDocument: planDocument{false, list(plan.Steps), list(plan.Warnings), list(plan.Variables)}, Audits: "left"}
 		if a.flags.discardAudits {
-			_, discardErr = store.DeliverAudits(ctx, aiseed.DiscardAudits)
+			if _, err := store.DeliverAudits(ctx, aiseed.DiscardAudits); err != nil {
+				did.AuditsProblem = bare(err)
+			} else {
+				did.Audits = "discarded"
+			}
 		}
-		if !a.flags.json {
-			plan.Warnings = notShown(plan, cfg)
-		}
-		did := a.applied(plan, discardErr)
-		return result{document: did, text: func() { a.printApplied(did) }}, nil
+		return result{document: did, text: func() { a.printApplied(planned{plan, cfg, store}, did) }}, nil
 	})
 }
 
-// applied tells what was done.
-func (a *app) applied(plan *aiseed.Plan, discardErr error) applied {
-	did := applied{Created: []createdProvider{}, Counts: map[string]int{}, Warnings: []string{}, Audits: "left"}
-	for _, s := range plan.Steps {
-		did.Counts[string(s.Action)]++
+func (a *app) printApplied(p planned, did applied) {
+	counts := map[aiseed.Action]int{}
+	for _, s := range p.Steps {
+		counts[s.Action]++
 		if s.Action == aiseed.ActionCreate {
-			did.Created = append(did.Created, createdProvider{text.Label(s.Name), string(s.Type), s.BaseURL, s.Keys})
+			a.printf("created %s\n", about(s))
 		}
+	}
+	for _, s := range p.Steps {
 		for _, w := range s.Warnings {
-			did.Warnings = append(did.Warnings, text.Label(s.Name)+": "+w.String())
+			a.printf("warning: %s: %s\n", text.Label(s.Name), w)
 		}
 	}
-	for _, w := range plan.Warnings {
-		did.Warnings = append(did.Warnings, w.String())
-	}
-	switch {
-	case discardErr != nil:
-		did.Warnings = append(did.Warnings, "not all audit entries of AI providers were discarded: "+bare(discardErr))
-	case a.flags.discardAudits:
-		did.Audits = "discarded"
-	}
-	return did
-}
-
-func (a *app) printApplied(did applied) {
-	for _, p := range did.Created {
-		about := "type " + p.Type
-		if p.BaseURL != "" {
-			about += ", " + p.BaseURL
-		}
-		if p.Keys > 0 {
-			about += ", " + text.Count(p.Keys, "key")
-		}
-		a.printf("created %s (%s)\n", p.Name, about)
-	}
-	for _, w := range did.Warnings {
+	for _, w := range notShown(p.Plan, p.cfg) {
 		a.printf("warning: %s\n", w)
 	}
-	a.printf("%s\n", summary(did.Counts))
-	switch changed := did.Counts[string(aiseed.ActionCreate)] + did.Counts[string(aiseed.ActionAdopt)]; {
+	a.printf("%s\n", summary(counts))
+	switch {
+	case did.AuditsProblem != "":
+		a.printf("warning: not all audit entries of AI providers were discarded: %s\n", did.AuditsProblem)
 	case did.Audits == "discarded":
 		a.printf("No audit entry waits for the server any more: all count as delivered.\n")
-	case changed > 0:
+	case slices.ContainsFunc(p.Steps, writes):
 		a.printf("The audit entries wait for the server, which delivers them when it starts next.\n")
 	}
 }
 
+// about describes a provider that was created.
+func about(s aiseed.Step) string {
+	parts := []string{"type " + string(s.Type)}
+	if s.BaseURL != "" {
+		parts = append(parts, s.BaseURL)
+	}
+	if s.Keys > 0 {
+		parts = append(parts, text.Count(s.Keys, "key"))
+	}
+	return s.Name + " (" + strings.Join(parts, ", ") + ")"
+}
+
 // summary returns the number of providers for each action, as text.
-func summary(counts map[string]int) string {
-	text := ""
+func summary(counts map[aiseed.Action]int) string {
+	var parts []string
 	for _, part := range []struct {
 		action aiseed.Action
 		words  string
@@ -194,15 +193,12 @@ func summary(counts map[string]int) string {
 		{aiseed.ActionDeleted, "left deleted"},
 		{aiseed.ActionUnsupported, "skipped for its type"},
 	} {
-		if n := counts[string(part.action)]; n > 0 {
-			if text != "" {
-				text += ", "
-			}
-			text += fmt.Sprintf("%d %s", n, part.words)
+		if n := counts[part.action]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, part.words))
 		}
 	}
-	if text == "" {
+	if parts == nil {
 		return "The environment names no AI providers; nothing to do."
 	}
-	return "AI providers: " + text + "."
+	return "AI providers: " + strings.Join(parts, ", ") + "."
 }

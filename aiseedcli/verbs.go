@@ -23,7 +23,7 @@ type verb struct {
 }
 
 const (
-	exits       = "0 done, 1 an error, 130 interrupted"
+	exits       = "0 done\n1 an error\n130 interrupted"
 	aboutEdits  = "PROVIDER is a name or an id. Servers that run hear of the change at once. The audit names -actor, or the login."
 	aboutKeys   = "The key comes from the file of -key-file, or from standard input; a terminal is asked, and does not show it. "
 	exitsReseal = "0 complete\n1 something is left, or an error\n130 interrupted"
@@ -82,6 +82,12 @@ func verbs() []verb {
 			about:   "One line for each thing that it finds: ok, warn, FAIL, or skip for what cannot be looked at while something else fails. It writes nothing and takes no lock.",
 			exits:   "0 all is well, warnings aside\n1 something fails\n130 interrupted",
 			example: "{name} doctor",
+		},
+		{
+			name: "retire", summary: "list the variables that can be removed", run: runRetire, own: []string{"names"},
+			about:   "Without them, a start writes the same and ends the same. It writes nothing.",
+			exits:   exits,
+			example: "{name} retire -names",
 		},
 		{
 			name: "rotate", summary: "seal every value again with the first key", run: runRotate, writes: true,
@@ -212,7 +218,12 @@ func (a *app) help(args []string) (result, error) {
 				a.printFlag(f)
 			}
 		})
-		a.printf("\nExit codes:\n  %s\n\nExample:\n", strings.ReplaceAll(v.exits, "\n", "\n  "))
+		a.printf("\nExit codes:\n")
+		for line := range strings.Lines(v.exits) {
+			code, meaning, _ := strings.Cut(strings.TrimSpace(line), " ")
+			a.printf("  %-4s  %s\n", code, meaning)
+		}
+		a.print("\nExample:\n")
 		a.print("  " + a.fill(v.example) + "\n")
 	}}, nil
 }
@@ -232,7 +243,7 @@ func (a *app) printFlag(f *flag.Flag) {
 func (a *app) overview() {
 	a.printf("%s works on a server's AI providers: its environment, and its database.\n\nUsage: %s <verb> [flags]\n\n", a.Name, a.Name)
 	for _, v := range verbs() {
-		a.printf("  %-28s %s\n", strings.TrimSpace(v.name+" "+v.takes), v.summary)
+		a.printf("  %-24s %s\n", strings.TrimSpace(v.name+" "+v.takes), v.summary)
 	}
 	a.printf("\n%s <verb> -h tells about one of them, its flags and exit codes.\n\n", a.Name)
 	a.printf("Run it with the server's environment. The database is that of -database, of %s, or of the PG* variables; the keyring that of %s (or ..._FILE). Results go to stdout, errors to stderr. Secrets are never shown.\n\n", a.DatabaseVariable, a.KeysVariable)

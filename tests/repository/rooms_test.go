@@ -29,6 +29,7 @@ var rooms = map[string]string{
 	"aiseedcli":           ". internal/environ internal/pg internal/secretfile internal/terminal internal/text cdr.dev/slog/v3 github.com/google/uuid github.com/jackc/pgx/v5",
 	"cmd/aiseed":          "aiseedcli",
 	"examples/demo":       ". internal/ephemeral stdslog cdr.dev/slog/v3 github.com/jackc/pgx/v5 golang.org/x/xerrors",
+	"examples/gateway":    ". aiseedcli stdslog github.com/jackc/pgx/v5",
 	"examples/minimal":    ". stdslog github.com/jackc/pgx/v5",
 	"examples/hostserver": ". stdslog github.com/google/uuid github.com/jackc/pgx/v5 golang.org/x/xerrors",
 
