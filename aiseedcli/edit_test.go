@@ -20,8 +20,7 @@ import (
 // An operator runs the command on the database of a fixture without a keyring.
 type operator struct {
 	*storetest.Fixture
-	stdin  io.Reader
-	stderr io.Writer
+	stdin io.Reader
 }
 
 func newOperator(t *testing.T, lines ...string) *operator {
@@ -177,8 +176,14 @@ func TestO7_AnEditSaysWhomItWaitsFor(t *testing.T) {
 	lost := strings.Repeat("0", 32)
 	o.Exec(`insert into ai_encryption_keys (id, canary) values ($1, '')`, lost)
 	for _, args := range [][]string{
-		{"disable", "openai"}, {"enable", "openai"}, {"delete", "openai"}, {"restore", "openai"},
-		{"key", "remove", "openai", "2"}, {"key", "add", "openai"}, {"key", "replace", "openai"}, {"forget", lost, "-yes"},
+		{"disable", "openai"},
+		{"enable", "openai"},
+		{"delete", "openai"},
+		{"restore", "openai"},
+		{"key", "remove", "openai", "2"},
+		{"key", "add", "openai"},
+		{"key", "replace", "openai"},
+		{"forget", lost, "-yes"},
 	} {
 		o.stdin = strings.NewReader("sk-5aa1c3379e6b4f20d18c42")
 		code, stdout, stderr := o.meanwhile(`select 1`, args...)
