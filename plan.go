@@ -3,6 +3,7 @@ package aiseed
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"example.com/aiseed/internal/text"
@@ -149,6 +150,11 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 	}
 	if len(list) == 0 && s.Drift == nil {
 		return
+	}
+	for i, key := range stored.Keys {
+		if !slices.ContainsFunc(target.Keys, func(k ProviderKey) bool { return k.ID == key.ID }) && slices.ContainsFunc(secretsOf(target), key.APIKey.Equal) {
+			s.Adopting = append(s.Adopting, "removes API key "+strconv.Itoa(i+1)+", which the row has twice")
+		}
 	}
 	both.target = &target
 	both.open = &disagreement{provider: s.Name, drift: s.Drift != nil, digests: digests(stored, want.Provider, target, of.bound)}

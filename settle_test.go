@@ -431,3 +431,16 @@ func TestO1_CredentialsAreThoseInUse(t *testing.T) {
 	f.Exec(`update ai_providers set deleted = true`)
 	shows("(none)", diverged)
 }
+
+// O3: a key that SQL gave a row twice is no difference, and what adopting does about it is said.
+func TestO3_AdoptingSaysThatItRemovesARepeatedKey(t *testing.T) {
+	t.Parallel()
+	f := setup(t, storetest.Plaintext)
+	f.Seeded("OPENAI_KEY=" + keyA)
+	f.Exec(`insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 1, $1 from ai_providers`, keyA)
+	require.Empty(t, f.stepOf("OPENAI_KEY="+keyA).Digest)
+	step := f.stepOf("OPENAI_KEY="+keyA, "OPENAI_BASE_URL=https://new/")
+	require.Equal(t, []string{"removes API key 2, which the row has twice"}, step.Adopting)
+	require.NoError(t, f.Seed(f.Parse("OPENAI_KEY="+keyA, "OPENAI_BASE_URL=https://new/", settling("DRIFT_ADOPT", step))))
+	require.Len(t, f.Rows(`select id from ai_provider_keys`), 1)
+}
