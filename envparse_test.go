@@ -350,7 +350,7 @@ func TestR3_C1_NoDriftOfABaseURLThatIsNotSet(t *testing.T) {
 func TestE5_E12_WhatFollowsAndWhatLacks(t *testing.T) {
 	t.Parallel()
 	_, err := ParseEnviron(context.Background(), vars("PROVIDER_00_TYPE=openai", "PROVIDER_1_TYPE=anthropic"), slog.Logger{})
-	require.ErrorContains(t, err, "1 problem with")
+	require.ErrorContains(t, err, "1 problem in")
 	require.ErrorContains(t, err, "PROVIDER_00_TYPE: no valid index")
 	for line, code := range map[string]WarningCode{"TYPE=openai": WarningMissingKey, "TYPE=copilot": WarningUnknownVariable} {
 		cfg, err := ParseEnviron(context.Background(), vars("PROVIDER_0_"+line, "PROVIDER_0_API_KEY=x"), slog.Logger{})
