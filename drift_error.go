@@ -122,11 +122,11 @@ func (e *DriftError) Error() string {
 		}
 	}
 	b.WriteString(`
-The database is the source of truth; the environment only creates providers that
-do not exist yet. Choose for each provider above, and start again:
+The database is the source of truth; the environment only creates providers
+that do not exist yet. Choose for each provider above, and start again:
   - The database is right, for good: set each variable to the database's value
-    (unset it for "(none)"), or remove the provider's variables. Indexed providers
-    after it then move up by one, since their numbers have no gap.
+    (unset it for "(none)"), or remove the provider's variables. Indexed
+    providers after it then move up by one, since their numbers have no gap.
 `)
 	for _, choice := range e.remedy.choices() {
 		fmt.Fprintf(&b, "  - %s\n      %s\n", choice[0], choice[1])

@@ -3,6 +3,7 @@ package aiseed
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"example.com/aiseed/internal/text"
@@ -60,7 +61,7 @@ type sides struct {
 	stored  *storedProvider // empty if there is no row
 	target  *Provider       // the row as adopting makes it; nil if nothing differs
 	open    *disagreement   // nil if nothing differs; the first digest is that of the step
-	differ  []string        // the variables whose value is not in use, apart from the shape
+	differ  []string        // the variables whose value is not that of the row
 	settles []string        // the variables that settle the difference
 	settle  settlement      // what did not settle it
 	notes   []string        // for the log, at level info
@@ -118,6 +119,9 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 		return // as most do
 	}
 	s.Drift = shapeDrift(stored.Provider, *want)
+	if s.Drift != nil {
+		both.differ = want.shapeVariables(stored.Provider)
+	}
 	target := want.adoptedBy(stored.Provider, s.Drift != nil)
 	list := differences(stored.Provider, target, of.shown)
 	var removable []string
@@ -146,6 +150,11 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 	}
 	if len(list) == 0 && s.Drift == nil {
 		return
+	}
+	for i, key := range stored.Keys {
+		if !slices.ContainsFunc(target.Keys, func(k ProviderKey) bool { return k.ID == key.ID }) && slices.ContainsFunc(secretsOf(target), key.APIKey.Equal) {
+			s.Adopting = append(s.Adopting, "removes API key "+strconv.Itoa(i+1)+", which the row has twice")
+		}
 	}
 	both.target = &target
 	both.open = &disagreement{provider: s.Name, drift: s.Drift != nil, digests: digests(stored, want.Provider, target, of.bound)}
@@ -344,9 +353,9 @@ var fateOf = map[Action]VariableFate{
 }
 
 // fateOf returns the action that decides about a variable of a provider. What agrees agrees,
-// whatever happens to the rest.
+// whatever happens to the rest, unless the start stops.
 func (s *Step) fateOf(variable string) Action {
-	if s.Digest != "" && s.Drift == nil && !slices.Contains(s.between().differ, variable) {
+	if s.Digest != "" && s.Action != ActionDrifted && !slices.Contains(s.between().differ, variable) {
 		return ActionUnchanged
 	}
 	return s.Action

@@ -235,7 +235,7 @@ func (f *fieldProblems) err() error {
 	if len(f.problems) == 0 {
 		return nil
 	}
-	return configError(f.problems)
+	return operationError(f.provider, f.problems)
 }
 
 // check reports what is wrong with a provider that was old until now. It checks the values

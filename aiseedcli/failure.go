@@ -171,6 +171,9 @@ func (a *app) sibling(words string) string {
 	if a.flags.database != "" {
 		words += " -database ..." // not its value, which can contain a password
 	}
+	if a.flags.acceptPlaintext {
+		words += " -plaintext"
+	}
 	if a.flags.schema != a.Schema {
 		words += " -schema " + shellQuoted(a.flags.schema)
 	}
