@@ -33,7 +33,7 @@ func (r remedy) choices() [][2]string {
 	}
 	choices := [][2]string{{"The database is right, for now:", set(r.keep, r.kept, r.tokens...)}}
 	if r.databaseMoved { // for an operator who changes providers in the database only
-		choices = append(choices, [2]string{"The database is right whenever it alone has changed:", set(r.keep, r.kept, everybody+"@"+databaseOnly)})
+		choices = append(choices, [2]string{"The database is right whenever it alone has changed:", set(r.keep, r.kept, "*@database")})
 	}
 	return append(choices, [2]string{"The environment is right: the database takes its values with", set(r.adopt, r.taken, r.tokens...)})
 }
