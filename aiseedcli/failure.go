@@ -68,6 +68,7 @@ var classes = []struct {
 	{"configuration", aiseed.ErrInvalidConfig},
 	{"drift", aiseed.ErrDrift},
 	{"lock_timeout", aiseed.ErrLockTimeout},
+	{"schema_missing", aiseed.ErrSchemaMissing},
 	{"schema_outdated", aiseed.ErrSchemaOutdated},
 	{"schema", aiseed.ErrSchema},
 	{"keyring", aiseed.ErrKeyring},

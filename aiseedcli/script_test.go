@@ -302,6 +302,7 @@ var random = []struct {
 	{regexp.MustCompile(`\bpid \d+`), "pid PID"},
 	{regexp.MustCompile(`pg_terminate_backend\(\d+\)`), "pg_terminate_backend(PID)"},
 	{regexp.MustCompile(`, from [0-9a-f.:]+,`), ","},
+	{regexp.MustCompile(`\bgo1\.[0-9.]+`), "GO"},
 	{regexp.MustCompile(`PostgreSQL \d+\.\d+`), "PostgreSQL VERSION"},
 	{regexp.MustCompile(`\d+ of \d+ connection slots`), "N of N connection slots"},
 	{regexp.MustCompile(`(version|needs|the) ` + strconv.Itoa(neededVersion()) + `\b`), "$1 LATEST"},

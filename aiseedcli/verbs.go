@@ -141,8 +141,8 @@ func (a *app) findVerb(args []string) (verb, []string, error) {
 			return all[i], args[words:], nil
 		}
 	}
-	if strings.HasPrefix(args[0], "-") {
-		return verb{}, nil, a.usage("the first argument is a flag; the verb comes first. " + verbNames())
+	if len(args) == 0 {
+		return verb{}, nil, a.noVerb()
 	}
 	var names []string
 	for _, v := range all {
@@ -158,6 +158,8 @@ func (a *app) findVerb(args []string) (verb, []string, error) {
 	}
 	return verb{}, nil, a.usage("unknown verb" + quoted(args[0]) + ". " + verbNames())
 }
+
+func (a *app) noVerb() error { return a.usage("there is no verb. " + verbNames()) }
 
 func verbNames() string { return "Verbs: " + strings.Join(append(namesOf(verbs()), "help"), ", ") }
 
@@ -234,7 +236,7 @@ func (a *app) printFlag(f *flag.Flag) {
 	if f.Name == "prefix" {
 		builtIn = strings.Join(a.Prefixes, " and ")
 	}
-	if builtIn != "" && builtIn != "false" {
+	if builtIn != "" && builtIn != "false" && builtIn != "true" {
 		usage += " (" + builtIn + ")"
 	}
 	a.printf("  %-21s %s\n", strings.TrimSpace("-"+f.Name+" "+value), usage)
