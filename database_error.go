@@ -1,7 +1,6 @@
 package aiseed
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -12,7 +11,8 @@ import (
 
 // A DatabaseError reports a failure of a server or a connection. It omits the
 // server's own message and detail, because they can quote a row. It matches
-// [ErrDatabase], and the context's error if that ended the operation.
+// [ErrDatabase], the context's error if that ended the operation, and the error of a
+// hook of the host's pool if that failed, whose text it omits too.
 type DatabaseError struct {
 	Operation  string // what was being done, such as "reading the providers"
 	SQLState   string // PostgreSQL Appendix A; "" if the error is not the server's answer
@@ -28,8 +28,10 @@ func (e *DatabaseError) Error() string {
 	switch {
 	case e.cause.Context != nil:
 		return text + e.cause.Context.Error()
+	case e.cause.Reason != "":
+		return text + e.cause.Reason
 	case e.SQLState == "":
-		return text + cmp.Or(e.cause.Reason, "the server's answer was not understood; are the tables those of aiseed's schema?")
+		return text + "the server's answer was not understood; are the tables those of aiseed's schema?"
 	}
 	if e.cause.Policy {
 		return text + policyText(e.policies)
@@ -54,6 +56,12 @@ func (e *DatabaseError) Unwrap() []error {
 	}
 	return []error{ErrDatabase}
 }
+
+// Is reports whether a hook of the host's pool, or of its connections, failed with target; see [errors.Is].
+func (e *DatabaseError) Is(target error) bool { return e.cause.HookIs(target) }
+
+// As finds the error of such a hook, but no error of pgx in it, which would quote what a server says; see [errors.As].
+func (e *DatabaseError) As(target any) bool { return e.cause.HookAs(target) }
 
 // SQLSTATEs that this package acts on. PostgreSQL Appendix A.
 const (
@@ -83,22 +91,16 @@ func sqlStateHint(state string) string {
 		return "some of the schema is there already, and the table aiseed_schema does not say so; complete it by hand from the files of aiseed.Migrations"
 	case stateUndefinedTable, stateUndefinedSchema, stateUndefinedColumn, stateDatatypeMismatch:
 		return "the tables are not those of aiseed's schema; compare them with the files of aiseed.Migrations"
-	case "53300":
-		return "the server has no connection slot left; raise max_connections, make the pools smaller, or put a pooler between"
 	case "53100":
 		return "the server's disk is full"
 	case "53200":
 		return "the server is out of memory"
 	case "42501":
 		return "the role lacks a privilege on the database, the schema or its tables; grant it, or connect as their owner"
-	case "28P01", "28000":
-		return "the server refused the login; check user, password and pg_hba.conf"
-	case "3D000":
-		return "the database does not exist; create it, or check the connection string"
 	case stateCancelled:
 		return "the server cancelled the statement; check statement_timeout of the role and the database"
-	case "57P01", "57P02", stateCannotConnectNow:
-		return "the server is shutting down or starting up; start again when it is there"
+	case "57P01", "57P02":
+		return "the server is shutting down; start again when it is there"
 	}
 	return ""
 }
