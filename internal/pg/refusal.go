@@ -86,10 +86,8 @@ func (r refusal) ofPooler() (finding, bool) {
 		return finding{"the pooler has no connection slot left", "raise max_client_conn of the pooler, or make the pools smaller"}, true
 	case r.says("SSL required", "TLS connection required"):
 		return finding{"the pooler requires TLS", "set sslmode=require in the connection string"}, true
-	case r.says("server login"):
-		return finding{"the pooler cannot log in to its server", "check the pooler's own connection" + console}, true
-	case r.says("pgbouncer cannot connect to server", "client_login_timeout", "connect failed"):
-		return finding{"the pooler cannot reach its server", "check that the server runs" + console}, true
+	case r.says("server login", "pgbouncer cannot connect to server", "client_login_timeout", "connect failed"):
+		return finding{"the pooler cannot connect to its server, or log in there", "check that the server runs, and the pooler's own login" + console}, true
 	case r.says("query_wait_timeout"):
 		return finding{"the pooler had no free connection to its server in time", "check that the server runs, and raise default_pool_size" + console}, true
 	case r.says("server shutting down", "pooler is shutting down"):
@@ -103,8 +101,12 @@ func (r refusal) ofPooler() (finding, bool) {
 // ofServer explains an answer of PostgreSQL. The routine of its source that refuses does not depend on
 // lc_messages, the text does. A pooler passes the text on without the routine, old ones with another SQLSTATE.
 func (r refusal) ofServer() finding {
+	if !byPooler(r.answer) {
+		return r.login()
+	}
+	r.tls = "" // is about the connection to the pooler
 	f := r.login()
-	if f.found != "" && byPooler(r.answer) {
+	if f.found != "" {
 		f.found = "from behind the pooler: " + f.found
 		f.todo += "; for the pooler's own login, which can be another"
 	}
@@ -115,7 +117,7 @@ func (r refusal) login() finding {
 	code, routine := r.answer.Code, r.answer.Routine
 	switch {
 	case code == "28P01", r.says("password authentication failed for user"):
-		if r.config != nil && r.config.Password == "" {
+		if r.config != nil && r.config.Password == "" && !byPooler(r.answer) {
 			return finding{"the server refused the login: it asks for a password, and there is none", "add the password to the connection string, or set PGPASSWORD"}
 		}
 		return finding{"the server refused the login: wrong password, or no such user", "check user and password; in a URL, special characters have to be percent-encoded"}
@@ -218,7 +220,8 @@ func (r refusal) notYet() finding {
 // Names of settings consist of these; a number is more likely to be from a password.
 var settingPattern = regexp.MustCompile(`^[A-Za-z_]+(\.[A-Za-z_]+)?$`)
 
-var quotedName = regexp.MustCompile(`(?:"|: )([A-Za-z_.]+)`)
+// Languages quote in many ways, PgBouncer does not.
+var quotedName = regexp.MustCompile(`(?:["\p{Pi}\p{Pf}\p{Ps}]\s?|: )([A-Za-z_.]+)`)
 
 // setting names the setting of the connection string that the text is about. It shows no word that is not a name in
 // there.
@@ -233,11 +236,8 @@ func (r refusal) setting() string {
 			return quoted[1]
 		}
 	}
-	// Other languages quote in other ways.
-	for _, name := range slices.Sorted(maps.Keys(r.config.RuntimeParams)) {
-		if settingPattern.MatchString(name) && regexp.MustCompile(`(?i)(^|[^a-z_.])`+regexp.QuoteMeta(name)+`($|[^a-z_.])`).MatchString(r.answer.Message) {
-			return name
-		}
+	if r.config.RuntimeParams["options"] != "" && strings.Contains(r.answer.Message, "options") {
+		return "options"
 	}
 	return unknown
 }

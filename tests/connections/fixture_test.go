@@ -109,13 +109,20 @@ func requireNoCanary(t *testing.T, err error) {
 // A situation is a connection string, and what is said of it.
 type situation struct{ name, dsn, state, want string }
 
+// check is a test of its own, next to others.
 func (s situation) check(t *testing.T, host string) {
 	t.Run(s.name, func(t *testing.T) {
 		t.Parallel()
-		err := refused(t, s.dsn)
-		require.Equal(t, "aiseed: opening the store: "+s.want, strings.ReplaceAll(err.Error(), host, "HOST"))
-		require.Equal(t, s.state, err.SQLState)
+		s.now(t, host)
 	})
+}
+
+func (s situation) now(t *testing.T, host string) {
+	t.Helper()
+	t.Log(s.name)
+	err := refused(t, s.dsn)
+	require.Equal(t, "aiseed: opening the store: "+s.want, strings.ReplaceAll(err.Error(), host, "HOST"), s.name)
+	require.Equal(t, s.state, err.SQLState, s.name)
 }
 
 func hostOf(t *testing.T, dsn string) string {
