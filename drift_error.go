@@ -15,8 +15,27 @@ import (
 type DriftError struct {
 	Providers []ProviderDrift // in order of name
 
-	keep, adopt string   // the variables that settle the drift
-	kept, taken []string // what they settle already
+	remedy remedy
+}
+
+// A remedy is how an operator settles differences.
+type remedy struct {
+	keep, adopt   string   // the variables
+	kept, taken   []string // what they settle already
+	tokens        []string // of the differences
+	databaseMoved bool     // alone, for one of them
+}
+
+// choices returns what can be right, and the variable to set then, with its value.
+func (r remedy) choices() [][2]string {
+	set := func(variable string, entries []string, more ...string) string {
+		return variable + "=" + strings.Join(slices.Concat(entries, more), ",")
+	}
+	choices := [][2]string{{"The database is right, for now:", set(r.keep, r.kept, r.tokens...)}}
+	if r.databaseMoved { // for an operator who changes providers in the database only
+		choices = append(choices, [2]string{"The database is right whenever it alone has changed:", set(r.keep, r.kept, everybody+"@"+databaseOnly)})
+	}
+	return append(choices, [2]string{"The environment is right: the database takes its values with", set(r.adopt, r.taken, r.tokens...)})
 }
 
 // A ProviderDrift is one provider that drifted.
@@ -65,74 +84,56 @@ func (s Side) words() string {
 	return "both have"
 }
 
-// write writes the field to b, with indent before each line.
-func (f FieldDrift) write(b *strings.Builder, indent string) {
+// lines describes the field, as labels of one width and what is behind them.
+func (f FieldDrift) lines() [][2]string {
 	environment := text.OrNone(f.Environment)
 	if f.note != "" {
 		environment += " (" + f.note + ")"
 	}
-	for _, line := range [][2]string{{"database:", text.OrNone(f.Stored)}, {"environment:", environment}, {"variable:", f.Variable + f.variableNote}} {
-		fmt.Fprintf(b, "%s%-13s %s\n", indent, line[0], line[1])
-	}
+	return [][2]string{{"database:     ", text.OrNone(f.Stored)}, {"environment:  ", environment}, {"variable:     ", f.Variable + f.variableNote}}
 }
 
-// write writes which side moved, if that is known.
-func (s Side) write(b *strings.Builder, indent string) {
-	if s != "" && s != SideUnknown {
-		fmt.Fprintf(b, "%ssince a start last wrote the row, %s changed\n", indent, s.words())
+// moved says which side moved, or nothing if that is not known.
+func (s Side) moved() string {
+	if s == "" || s == SideUnknown {
+		return ""
 	}
+	return "since a start last wrote the row, " + s.words() + " changed"
 }
 
-// writeAdopting writes what else adopting does.
-func writeAdopting(b *strings.Builder, indent string, adopting []string) {
-	for _, a := range adopting {
-		fmt.Fprintf(b, "%sadopting also %s\n", indent, a)
-	}
-}
+const alsoAdopting = "adopting also "
 
 func (e *DriftError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "aiseed: the environment and the database disagree about %s; nothing was changed\n", text.Count(len(e.Providers), "AI provider"))
 	for _, p := range e.Providers {
 		fmt.Fprintf(&b, "\n  %s (id %s)\n", p.Name, p.ID)
-		p.Moved.write(&b, "    ")
+		if moved := p.Moved.moved(); moved != "" {
+			fmt.Fprintf(&b, "    %s\n", moved)
+		}
 		for _, f := range p.Fields {
 			fmt.Fprintf(&b, "    %s\n", f.Field)
-			f.write(&b, "      ")
+			for _, line := range f.lines() {
+				fmt.Fprintf(&b, "      %s%s\n", line[0], line[1])
+			}
 		}
-		writeAdopting(&b, "    ", p.Adopting)
+		for _, a := range p.Adopting {
+			fmt.Fprintf(&b, "    %s%s\n", alsoAdopting, a)
+		}
 	}
-	fmt.Fprintf(&b, `
+	b.WriteString(`
 The database is the source of truth; the environment only creates providers that
 do not exist yet. Choose for each provider above, and start again:
   - The database is right, for good: set each variable to the database's value
     (unset it for "(none)"), or remove the provider's variables. Indexed providers
     after it then move up by one, since their numbers have no gap.
-  - The database is right, for now:
-      %[1]s=%[3]s
-%[4]s  - The environment is right: the database takes its values with
-      %[2]s=%[5]s
-Each token settles only the difference shown. Leave out the tokens of the
-providers for which you choose otherwise.`, e.keep, e.adopt, words(e.kept, e.Providers), e.standing(), words(e.taken, e.Providers))
-	return b.String()
-}
-
-// standing offers the choice for an operator who changes providers in the database only.
-func (e *DriftError) standing() string {
-	if !slices.ContainsFunc(e.Providers, func(p ProviderDrift) bool { return p.Moved == SideDatabase }) {
-		return ""
+`)
+	for _, choice := range e.remedy.choices() {
+		fmt.Fprintf(&b, "  - %s\n      %s\n", choice[0], choice[1])
 	}
-	return "  - The database is right whenever it alone has changed:\n      " + e.keep + "=" + strings.Join(append(slices.Clone(e.kept), "*@database"), ",") + "\n"
+	b.WriteString("Each token settles only the difference shown. Leave out the tokens of the\nproviders for which you choose otherwise.")
+	return b.String()
 }
 
 // Unwrap returns [ErrDrift].
 func (e *DriftError) Unwrap() error { return ErrDrift }
-
-// words returns the value of a variable that settles all drifts, and what it does already.
-func words(list []string, drifts []ProviderDrift) string {
-	list = slices.Clone(list)
-	for _, d := range drifts {
-		list = append(list, d.Name+"@"+d.Digest)
-	}
-	return strings.Join(list, ",")
-}

@@ -30,6 +30,9 @@ var (
 	// ErrSchemaOutdated: there are no tables, or they are older than this library needs:
 	// call [Migrate]. It matches [ErrSchema] too.
 	ErrSchemaOutdated = fmt.Errorf("%w: it has to be migrated", ErrSchema)
+	// ErrSchemaMissing: there are no tables, and none of the library's in another schema of the
+	// database either. It matches [ErrSchemaOutdated] too.
+	ErrSchemaMissing = fmt.Errorf("%w: there are no tables", ErrSchemaOutdated)
 	// ErrKeyring: a keyring cannot be built, or does not fit the database.
 	ErrKeyring = errors.New("aiseed: the keyring is not the one needed")
 	// ErrUndecryptable: a stored value cannot be decrypted. See [DecryptError] and

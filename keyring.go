@@ -2,12 +2,16 @@ package aiseed
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"example.com/aiseed/internal/seal"
+	"example.com/aiseed/internal/text"
 )
 
 // KeySize is the length of a keyring's keys in bytes: AES-256.
@@ -52,24 +56,83 @@ func NewKeyring(primary []byte, older ...[]byte) (*Keyring, error) {
 }
 
 // ParseKeyring reads a comma-separated list of keys in standard base64, as
-// `openssl rand -base64 32` prints them. The first key seals. Space around a key is
-// ignored. Errors match [ErrKeyring].
+// `openssl rand -base64 32` prints them. The first key seals. Space and line breaks around
+// a key are ignored. Errors match [ErrKeyring]; they say what the list looks like, and
+// never quote it.
 func ParseKeyring(list string) (*Keyring, error) {
-	if strings.TrimSpace(list) == "" {
-		return nil, keyringErrorf("there is no key in the list; make one with: openssl rand -base64 32")
+	items := strings.Split(list, ",")
+	for i := range items {
+		items[i] = strings.TrimSpace(items[i])
 	}
-	var raws [][]byte
-	for i, item := range strings.Split(list, ",") {
-		// The decoder's own error is left out: it quotes only an offset in its
-		// input, which the reader does not need.
-		raw, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(item))
-		if err != nil {
-			return nil, keyringErrorf("key %d is not standard base64; make one with: openssl rand -base64 32", i+1)
+	if strings.Join(items, "") == "" {
+		return nil, keyringErrorf("there is no key in the list; " + makeKey)
+	}
+	raws := make([][]byte, len(items))
+	for i, item := range items {
+		problem := ""
+		if item == "" {
+			problem = strayComma(i, len(items))
+		} else {
+			raws[i], problem = parseKey(item)
 		}
-		raws = append(raws, raw)
+		if problem != "" {
+			return nil, keyringErrorf("key %d %s", i+1, problem)
+		}
 	}
 	return NewKeyring(raws[0], raws[1:]...)
 }
+
+const makeKey = "make one with: openssl rand -base64 32"
+
+// strayComma is the problem of an empty place in a list of n.
+func strayComma(place, n int) string {
+	switch place {
+	case 0:
+		return "is missing: the list begins with a comma; remove it"
+	case n - 1:
+		return "is missing: the list ends with a comma; remove it"
+	}
+	return "is missing: there are two commas in a row; remove one, or put the key back between them"
+}
+
+// keyChars is the length of a key in base64, with its padding.
+var keyChars = base64.StdEncoding.EncodedLen(KeySize)
+
+// parseKey returns a raw key, or what the item is in its place. The decoder's own error is left
+// out: it quotes only an offset in its input, which the reader does not need.
+func parseKey(item string) (raw []byte, problem string) {
+	first, _ := utf8.DecodeRuneInString(item)
+	last, _ := utf8.DecodeLastRuneInString(item)
+	_, notHex := hex.DecodeString(item)
+	switch {
+	case text.IsQuote(first) || text.IsQuote(last):
+		return nil, "is in quotes, or the list is; docker --env-file and some other readers keep them: remove them"
+	case strings.ContainsFunc(item, unicode.IsSpace):
+		return nil, fmt.Sprintf("has a line break or a space in it; want one line of %d characters, and a comma between two keys", keyChars)
+	case notHex == nil && len(item) == hex.EncodedLen(KeySize):
+		return nil, "is in hex; want standard base64: xxd -r -p | base64 converts it, and openssl rand -base64 32 makes a new one"
+	case strings.ContainsAny(item, "-_") && strings.Trim(item, base64URLChars) == "":
+		return nil, "is in base64url, which has - and _; want standard base64, which has + and / in their places, and = at the end"
+	}
+	raw, err := base64.StdEncoding.Strict().DecodeString(item)
+	switch chars := len(item); {
+	case err == nil && len(raw) < KeySize:
+		return nil, fmt.Sprintf("is %d bytes long, want %d; it is cut off, or was made in another way: copy it again, or "+makeKey, len(raw), KeySize)
+	case err == nil:
+		return raw, ""
+	case chars == keyChars-1 && !strings.Contains(item, "="):
+		return nil, "lacks the = at its end, or another character; copy it again"
+	case chars < keyChars && strings.Trim(item, base64Chars) == "":
+		return nil, fmt.Sprintf("is cut off: it has %d characters, want %d; copy it again", chars, keyChars)
+	}
+	return nil, "is not standard base64; copy it again, or " + makeKey
+}
+
+const (
+	alphanumeric   = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+	base64Chars    = alphanumeric + "+/="
+	base64URLChars = alphanumeric + "-_="
+)
 
 // Format prints the ids of the keys, whatever the verb.
 func (k Keyring) Format(f fmt.State, _ rune) {

@@ -318,19 +318,22 @@ func (d *database) newerSchema(r schemaRecord) error {
 		"up to %d: update this server to that version of the library, or restore a backup from before", d.schema, r.version, r.oldestWriter, schemaVersion())
 }
 
-// checkSchema checks tables and keyring in one round trip.
-func (d *database) checkSchema(ctx context.Context, ring seal.Ring, migrate bool) error {
-	err := d.checkStored(ctx, ring)
+// A keyCheck checks the keys in the tables. successor is that of the first key of the keyring.
+type keyCheck func(stored []storedKey, successor string) error
+
+// checkSchema checks tables and keys in one round trip.
+func (d *database) checkSchema(ctx context.Context, ring seal.Ring, migrate bool, check keyCheck) error {
+	err := d.checkStored(ctx, ring, check)
 	if migrate && errors.Is(err, ErrSchemaOutdated) {
 		if err := d.migrate(ctx); err != nil {
 			return err
 		}
-		err = d.checkStored(ctx, ring)
+		err = d.checkStored(ctx, ring, check)
 	}
 	return err
 }
 
-func (d *database) checkStored(ctx context.Context, ring seal.Ring) error {
+func (d *database) checkStored(ctx context.Context, ring seal.Ring, check keyCheck) error {
 	const operation = "opening the store"
 	const remedy = "call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations with your own tool"
 	record := schemaRecord{version: -1} // there is no aiseed_schema, or it is not ours
@@ -360,16 +363,13 @@ func (d *database) checkStored(ctx context.Context, ring seal.Ring) error {
 		if len(found.elsewhere) > 0 {
 			return schemaErrorf(ErrSchemaOutdated, "there are no aiseed tables in the schema %q, but in %q; if those are meant, set StoreOptions.Schema; else %s", d.schema, strings.Join(found.elsewhere, ", "), remedy)
 		}
-		return schemaErrorf(ErrSchemaOutdated, "there are no aiseed tables in the schema %q; %s", d.schema, remedy)
+		return schemaErrorf(ErrSchemaMissing, "there are no aiseed tables in the schema %q; %s", d.schema, remedy)
 	case missing:
 		return schemaErrorf(ErrSchema, "the schema %q says that it is at version %d, but tables are missing; restore them from a backup", d.schema, record.version)
 	case other:
 		return d.otherTables(record.version)
 	}
-	if err := revokedKey(ring, successor); err != nil {
-		return err
-	}
-	if err := checkKeys(ring, keys); err != nil {
+	if err := check(keys, successor); err != nil {
 		return err
 	}
 	if record.version < schemaVersion() {

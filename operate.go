@@ -293,20 +293,25 @@ func nameTaken(name string) error {
 	return &classError{class: ErrNameTaken, text: strings.TrimSpace("there is a live provider "+text.Printable(name)) + " already; choose another name, or update that one"}
 }
 
-// operate runs one operation. decide gets what was read under the lock, and the time of the
-// transaction, which is that of the rows that it writes.
+// operate runs one operation on one provider. decide gets what was read under the lock, and the
+// time of the transaction, which is that of the rows that it writes.
 func (s *Store) operate(ctx context.Context, actor, what string, read reading, decide func(*storedProvider, time.Time) (write, error)) error {
+	var found *storedProvider
+	return s.operateOn(ctx, actor, what, read(&found), func(now time.Time) (write, error) { return decide(found, now) })
+}
+
+// operateOn is operate for any number of providers, which read reads.
+func (s *Store) operateOn(ctx context.Context, actor, what string, read pg.Query, decide func(time.Time) (write, error)) error {
 	if trimmed := strings.TrimSpace(actor); trimmed == "" || trimmed == SystemActor || len(actor) > text.MaxNameBytes || text.Check(actor) != "" {
 		problems := fieldProblems{}
 		problems.report(what+" needs an actor, for the audit: the name or id of whoever asked, not \"system\", at most 255 bytes of UTF-8 without control characters", "actor")
 		return problems.err()
 	}
-	var found *storedProvider
 	var now time.Time
-	reads := []pg.Query{{SQL: `select now()`, Rows: pg.One(&now)}, read(&found)}
+	reads := []pg.Query{{SQL: `select now()`, Rows: pg.One(&now)}, read}
 	audits := handover{store: s, auditor: s.auditor}
 	err := s.locked(ctx, what, reads, func() (write, error) {
-		w, err := decide(found, now)
+		w, err := decide(now)
 		audits.follow(ctx, &w)
 		return w, err
 	})

@@ -62,7 +62,7 @@ type sides struct {
 	open    *disagreement   // nil if nothing differs; the first digest is that of the step
 	differ  []string        // the variables whose value is not in use, apart from the shape
 	settles []string        // the variables that settle the difference
-	way     string          // how to settle it
+	settle  settlement      // what did not settle it
 	notes   []string        // for the log, at level info
 }
 
@@ -160,7 +160,7 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 func (s *Step) decide(settle settlement, list []difference, removable []string) {
 	both := s.between()
 	adopt, keep := settle.variables.legacy(variableDriftAdopt), settle.variables.legacy(variableDriftKeep)
-	both.way = "add " + s.Name + "@" + s.Digest + " to " + keep + " or to " + adopt
+	both.settle = settle
 	entry, adopts := settle.choose(*both.open)
 	_, choice := standing(entry)
 	switch {
@@ -181,7 +181,7 @@ func (s *Step) decide(settle settlement, list []difference, removable []string) 
 		s.Action = ActionDrifted
 	default:
 		s.Action = ActionDiverged
-		w := Warning{Code: WarningDiverged, Variables: removable, Token: s.Name + "@" + s.Digest, AdoptVariable: adopt, KeepVariable: keep}
+		w := Warning{Code: WarningDiverged, Variables: removable, Token: s.token(), AdoptVariable: adopt, KeepVariable: keep}
 		for _, d := range list {
 			w.Differences = append(w.Differences, d.String())
 		}
@@ -222,6 +222,18 @@ func (p *Plan) effective(entries []string) (used []string) {
 
 func (s *Step) warn(w Warning) { s.Warnings = append(s.Warnings, w) }
 
+// inUse returns the provider whose credentials are in use when the plan is carried out.
+func (s *Step) inUse() Provider {
+	both := s.between()
+	switch {
+	case both.target != nil && s.Action == ActionAdopt:
+		return *both.target
+	case s.Action == ActionCreate:
+		return both.want.Provider
+	}
+	return both.stored.Provider
+}
+
 // what names the fields that differ.
 func (s *Step) what(list []difference) string {
 	var names []string
@@ -252,12 +264,26 @@ func (p *Plan) drift(settle settlement) error {
 	if drifted == nil {
 		return nil
 	}
-	return &DriftError{
-		Providers: drifted,
-		keep:      settle.variables.legacy(variableDriftKeep), kept: p.effective(settle.keep),
+	return &DriftError{Providers: drifted, remedy: p.remedy(settle, ActionDrifted)}
+}
+
+// remedy settles the differences of all steps with some actions.
+func (p *Plan) remedy(settle settlement, actions ...Action) remedy {
+	r := remedy{
+		keep: settle.variables.legacy(variableDriftKeep), kept: p.effective(settle.keep),
 		adopt: settle.variables.legacy(variableDriftAdopt), taken: p.effective(settle.adopt),
 	}
+	for _, s := range p.Steps {
+		if slices.Contains(actions, s.Action) {
+			r.tokens = append(r.tokens, s.token())
+			r.databaseMoved = r.databaseMoved || s.Moved == SideDatabase
+		}
+	}
+	return r
 }
+
+// token settles the difference of a step.
+func (s *Step) token() string { return s.Name + "@" + s.Digest }
 
 // creates returns the providers to insert.
 func (p *Plan) creates() []Provider {

@@ -3,6 +3,7 @@ package aiseed
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -16,49 +17,75 @@ const defaultWidth = 140
 func (p *Plan) String() string { return p.Table(defaultWidth, false) }
 
 // Table renders the plan for a terminal of width columns, with or without ANSI colours. It
-// uses at least 60 columns. It shortens base URLs that do not fit; a name that does not fit
-// makes the table wider. Secrets are masked.
+// uses at least 60 columns. It shortens base URLs in the table that do not fit; a name that does
+// not fit makes the table wider. Below the table it breaks lines between words only: a token, a
+// variable or a URL stays whole. It ends with how to settle the differences that the plan has.
+// Secrets are masked.
 func (p *Plan) Table(width int, colour bool) string {
-	var b strings.Builder
+	b := &wrapper{width: max(width, 60)}
 	if len(p.Steps) == 0 {
 		b.WriteString("The environment names no AI providers.\n")
 	} else {
-		p.writeTable(&b, max(width, 60), colour)
+		p.writeTable(b, colour)
 	}
 	for _, s := range p.Steps {
 		if s.Digest != "" || len(s.Warnings) > 0 {
-			fmt.Fprintf(&b, "\n%s\n", text.Label(s.Name))
+			b.WriteString("\n" + text.Label(s.Name) + "\n")
 		}
-		s.writeDifference(&b)
+		s.writeDifference(b)
 		for _, w := range s.Warnings {
-			writeWrapped(&b, w.String(), max(width, 60))
+			if w.Code == WarningDiverged {
+				b.wrap("  ", w.divergence("settle it as below"))
+			} else {
+				b.wrap("  ", w.String())
+			}
 		}
 	}
 	if len(p.Warnings) > 0 {
 		b.WriteString("\n")
 	}
 	for _, w := range p.Warnings {
-		writeWrapped(&b, w.String(), max(width, 60))
+		b.wrap("  ", w.String())
 	}
+	p.writeRemedy(b)
 	return b.String()
 }
 
 // writeDifference writes what no warning says of it.
-func (s Step) writeDifference(b *strings.Builder) {
+func (s *Step) writeDifference(b *wrapper) {
 	for _, f := range s.Drift {
-		fmt.Fprintf(b, "  %s\n", f.Field)
-		f.write(b, "    ")
+		b.wrap("  ", f.Field)
+		for _, line := range f.lines() {
+			b.wrap("    "+line[0], line[1])
+		}
 	}
 	if s.Digest == "" {
 		return
 	}
-	s.Moved.write(b, "  ")
+	if moved := s.Moved.moved(); moved != "" {
+		b.wrap("  ", moved)
+	}
 	if s.Action == ActionDrifted {
-		writeAdopting(b, "  ", s.Adopting)
-		fmt.Fprintf(b, "  to settle it, %s\n", s.between().way)
+		for _, a := range s.Adopting {
+			b.wrap("  ", alsoAdopting+a)
+		}
 	}
 	for _, note := range s.between().notes {
-		fmt.Fprintf(b, "  %s\n", note)
+		b.wrap("  ", note)
+	}
+}
+
+// writeRemedy writes how to settle what nobody has settled.
+func (p *Plan) writeRemedy(b *wrapper) {
+	i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Action == ActionDrifted || s.Action == ActionDiverged })
+	if i < 0 {
+		return
+	}
+	b.WriteString("\n")
+	b.wrap("", "To settle what differs, set one of these. Leave out the tokens of the providers for which you choose otherwise.")
+	for _, choice := range p.remedy(p.Steps[i].between().settle, ActionDrifted, ActionDiverged).choices() {
+		b.wrap("  ", choice[0])
+		b.wrap("    ", choice[1])
 	}
 }
 
@@ -68,11 +95,10 @@ var actionColours = map[Action]string{
 	ActionDrifted: "31", // red: the start stops
 }
 
-func (p *Plan) writeTable(b *strings.Builder, width int, colour bool) {
+func (p *Plan) writeTable(b *wrapper, colour bool) {
 	rows := [][]string{{"ACTION", "NAME", "TYPE", "CREDENTIALS", "BASE URL"}}
 	for _, s := range p.Steps {
-		want := s.between().want
-		rows = append(rows, []string{string(s.Action), text.Label(s.Name), text.Brief(string(s.Type)), want.credentials(), text.OrNone(s.BaseURL)})
+		rows = append(rows, []string{string(s.Action), text.Label(s.Name), text.Brief(string(s.Type)), s.inUse().credentials(), text.OrNone(s.BaseURL)})
 	}
 	last := len(rows[0]) - 1
 	widths := make([]int, last)
@@ -91,26 +117,41 @@ func (p *Plan) writeTable(b *strings.Builder, width int, colour bool) {
 			}
 			b.WriteString(padded)
 		}
-		b.WriteString(text.ShortenMiddle(row[last], max(width-used, 16)) + "\n")
+		b.WriteString(text.ShortenMiddle(row[last], max(b.width-used, 16)) + "\n")
 	}
 }
 
-// writeWrapped breaks a text between words, and indents each line.
-func writeWrapped(b *strings.Builder, text string, width int) {
-	line := " "
-	for _, word := range strings.Fields(text) {
-		if utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width && strings.TrimSpace(line) != "" {
+// A wrapper builds a text of lines of at most width characters, if its words allow that.
+type wrapper struct {
+	strings.Builder
+	width int
+}
+
+// wrap writes a text behind a lead, and breaks it between words. The lines after the first are
+// indented by as much as the lead has, and by two more if it is blank.
+func (b *wrapper) wrap(lead, text string) {
+	indent := strings.Repeat(" ", utf8.RuneCountInString(lead))
+	if strings.TrimSpace(lead) == "" && lead != "" {
+		indent += "  "
+	}
+	line, empty := lead, true
+	for _, word := range strings.Split(text, " ") {
+		switch {
+		case empty:
+			line += word
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > b.width:
 			b.WriteString(line + "\n")
-			line = " "
+			line = indent + word
+		default:
+			line += " " + word
 		}
-		line += " " + word
+		empty = false
 	}
 	b.WriteString(line + "\n")
 }
 
 // MarshalJSON encodes a step with its secrets masked.
 func (s Step) MarshalJSON() ([]byte, error) {
-	want := s.between().want
 	return json.Marshal(struct {
 		Action      Action       `json:"action"`
 		Name        string       `json:"name"`
@@ -122,7 +163,7 @@ func (s Step) MarshalJSON() ([]byte, error) {
 		Drift       []FieldDrift `json:"drift,omitempty"`
 		Adopting    []string     `json:"adopting,omitempty"`
 		Warnings    []Warning    `json:"warnings,omitempty"`
-	}{s.Action, text.Label(s.Name), ProviderType(text.Brief(string(s.Type))), s.BaseURL, want.credentials(), s.Moved, s.Digest, s.Drift, s.Adopting, s.Warnings})
+	}{s.Action, text.Label(s.Name), ProviderType(text.Brief(string(s.Type))), s.BaseURL, s.inUse().credentials(), s.Moved, s.Digest, s.Drift, s.Adopting, s.Warnings})
 }
 
 // MarshalJSON encodes a plan, always with a list of steps.

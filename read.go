@@ -241,16 +241,22 @@ func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
 	infos := make([]ProviderInfo, len(stored))
 	for i, p := range stored {
 		s.vault.openAll(p)
-		settings := settingsOf(p.Provider)
-		infos[i] = ProviderInfo{
-			ID: p.ID, Type: p.Type, Name: p.Name, DisplayName: p.DisplayName, Enabled: p.Enabled, Deleted: p.deleted, BaseURL: p.BaseURL,
-			Region: settings.Region, Model: settings.Model, SmallFastModel: settings.SmallFastModel,
-			SettingsUndecryptable: p.failure(true, false) != nil,
-			Revision:              p.Revision, CreatedAt: p.CreatedAt, UpdatedAt: p.UpdatedAt,
-		}
-		for j, key := range p.Keys {
-			infos[i].Keys = append(infos[i].Keys, ProviderKeyInfo{ID: key.ID, Mask: key.APIKey.String(), Undecryptable: p.texts[j].failed != nil})
-		}
+		infos[i] = p.info()
 	}
 	return infos, nil
+}
+
+// info returns what is shown of a provider after openAll.
+func (p *storedProvider) info() ProviderInfo {
+	settings := settingsOf(p.Provider)
+	info := ProviderInfo{
+		ID: p.ID, Type: p.Type, Name: p.Name, DisplayName: p.DisplayName, Enabled: p.Enabled, Deleted: p.deleted, BaseURL: p.BaseURL,
+		Region: settings.Region, Model: settings.Model, SmallFastModel: settings.SmallFastModel,
+		SettingsUndecryptable: p.failure(true, false) != nil,
+		Revision:              p.Revision, CreatedAt: p.CreatedAt, UpdatedAt: p.UpdatedAt,
+	}
+	for i, key := range p.Keys {
+		info.Keys = append(info.Keys, ProviderKeyInfo{ID: key.ID, Mask: key.APIKey.String(), Undecryptable: p.texts[i].failed != nil})
+	}
+	return info
 }

@@ -3,10 +3,13 @@ package aiseed
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/seal"
@@ -151,7 +154,7 @@ update {schema}.{table} t set {value} = r.new, {key} = r.new_key
 
 	revokeKeys = `
 update {schema}.ai_encryption_keys k set revoked_at = now()
- where revoked_at is null and id <> $1{unused}
+ where revoked_at is null and id {is} $1{unused}
 returning id`
 )
 
@@ -185,10 +188,9 @@ func (s *Store) reseal(ctx context.Context, operation string, how resealing) (re
 }
 
 // sqlFor fills in the names of a column.
-func (s *Store) sqlFor(text string, c sealedColumn, how resealing) string {
+func (s *Store) sqlFor(text string, c sealedColumn) string {
 	name := func(n string) string { return pgx.Identifier{n}.Sanitize() }
-	text = strings.ReplaceAll(text, "{from}", how.from)
-	return s.sql(strings.NewReplacer("{table}", name(c.table), "{value}", name(c.value), "{key}", name(c.key), "{provider}", name(c.provider)).Replace(text))
+	return strings.NewReplacer("{schema}", name(s.schema), "{table}", name(c.table), "{value}", name(c.value), "{key}", name(c.key), "{provider}", name(c.provider)).Replace(text)
 }
 
 // resealSome rewrites the next few values of a column, in one transaction.
@@ -197,7 +199,7 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 	var changed int
 	var left []*DecryptError
 	read := pg.Query{
-		SQL:  s.sqlFor(selectValues, c, how),
+		SQL:  s.sqlFor(strings.ReplaceAll(selectValues, "{from}", how.from), c),
 		Args: [][]byte{[]byte(after)},
 		Rows: func(rows pgx.Rows) (err error) {
 			values, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (v storedValue, err error) {
@@ -222,7 +224,7 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 			return write{}, nil
 		}
 		update := pg.Query{
-			SQL:  s.sqlFor(updateValues, c, how),
+			SQL:  s.sqlFor(updateValues, c),
 			Args: [][]byte{pg.JSON(rewritten)},
 			Rows: pg.WantRows(changed, c.table), Checked: true,
 		}
@@ -269,23 +271,15 @@ func (s *Store) revoke(ctx context.Context, operation string, how resealing, col
 	if how.seal {
 		sealing, register = s.vault.ring[0].ID, s.registerKey()
 	}
-	var unused, plaintext strings.Builder
+	var plaintext strings.Builder
 	for _, c := range columns {
-		unused.WriteString(s.sqlFor("\n   and not exists (select from {schema}.{table} t where t.{key} = k.id)", c, how))
-		plaintext.WriteString(s.sqlFor("\n + (select count(*) from {schema}.{table} t where t.{value} is not null and t.{key} is null)", c, how))
+		plaintext.WriteString(s.sqlFor("\n + (select count(*) from {schema}.{table} t where t.{value} is not null and t.{key} is null)", c))
 	}
 	var revoked []string
 	var unsealed int
 	count := pg.Query{SQL: "select 0" + plaintext.String(), Rows: pg.One(&unsealed)}
 	err := s.locked(ctx, operation, []pg.Query{count}, func() (write, error) {
-		return write{seals: how.seal, queries: append(register, pg.Query{
-			SQL:  s.sql(strings.ReplaceAll(revokeKeys, "{unused}", unused.String())),
-			Args: [][]byte{[]byte(sealing)},
-			Rows: func(rows pgx.Rows) (err error) {
-				revoked, err = pgx.CollectRows(rows, pgx.RowTo[string])
-				return err
-			},
-		})}, nil
+		return write{seals: how.seal, queries: append(register, s.revokeUnused(columns, "<>", sealing, &revoked))}, nil
 	})
 	if err != nil {
 		return err
@@ -294,4 +288,126 @@ func (s *Store) revoke(ctx context.Context, operation string, how resealing, col
 		report.Revoked = revoked
 	}
 	return nil
+}
+
+// revokeUnused marks keys that no column needs as revoked: the key with an id if is is "=", all
+// others if it is "<>".
+func (s *Store) revokeUnused(columns []sealedColumn, is, id string, revoked *[]string) pg.Query {
+	var unused strings.Builder
+	for _, c := range columns {
+		unused.WriteString(s.sqlFor("\n   and not exists (select from {schema}.{table} t where t.{key} = k.id)", c))
+	}
+	return pg.Query{
+		SQL:  strings.NewReplacer("{schema}", pgx.Identifier{s.schema}.Sanitize(), "{is}", is, "{unused}", unused.String()).Replace(revokeKeys),
+		Args: [][]byte{[]byte(id)},
+		Rows: func(rows pgx.Rows) (err error) {
+			*revoked, err = pgx.CollectRows(rows, pgx.RowTo[string])
+			return err
+		},
+	}
+}
+
+// ForgetKey removes what a sealing key that is lost has sealed, so that a Store can be opened again:
+// bearer keys, and Bedrock settings with their region and models, also those of deleted providers.
+// It marks the key as revoked and registers the first key of the keyring, all in one transaction,
+// audited with the actor like the operations of a Store. It returns the providers that it changed
+// as they are now, like [Store.ListProviders]; none if the key has sealed nothing.
+//
+// Nothing brings back what it removes: [SealedWith] lists it before. A provider keeps its row and
+// everything else. The operations give it new keys or settings, and so does a start by
+// [Config.DriftAdopt] if the environment has the provider.
+//
+// opts are those of [Open]. The keyring must not have the key: then it is not lost, and
+// [Store.Rotate] replaces it. Other keys that the keyring lacks do not prevent it.
+//
+// Errors match [ErrNotFound] if the database does not know the key, or those of [Open] and of the
+// operations. [ErrKeyring] also means that the keyring has the key, or that a column refers to
+// ai_encryption_keys in a way that is not understood. Nothing was changed then.
+func ForgetKey(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions, actor, keyID string) (forgotten []ProviderInfo, err error) {
+	const operation = "forgetting a key"
+	s, err := openWithout(ctx, "ForgetKey", pool, opts, keyID)
+	if err != nil {
+		return nil, err
+	}
+	columns, err := s.sealedColumns(ctx, operation)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range columns {
+		if !slices.ContainsFunc(sealedCells[:], func(known seal.Cell) bool { return known.Table == c.table && known.Column == c.value }) {
+			return nil, keyringErrorf("%s.%s holds sealed values too, and this version of the library does not know what it means to remove them; "+
+				"use the version that created the column. Nothing was changed", c.table, c.value)
+		}
+	}
+	var stored []*storedProvider
+	err = s.operateOn(ctx, actor, operation, s.selectSealed(keyID, &stored), func(now time.Time) (write, error) {
+		c := &changes{store: s, actor: actor}
+		var left []ProviderInfo
+		for _, p := range stored {
+			s.vault.openAll(p)
+			rest := p.sealed(func(id string) bool { return id != keyID })
+			if err := c.update(p, rest.Provider); err != nil {
+				return write{}, err
+			}
+			rest.UpdatedAt, rest.Revision = now, p.Revision+1
+			left = append(left, rest.info())
+		}
+		w := c.write()
+		var revoked []string
+		w.queries = append(append(w.queries, s.revokeUnused(columns, "=", keyID, &revoked)), s.registerKey()...)
+		w.done = func() { forgotten = left }
+		return w, nil
+	})
+	return forgotten, err
+}
+
+// SealedWith lists what a sealing key that is lost has sealed, and what [ForgetKey] would remove.
+// Each provider is shown as by [Store.ListProviders], but with nothing else: Keys has only the keys
+// that are sealed with it, and SettingsUndecryptable says whether its Bedrock settings are. It
+// writes nothing and takes no lock. The options and the errors are those of [ForgetKey].
+func SealedWith(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions, keyID string) ([]ProviderInfo, error) {
+	s, err := openWithout(ctx, "SealedWith", pool, opts, keyID)
+	if err != nil {
+		return nil, err
+	}
+	var stored []*storedProvider
+	if err := s.read(ctx, "looking for what a key has sealed", s.selectSealed(keyID, &stored)); err != nil {
+		return nil, err
+	}
+	infos := make([]ProviderInfo, len(stored))
+	for i, p := range stored {
+		s.vault.openAll(p)
+		infos[i] = p.sealed(func(id string) bool { return id == keyID }).info()
+	}
+	return infos, nil
+}
+
+// openWithout is Open for a key that is lost. It does not need the other keys either.
+func openWithout(ctx context.Context, function string, pool *pgxpool.Pool, opts StoreOptions, keyID string) (*Store, error) {
+	if !seal.IsID(keyID) { // it can be anything, even a key: do not show or send it
+		return nil, notFound("there is no sealing key with that id, which is not a valid one; want 32 hex digits, as the error has them that says what the keyring lacks")
+	}
+	s, err := newStore(function, pool, opts)
+	if err != nil {
+		return nil, err
+	}
+	if _, has := s.vault.ring.ByID(keyID); has {
+		return nil, keyringErrorf("it has key %s, so nothing is lost; to stop using the key, put another one first and call Store.Rotate. Nothing was changed", keyID)
+	}
+	err = s.checkSchema(ctx, s.vault.ring, opts.Migrate, func(stored []storedKey, _ string) error {
+		if !slices.ContainsFunc(stored, func(k storedKey) bool { return k.ID == keyID }) {
+			return notFound("there is no sealing key with id %s in the schema %q: nothing there was ever sealed with it; check the id, the database and the schema", keyID, s.schema)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// selectSealed reads the providers of which a key has sealed something.
+func (s *Store) selectSealed(keyID string, into *[]*storedProvider) pg.Query {
+	return s.selectProviders(`settings_key_id = $1 or id in (select provider_id from {schema}.ai_provider_keys where api_key_key_id = $1)`, keysOfAll,
+		func(stored []*storedProvider) { *into = stored }, []byte(keyID))
 }

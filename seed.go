@@ -87,17 +87,17 @@ func (s *Store) Seed(ctx context.Context, cfg Config, auditor Auditor, logger sl
 }
 
 // PlanAIProvidersFromEnv returns what [SeedAIProvidersFromEnv] would do. It writes nothing and
-// takes no lock. A drift is a step of the plan, not an error.
+// takes no lock. A drift is a step of the plan, not an error. A nil store stands for a database
+// without tables: everything is to be created, and no database is used.
 func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logger slog.Logger) (*Plan, error) {
-	if store == nil {
-		return nil, errors.New("aiseed: the store is nil; make one with Open")
-	}
 	want, err := normalise(cfg)
 	if err != nil {
 		return nil, err
 	}
 	r := &start{store: store, want: want, settle: cfg.settlement()}
-	if err := r.read(ctx); err != nil {
+	if store == nil {
+		r.plan = diff(want, nil, nil, r.settle, fingerprints{})
+	} else if err := r.read(ctx); err != nil {
 		return nil, err
 	}
 	r.explain(ctx)

@@ -94,9 +94,28 @@ type WatchStatus struct {
 // Errors match [ErrSchema], [ErrKeyring] or [ErrDatabase]; with Migrate,
 // [ErrLockTimeout] too.
 func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, error) {
+	s, err := newStore("Open", pool, opts)
+	if err != nil {
+		return nil, err
+	}
+	ring := s.vault.ring
+	err = s.checkSchema(ctx, ring, opts.Migrate, func(stored []storedKey, successor string) error {
+		if err := revokedKey(ring, successor); err != nil {
+			return err
+		}
+		return checkKeys(ring, stored)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// newStore makes a Store for a function of this package, and checks nothing in the database.
+func newStore(function string, pool *pgxpool.Pool, opts StoreOptions) (*Store, error) {
 	switch {
 	case pool == nil:
-		return nil, xerrors.New("aiseed: Open needs a pool, and got nil")
+		return nil, xerrors.New("aiseed: " + function + " needs a pool, and got nil")
 	case opts.Keyring == nil && !opts.AllowPlaintext:
 		return nil, keyringErrorf("there is none; give StoreOptions.Keyring, or set AllowPlaintext to store secrets unencrypted")
 	case opts.Keyring != nil && len(opts.Keyring.keys) == 0:
@@ -131,9 +150,6 @@ func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, e
 	}
 	if len(s.notifyChannel) > maxIdentifierBytes || strings.ContainsRune(s.notifyChannel, 0) || !utf8.ValidString(s.notifyChannel) {
 		return nil, xerrors.New("aiseed: StoreOptions: NotifyChannel is longer than 63 bytes, or holds a NUL or something that is not UTF-8; choose another one, or \"\" for that of the schema")
-	}
-	if err := s.checkSchema(ctx, s.vault.ring, opts.Migrate); err != nil {
-		return nil, err
 	}
 	return s, nil
 }

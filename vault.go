@@ -66,6 +66,31 @@ func (p *storedProvider) failure(settings, keys bool) error {
 	return nil
 }
 
+// sealed returns a copy with only the settings and the keys for which is chooses the id of the key
+// that sealed them, which is "" for none.
+func (p *storedProvider) sealed(is func(keyID string) bool) *storedProvider {
+	chosen := *p
+	chosen.settings, chosen.Bedrock = nil, nil
+	chosen.Keys, chosen.positions, chosen.texts = nil, nil, nil
+	if p.settings != nil && is(p.settings.sealedBy()) {
+		chosen.settings, chosen.Bedrock = p.settings, p.Bedrock
+	}
+	for i, text := range p.texts {
+		if is(text.sealedBy()) {
+			chosen.insertKey(p.Keys[i], p.positions[i], text)
+		}
+	}
+	return &chosen
+}
+
+// sealedBy returns the id of the key, or "".
+func (t storedText) sealedBy() string {
+	if t.keyID == nil {
+		return ""
+	}
+	return *t.keyID
+}
+
 // A vault seals and decrypts the values of one store. It uses the keys of a keyring, or none
 // if plaintext was accepted.
 type vault struct {

@@ -1,6 +1,7 @@
 package aiseed
 
 import (
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -80,12 +81,7 @@ func (w Warning) String() string {
 	case WarningDeleted:
 		return "an operator deleted it, and it stays deleted: remove its variables from the environment, or restore it in the database"
 	case WarningDiverged:
-		remove := ""
-		if variables != "" {
-			remove = "remove " + strings.Join(w.Variables, " and ") + ", or "
-		}
-		return "environment and database differ in " + strings.Join(w.Differences, ", ") + "; the database's value is the one in use. If it is right, " + remove +
-			"add " + w.Token + " to " + w.KeepVariable + "; if the environment is, add it to " + w.AdoptVariable
+		return w.divergence("add " + w.Token + " to " + w.KeepVariable + "; if the environment is, add it to " + w.AdoptVariable)
 	case WarningAdopted:
 		did := ""
 		if len(w.Differences) > 0 {
@@ -100,6 +96,15 @@ func (w Warning) String() string {
 	return string(w.Code)
 }
 
+// divergence is the text of a divergence that is settled as a text says.
+func (w Warning) divergence(settle string) string {
+	remove := ""
+	if len(w.Variables) > 0 {
+		remove = "remove " + strings.Join(w.Variables, " and ") + ", or "
+	}
+	return "environment and database differ in " + strings.Join(w.Differences, ", ") + "; the database's value is the one in use. If it is right, " + remove + settle
+}
+
 // someVariables names the first variables and counts the rest.
 func (w Warning) someVariables() string {
 	const shown = 3
@@ -109,5 +114,22 @@ func (w Warning) someVariables() string {
 	return strings.Join(w.Variables[:shown], ", ") + " and " + text.Count(len(w.Variables)-shown, "other")
 }
 
-// MarshalText returns the text of String. JSON uses it too.
+// MarshalText returns the text of String.
 func (w Warning) MarshalText() ([]byte, error) { return []byte(w.String()), nil }
+
+// MarshalJSON encodes the fields, and as "text" what String returns.
+func (w Warning) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Code          WarningCode `json:"code"`
+		Text          string      `json:"text"`
+		Variables     []string    `json:"variables,omitempty"`
+		Provider      string      `json:"provider,omitempty"`
+		Type          string      `json:"type,omitempty"`
+		Meant         string      `json:"meant,omitempty"`
+		Differences   []string    `json:"differences,omitempty"`
+		Token         string      `json:"token,omitempty"`
+		Reason        string      `json:"reason,omitempty"`
+		AdoptVariable string      `json:"adopt_variable,omitempty"`
+		KeepVariable  string      `json:"keep_variable,omitempty"`
+	}{w.Code, w.String(), w.Variables, w.Provider, w.Type, w.Meant, w.Differences, w.Token, w.Reason, w.AdoptVariable, w.KeepVariable})
+}

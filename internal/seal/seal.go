@@ -59,6 +59,9 @@ func NewKey(raw []byte) (Key, error) {
 	}, nil
 }
 
+// IsID reports whether a text has the form of the id of a key.
+func IsID(s string) bool { return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == "" }
+
 // A Cell is the one place in the database that a sealed text belongs to.
 type Cell struct {
 	Table, Column string

@@ -78,6 +78,15 @@ func (f *Fixture) requireNothingLeft() {
 // Open makes another store on the same database, over connections of its own.
 func (f *Fixture) Open(opts ...Option) (*aiseed.Store, *testkit.Wire) {
 	f.T.Helper()
+	pool, options, w := f.Connect(opts...)
+	store, err := aiseed.Open(context.Background(), pool, options)
+	require.NoError(f.T, err)
+	return store, w
+}
+
+// Connect returns what Open makes a store of.
+func (f *Fixture) Connect(opts ...Option) (*pgxpool.Pool, aiseed.StoreOptions, *testkit.Wire) {
+	f.T.Helper()
 	w := &testkit.Wire{}
 	config := f.Pool.Config().Copy()
 	config.ConnConfig.DialFunc = w.Dial
@@ -92,9 +101,7 @@ func (f *Fixture) Open(opts ...Option) (*aiseed.Store, *testkit.Wire) {
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	require.NoError(f.T, err)
 	f.T.Cleanup(pool.Close)
-	store, err := aiseed.Open(context.Background(), pool, options)
-	require.NoError(f.T, err)
-	return store, w
+	return pool, options, w
 }
 
 // Parse reads lines behind the default prefix.

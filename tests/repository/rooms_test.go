@@ -19,14 +19,17 @@ var rooms = map[string]string{
 
 	"internal/text":       "",
 	"internal/secretfile": "internal/text",
+	"internal/terminal":   "",
 	"internal/environ":    "internal/text",
 	"internal/baseurl":    "internal/text",
 	"internal/seal":       "github.com/google/uuid",
 	"internal/pg":         "internal/text github.com/jackc/pgx/v5 github.com/jackc/puddle/v2",
 
 	"stdslog":             "cdr.dev/slog/v3",
-	"cmd/aiseed":          ". internal/pg internal/secretfile internal/text cdr.dev/slog/v3 github.com/jackc/pgx/v5",
+	"aiseedcli":           ". internal/pg internal/secretfile internal/terminal internal/text cdr.dev/slog/v3 github.com/google/uuid github.com/jackc/pgx/v5",
+	"cmd/aiseed":          "aiseedcli",
 	"examples/demo":       ". internal/ephemeral stdslog cdr.dev/slog/v3 github.com/jackc/pgx/v5 golang.org/x/xerrors",
+	"examples/gateway":    ". aiseedcli stdslog github.com/jackc/pgx/v5",
 	"examples/minimal":    ". stdslog github.com/jackc/pgx/v5",
 	"examples/hostserver": ". stdslog github.com/google/uuid github.com/jackc/pgx/v5 golang.org/x/xerrors",
 

@@ -159,8 +159,14 @@ func (w *secretWorld) saveState() (restore string, operations []secretOperation)
 		}},
 	}
 	if w.sealed {
-		operations = append(operations, secretOperation{name: "Rotate", run: reseal((*aiseed.Store).Rotate)})
-		return restore, operations
+		return restore, append(operations,
+			secretOperation{name: "Rotate", run: reseal((*aiseed.Store).Rotate)},
+			secretOperation{name: "ForgetKey", run: func(ctx context.Context) ([]any, error) {
+				without := w.options()
+				without.Keyring = storetest.Keyring(w.t, 9)
+				forgotten, err := aiseed.ForgetKey(ctx, w.pool, without, "somebody", w.rings[0].IDs()[0])
+				return []any{fmt.Sprint(forgotten)}, err
+			}})
 	}
 	return restore, append(operations,
 		secretOperation{name: "SealPlaintext", run: reseal((*aiseed.Store).SealPlaintext)},

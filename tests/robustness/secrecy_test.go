@@ -343,6 +343,12 @@ func (w *secretWorld) walk() (called []string) {
 	report, err = w.sealing.Rotate(ctx)
 	must(err)
 	show("Store.Rotate", report)
+	lost, without := w.rings[1].IDs()[0], w.options()
+	without.Keyring = storetest.Keyring(t, 9)
+	sealed, err := aiseed.SealedWith(ctx, w.pool, without, lost)
+	must(err)
+	require.NotEmpty(t, sealed)
+	showWithURL("SealedWith", sealed)
 	if !w.sealed {
 		report, err = w.sealing.Unseal(ctx)
 		must(err)
@@ -350,6 +356,10 @@ func (w *secretWorld) walk() (called []string) {
 	} else {
 		show("Store.Unseal") // see the other world
 	}
+	forgotten, err := aiseed.ForgetKey(ctx, w.pool, without, "somebody", lost)
+	must(err)
+	require.Equal(t, w.sealed, len(forgotten) > 0)
+	showWithURL("ForgetKey", forgotten)
 	slices.Sort(called)
 	return called
 }

@@ -1,31 +1,71 @@
-package main
+package aiseedcli
 
 import (
 	"context"
-	"errors"
 	"io/fs"
 	"strings"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/aiseed"
 )
 
-func runSchema(ctx context.Context, a *app) (int, error) {
+func runSchema(ctx context.Context, a *app) (result, error) {
 	switch {
-	case a.print == a.apply:
-		return exitError, errors.New("schema: give either -print or -apply; see aiseed schema -h")
-	case a.print:
-		return exitDone, a.printSchema()
+	case a.flags.print == a.flags.apply:
+		return result{}, a.usage("give either -print or -apply")
+	case a.flags.print:
+		return a.printSchema()
 	}
-	pool, err := a.pool(ctx)
+	return a.withPool(ctx, func(pool *pgxpool.Pool) (result, error) {
+		if err := aiseed.Migrate(ctx, pool, a.flags.schema); err != nil {
+			return result{}, err
+		}
+		return result{
+			document: map[string]any{"schema": a.flags.schema, "needed": neededVersion()},
+			text: func() {
+				a.printf("The tables in the schema %q are at version %d, the one that this command needs, or later.\n", a.flags.schema, neededVersion())
+			},
+		}, nil
+	})
+}
+
+// A schemaFile is one file of the schema.
+type schemaFile struct {
+	Name string `json:"name"`
+	SQL  string `json:"sql"`
+}
+
+// printSchema prints the files as they are, or in the form of a tool.
+func (a *app) printSchema() (result, error) {
+	files, about := aiseed.Migrations(), "apply in a transaction of its own, with search_path set to the schema"
+	switch tool := aiseed.MigrationTool(a.flags.tool); tool {
+	case "", "tern":
+	case aiseed.Goose, aiseed.GolangMigrate:
+		files, about = aiseed.MigrationsFor(tool), "a file for "+a.flags.tool
+	default:
+		return result{}, a.usage("-tool takes goose, golang-migrate or tern")
+	}
+	names, err := fs.Glob(files, "*.sql")
 	if err != nil {
-		return exitError, err
+		return result{}, err
 	}
-	defer pool.Close()
-	if err := aiseed.Migrate(ctx, pool, a.schema); err != nil {
-		return exitError, err
+	list := []schemaFile{}
+	for _, name := range names {
+		sql, err := fs.ReadFile(files, name)
+		if err != nil {
+			return result{}, err
+		}
+		list = append(list, schemaFile{name, string(sql)})
 	}
-	a.printf("The tables in the schema %q are at version %d, the one that this command needs, or later.\n", a.schema, neededVersion())
-	return exitDone, nil
+	return result{document: map[string]any{"files": list}, text: func() {
+		for i, f := range list {
+			if i > 0 {
+				a.print("\n")
+			}
+			a.print("-- " + f.Name + ": " + about + "\n\n" + f.SQL)
+		}
+	}}, nil
 }
 
 // migrationFiles returns the names of the schema's files, in order.
@@ -36,20 +76,6 @@ func migrationFiles() []string {
 
 // neededVersion returns the number of the last file. The numbers have no gaps.
 func neededVersion() int { return len(migrationFiles()) }
-
-func (a *app) printSchema() error {
-	for i, name := range migrationFiles() {
-		sql, err := fs.ReadFile(aiseed.Migrations(), name)
-		if err != nil {
-			return err
-		}
-		if i > 0 {
-			a.printf("\n")
-		}
-		a.printf("-- %s: apply in a transaction of its own, with search_path set to the schema\n\n%s", name, sql)
-	}
-	return nil
-}
 
 // environmentVariable is a variable that env lists.
 type environmentVariable struct {
@@ -62,13 +88,10 @@ type environmentVariable struct {
 	Set     []string `json:"set"`              // the names under which it is set
 }
 
-func runEnv(_ context.Context, a *app) (int, error) {
-	if !variablePattern.MatchString(a.keysVariable) {
-		return exitError, errors.New("-keys-variable takes the name of a variable, not the keys themselves")
-	}
+func runEnv(_ context.Context, a *app) (result, error) {
 	list := []environmentVariable{
-		{Name: databaseVariable, Meaning: "connection string of the database", Default: "the PG* variables", Secret: true},
-		{Name: a.keysVariable, Meaning: "keyring: base64 keys of 32 bytes, comma-separated, the first one seals", Secret: true, File: a.keysVariable + "_FILE"},
+		{Name: a.DatabaseVariable, Meaning: "connection string of the database", Default: "the PG* variables", Secret: true},
+		{Name: a.flags.keysVariable, Meaning: "keyring: base64 keys of 32 bytes, comma-separated, the first one seals", Secret: true, File: a.flags.keysVariable + "_FILE"},
 	}
 	for _, v := range aiseed.Variables(a.prefix()) {
 		e := environmentVariable{Name: v.Name, Meaning: v.Meaning, Default: v.Default, Secret: v.Secret, Plural: v.Plural}
@@ -80,25 +103,23 @@ func runEnv(_ context.Context, a *app) (int, error) {
 	for i := range list {
 		list[i].Set = a.setAs(list[i])
 	}
-	if a.json {
-		return exitDone, a.printJSON(list)
-	}
-	for _, v := range list {
-		a.printVariable(v)
-	}
-	return exitDone, nil
+	return result{document: map[string]any{"variables": list}, text: func() {
+		for _, v := range list {
+			a.printVariable(v)
+		}
+	}}, nil
 }
 
 // setAs lists the names under which a variable is set, in the environment's order.
 func (a *app) setAs(v environmentVariable) []string {
 	names := []string{}
-	for _, entry := range a.environ {
+	for _, entry := range a.Environ {
 		name, value, _ := strings.Cut(entry, "=")
 		if value == "" || a.lookup(name) == "" {
 			continue
 		}
 		usual := name
-		for _, prefix := range a.prefixes {
+		for _, prefix := range a.flags.prefixes {
 			if rest, ok := strings.CutPrefix(name, prefix); ok {
 				usual = a.prefix() + rest
 			}

@@ -1,4 +1,4 @@
-package main
+package aiseedcli
 
 import (
 	"context"
@@ -52,8 +52,6 @@ func (d *doctor) ask(ctx context.Context, q pg.Query) error {
 	return pg.RoundTrip(ctx, conn.Conn(), pg.SeeAllRows, q)
 }
 
-func isNoRows(err error) bool { return errors.Is(err, pgx.ErrNoRows) }
-
 func isState(err error, state string) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && pgErr.Code == state
@@ -77,7 +75,7 @@ func (d *doctor) trouble(ctx context.Context, err error) []finding {
 	case errors.As(err, &pgErr):
 		return fail("the server refuses the question with SQLSTATE "+pgErr.Code, "")
 	case strings.HasPrefix(err.Error(), "aiseed: "):
-		return fail(bare(err), strings.TrimSpace(d.hint(err)))
+		return fail(d.message(err), "")
 	}
 	return fail("the connection was lost", "Look at the server, and run this again")
 }

@@ -1,10 +1,9 @@
-package main
+package aiseedcli
 
 import (
 	"cmp"
 	"context"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 
@@ -17,7 +16,7 @@ import (
 
 // lookup is os.Getenv for the environment of the app.
 func (a *app) lookup(name string) string {
-	for _, entry := range a.environ {
+	for _, entry := range a.Environ {
 		if value, ok := strings.CutPrefix(entry, name+"="); ok {
 			return value
 		}
@@ -30,14 +29,15 @@ var (
 	connectTimeout = 10 * time.Second // if the connection string has none
 	checkTimeout   = 20 * time.Second // bounds each check so that doctor always finishes
 	lockTimeout    time.Duration      // 0 for the library's default
+	lockPatience   = time.Second      // after which to say that another process holds the lock
 )
 
 // pool makes a pool, which connects when it is first used. pgx reads the PG*
 // variables.
 func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
-	dsn, source := cmp.Or(a.database, a.lookup(databaseVariable)), databaseVariable
+	dsn, source := cmp.Or(a.flags.database, a.lookup(a.DatabaseVariable)), a.DatabaseVariable
 	switch {
-	case a.database != "":
+	case a.flags.database != "":
 		source = "-database"
 	case dsn == "":
 		source = "the PG* variables"
@@ -54,6 +54,10 @@ func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
 	config.ConnConfig.ConnectTimeout = cmp.Or(config.ConnConfig.ConnectTimeout, connectTimeout)
 	// A transaction-pooling proxy keeps no prepared statements.
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	config.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		a.sessions.Store(int(conn.PgConn().PID()), true)
+		return nil
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("the settings of %s make no pool; check its pool_* parameters", source)
@@ -61,15 +65,9 @@ func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
-// Keys contain lower-case letters; names of variables do not.
-var variablePattern = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
-
 // keyring returns the keyring of the environment, or nil if there is none.
 func (a *app) keyring() (*aiseed.Keyring, error) {
-	variable := a.keysVariable
-	if !variablePattern.MatchString(variable) {
-		return nil, &aboutError{"-keys-variable takes the name of a variable, not the keys themselves", aiseed.ErrKeyring}
-	}
+	variable := a.flags.keysVariable
 	list, path := a.lookup(variable), a.lookup(variable+"_FILE")
 	switch {
 	case list != "" && path != "":
@@ -96,36 +94,51 @@ func (a *app) keyring() (*aiseed.Keyring, error) {
 // that.
 func (a *app) requiredKeyring() (*aiseed.Keyring, error) {
 	keyring, err := a.keyring()
-	if err == nil && keyring == nil && !a.acceptPlaintext {
+	if err == nil && keyring == nil && !a.flags.acceptPlaintext {
 		return nil, &aboutError{a.noKeyring(), aiseed.ErrKeyring}
 	}
 	return keyring, err
 }
 
 func (a *app) noKeyring() string {
-	text := fmt.Sprintf("there is no keyring: neither %[1]s nor %[1]s_FILE is set; set it as it is for the server", a.keysVariable)
-	if a.command == "plan" || a.command == "apply" || a.command == "doctor" {
-		text += ", or give -plaintext where the server has none"
+	text := fmt.Sprintf("there is no keyring: neither %[1]s nor %[1]s_FILE is set; set it as it is for the server", a.flags.keysVariable)
+	if strings.HasSuffix(a.verb.name, "seal") || a.verb.name == "rotate" {
+		return text
 	}
-	return text
+	return text + ", or give -plaintext if the server has none"
 }
 
 // withStore opens a store, calls use, and closes the pool afterwards.
-func (a *app) withStore(ctx context.Context, use func(*aiseed.Store, *aiseed.Keyring) (int, error)) (int, error) {
+func (a *app) withStore(ctx context.Context, use func(*aiseed.Store, *aiseed.Keyring) (result, error)) (result, error) {
 	keyring, err := a.requiredKeyring()
 	if err != nil {
-		return exitError, err
+		return result{}, err
 	}
+	return a.withPool(ctx, func(pool *pgxpool.Pool) (result, error) {
+		store, err := aiseed.Open(ctx, pool, a.storeOptions(keyring))
+		if err != nil {
+			return result{}, err
+		}
+		return use(store, keyring)
+	})
+}
+
+// withPool makes a pool, calls use, and closes the pool. While use waits for the lock of another
+// process, it says so.
+func (a *app) withPool(ctx context.Context, use func(*pgxpool.Pool) (result, error)) (result, error) {
 	pool, err := a.pool(ctx)
 	if err != nil {
-		return exitError, err
+		return result{}, err
 	}
 	defer pool.Close()
-	store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{
-		Keyring: keyring, AllowPlaintext: a.acceptPlaintext, Schema: a.schema, NotifyChannel: a.notifyChannel, Migrate: a.migrate, LockTimeout: lockTimeout,
-	})
-	if err != nil {
-		return exitError, err
+	stop := a.watchLock(ctx, pool)
+	defer stop()
+	return use(pool)
+}
+
+func (a *app) storeOptions(keyring *aiseed.Keyring) aiseed.StoreOptions {
+	return aiseed.StoreOptions{
+		Keyring: keyring, AllowPlaintext: a.flags.acceptPlaintext, Schema: a.flags.schema, NotifyChannel: a.flags.notifyChannel,
+		Migrate: a.flags.migrate, LockTimeout: lockTimeout,
 	}
-	return use(store, keyring)
 }

@@ -1,4 +1,4 @@
-package main
+package aiseedcli
 
 import (
 	"context"
@@ -10,20 +10,12 @@ import (
 
 // resealed is the result of rotate, seal or unseal, for -json.
 type resealed struct {
-	Complete  bool        `json:"complete"`
-	Changed   int         `json:"changed"`
-	Revoked   []string    `json:"revoked"`
-	Left      []leftValue `json:"left"`
-	Plaintext int         `json:"plaintext"`
-	Next      string      `json:"next,omitempty"`
-}
-
-type leftValue struct {
-	Provider string `json:"provider"`
-	Table    string `json:"table"`
-	Column   string `json:"column"`
-	Row      string `json:"row"`
-	KeyID    string `json:"key_id"`
+	Complete  bool     `json:"complete"`
+	Changed   int      `json:"changed"`
+	Revoked   []string `json:"revoked"`
+	Left      []value  `json:"left"`
+	Plaintext int      `json:"plaintext"`
+	Next      string   `json:"next,omitempty"`
 }
 
 // A resealing is rotate, seal or unseal: its function, its name in the output, the next step.
@@ -33,55 +25,53 @@ type resealing struct {
 	next func(report aiseed.RotateResult, keys int) string
 }
 
-func runRotate(ctx context.Context, a *app) (int, error) {
+func runRotate(ctx context.Context, a *app) (result, error) {
 	return a.reseal(ctx, resealing{(*aiseed.Store).Rotate, "sealed with the first key", func(r aiseed.RotateResult, keys int) string {
 		switch {
 		case r.Plaintext > 0:
-			return "Servers with this keyring refuse to read what is stored as plaintext. If there was no keyring when it was written, run aiseed seal; if there was, find out who wrote to the tables."
+			return "Servers with this keyring refuse to read what is stored as plaintext. If there was no keyring when it was written, run " + a.sibling("seal") + "; if there was, find out who wrote to the tables."
 		case keys == 1 && r.Changed+len(r.Revoked) == 0:
 			return "Every value is sealed with the only key of the keyring. To rotate, make a new key with openssl rand -base64 32. Give every server OLD,NEW, so that all can decrypt what it seals; then give every server NEW,OLD, and run this again."
 		case keys == 1:
 			return "The keyring has only this key; there is nothing else to do."
 		case r.Changed+len(r.Revoked) > 0:
-			return "See that every server has the new key first in " + a.keysVariable + ", and run this again, until it changes nothing."
+			return "See that every server has the new key first in " + a.flags.keysVariable + ", and run this again, until it changes nothing."
 		}
-		return "Everything that is sealed is sealed with the first key. Is that the new one? Then, where every server has it first too, take the others out of " + a.keysVariable + ", and keep them as long as you keep backups from before. If not, put the new key first, and run this again."
+		return "Everything that is sealed is sealed with the first key. Is that the new one? Then, where every server has it first too, take the others out of " + a.flags.keysVariable + ", and keep them as long as you keep backups from before. If not, put the new key first, and run this again."
 	}})
 }
 
-func runSeal(ctx context.Context, a *app) (int, error) {
+func runSeal(ctx context.Context, a *app) (result, error) {
 	return a.reseal(ctx, resealing{(*aiseed.Store).SealPlaintext, "sealed", func(aiseed.RotateResult, int) string {
 		return "Start every server with this keyring. Backups and WAL archives from before still hold the secrets as plaintext."
 	}})
 }
 
-func runUnseal(ctx context.Context, a *app) (int, error) {
-	if !a.yes {
-		return exitError, errors.New("unseal stores every secret as plaintext, and servers with a keyring refuse to read that; stop them first, and give -yes")
+func runUnseal(ctx context.Context, a *app) (result, error) {
+	if !a.flags.yes {
+		return result{}, errors.New("unseal stores every secret as plaintext, and servers with a keyring refuse to read that; stop them first, and give -yes")
 	}
 	return a.reseal(ctx, resealing{(*aiseed.Store).Unseal, "stored as plaintext", func(aiseed.RotateResult, int) string {
 		return "Start every server without a keyring, with plaintext accepted. Keep the keys as long as you keep backups from before."
 	}})
 }
 
-func (a *app) reseal(ctx context.Context, how resealing) (int, error) {
-	return a.withStore(ctx, func(store *aiseed.Store, keyring *aiseed.Keyring) (int, error) {
+func (a *app) reseal(ctx context.Context, how resealing) (result, error) {
+	return a.withStore(ctx, func(store *aiseed.Store, keyring *aiseed.Keyring) (result, error) {
 		report, err := how.do(store, ctx)
-		result := resealed{Complete: err == nil, Changed: report.Changed, Revoked: append([]string{}, report.Revoked...), Left: []leftValue{}, Plaintext: report.Plaintext}
+		did := resealed{Complete: err == nil, Changed: report.Changed, Revoked: append([]string{}, report.Revoked...), Left: []value{}, Plaintext: report.Plaintext}
 		for _, l := range report.Left {
-			result.Left = append(result.Left, leftValue{l.Provider, l.Table, l.Column, l.RowID.String(), l.KeyID})
+			did.Left = append(did.Left, value{l.Provider, l.Table, l.Column, l.RowID.String(), l.KeyID})
 		}
-		if result.Complete {
-			result.Next = how.next(report, len(keyring.IDs()))
+		if did.Complete {
+			did.Next = how.next(report, len(keyring.IDs()))
 		}
-		if a.json {
-			return exitDone, errors.Join(a.printJSON(result), err)
-		}
-		a.printResealed(result, how.done)
-		if err != nil && !errors.Is(err, aiseed.ErrUndecryptable) {
-			a.printf("It ended before all values were looked at; run it again for the rest.\n")
-		}
-		return exitDone, err
+		return result{document: did, text: func() {
+			a.printResealed(did, how.done)
+			if err != nil && !errors.Is(err, aiseed.ErrUndecryptable) {
+				a.printf("It ended before all values were looked at; run it again for the rest.\n")
+			}
+		}}, err
 	})
 }
 

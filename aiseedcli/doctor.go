@@ -1,4 +1,4 @@
-package main
+package aiseedcli
 
 import (
 	"context"
@@ -13,7 +13,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/aiseed"
-	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/text"
 )
 
@@ -71,7 +70,7 @@ type doctor struct {
 	store   *aiseed.Store
 }
 
-func runDoctor(ctx context.Context, a *app) (int, error) {
+func runDoctor(ctx context.Context, a *app) (result, error) {
 	d := &doctor{app: a}
 	defer func() {
 		if d.pool != nil {
@@ -83,7 +82,7 @@ func runDoctor(ctx context.Context, a *app) (int, error) {
 	for _, c := range checks {
 		findings := d.examine(ctx, c, failed)
 		if ctx.Err() != nil {
-			return exitError, ctx.Err()
+			return result{}, ctx.Err()
 		}
 		for i := range findings {
 			findings[i].Check = c.name
@@ -93,16 +92,13 @@ func runDoctor(ctx context.Context, a *app) (int, error) {
 			case stateSkip:
 				failed[c.name] = true
 			}
-			if !a.json {
+			if !a.flags.json {
 				a.printFinding(findings[i])
 			}
 		}
 		all = append(all, findings...)
 	}
-	if a.json {
-		return code, a.printJSON(map[string]any{"healthy": code == exitDone, "findings": all})
-	}
-	return code, nil
+	return result{code: code, document: map[string]any{"healthy": code == exitDone, "findings": all}}, nil
 }
 
 func (d *doctor) examine(ctx context.Context, c check, failed map[string]bool) []finding {
@@ -132,7 +128,7 @@ func (a *app) printFinding(f finding) {
 
 // environment finds variables that a start would refuse, and those that look misspelt.
 func (d *doctor) environment(ctx context.Context) (findings []finding) {
-	cfg, err := aiseed.ParseEnviron(ctx, d.environ, slog.Logger{}, aiseed.WithPrefix(d.prefixes...))
+	cfg, err := aiseed.ParseEnviron(ctx, d.Environ, slog.Logger{}, aiseed.WithPrefix(d.flags.prefixes...))
 	d.cfg = cfg
 	for _, problem := range problems(err) {
 		findings = append(findings, fail(problem, "")...)
@@ -140,11 +136,11 @@ func (d *doctor) environment(ctx context.Context) (findings []finding) {
 	for _, w := range cfg.Warnings {
 		findings = append(findings, warn(w.String(), "")...)
 	}
-	if !slices.ContainsFunc(d.environ, func(entry string) bool { return strings.HasPrefix(entry, d.prefix()) }) {
-		findings = append(findings, warn(fmt.Sprintf("no variable %s* is set; is this the server's environment, and -prefix its prefix?", strings.Join(d.prefixes, "* or ")), "")...)
+	if !slices.ContainsFunc(d.Environ, func(entry string) bool { return strings.HasPrefix(entry, d.prefix()) }) {
+		findings = append(findings, warn(fmt.Sprintf("no variable %s* is set; is this the server's environment, and -prefix its prefix?", strings.Join(d.flags.prefixes, "* or ")), "")...)
 	}
 	if findings == nil {
-		return ok("nothing is wrong with the variables %s*", strings.Join(d.prefixes, "* and "))
+		return ok("nothing is wrong with the variables %s*", strings.Join(d.flags.prefixes, "* and "))
 	}
 	return findings
 }
@@ -221,15 +217,15 @@ func (d *doctor) tables(ctx context.Context) []finding {
 	apply := "Apply it: " + d.sibling("schema -apply")
 	switch {
 	case isState(err, undefinedTable):
-		return fail(fmt.Sprintf("there are no aiseed tables in the schema %q", d.schema), apply)
+		return fail(fmt.Sprintf("there are no aiseed tables in the schema %q", d.flags.schema), apply)
 	case err != nil:
 		return d.trouble(ctx, err)
 	case version < needed:
-		return fail(fmt.Sprintf("the tables in %q are at version %d, and version %d is needed", d.schema, version, needed), apply)
+		return fail(fmt.Sprintf("the tables in %q are at version %d, and version %d is needed", d.flags.schema, version, needed), apply)
 	case version > needed:
-		return ok("version %d in %q, later than the %d that this command knows, which is fine", version, d.schema, needed)
+		return ok("version %d in %q, later than the %d that this command knows, which is fine", version, d.flags.schema, needed)
 	}
-	return ok("version %d in %q", version, d.schema)
+	return ok("version %d in %q", version, d.flags.schema)
 }
 
 // keys compares the keyring with the database.
@@ -238,7 +234,7 @@ func (d *doctor) keys(ctx context.Context) []finding {
 	if err != nil {
 		return d.trouble(ctx, err)
 	}
-	store, err := aiseed.Open(ctx, d.pool, aiseed.StoreOptions{Keyring: d.keyring, AllowPlaintext: d.acceptPlaintext, Schema: d.schema})
+	store, err := aiseed.Open(ctx, d.pool, aiseed.StoreOptions{Keyring: d.keyring, AllowPlaintext: d.flags.acceptPlaintext, Schema: d.flags.schema})
 	ours := d.keyring.IDs()
 	foreign := !slices.ContainsFunc(ours, func(id string) bool { return slices.Contains(known, id) })
 	switch {
@@ -315,26 +311,15 @@ func countOf(n int, one, more string) string {
 }
 
 func (d *doctor) lock(ctx context.Context) []finding {
-	var holder aiseed.LockHolder
-	var since *time.Time
-	err := d.one(ctx, pg.SelectLockHolder, aiseed.LockKey(d.schema), &holder.PID, &holder.ApplicationName, &holder.ClientAddr, &since)
+	holder, err := d.lockHolder(ctx, d.pool, "")
 	switch {
-	case isNoRows(err):
-		return ok("nobody holds it")
 	case err != nil:
 		return d.trouble(ctx, err)
+	case holder == nil:
+		return ok("nobody holds it")
 	}
-	text := fmt.Sprintf("advisory lock %d is held by pid %d", aiseed.LockKey(d.schema), holder.PID)
-	if holder.ApplicationName != "" {
-		text += fmt.Sprintf(", application %q", holder.ApplicationName)
-	}
-	if holder.ClientAddr != "" {
-		text += ", from " + holder.ClientAddr
-	}
-	if since != nil {
-		text += ", since " + since.UTC().Format(time.RFC3339)
-	}
-	return warn(text, fmt.Sprintf("Fine while a server starts; if it stays, end it: select pg_terminate_backend(%d)", holder.PID))
+	return warn(fmt.Sprintf("advisory lock %d is held by %s", aiseed.LockKey(d.flags.schema), described(holder)),
+		fmt.Sprintf("Fine while a server starts; if it stays, end it: select pg_terminate_backend(%d)", holder.PID))
 }
 
 // plan finds what would stop a start or make it warn.
@@ -381,5 +366,5 @@ func orNone(s string) string {
 
 // sql fills in the schema's name.
 func (d *doctor) sql(text string) string {
-	return strings.ReplaceAll(text, "{schema}", pgx.Identifier{d.schema}.Sanitize())
+	return strings.ReplaceAll(text, "{schema}", pgx.Identifier{d.flags.schema}.Sanitize())
 }

@@ -1,0 +1,212 @@
+package aiseedcli
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"example.com/aiseed"
+)
+
+// A failure is an error in a document.
+type failure struct {
+	Class   string `json:"class"`
+	Message string `json:"message"` // for a person, like the text without -json
+
+	Problems []problem `json:"problems,omitempty"` // class configuration: everything that is wrong
+
+	Drifts []drift `json:"drifts,omitempty"` // class drift, like the next two
+	Keep   string  `json:"keep,omitempty"`   // settles all, by keeping the database's values: NAME=value
+	Adopt  string  `json:"adopt,omitempty"`  // settles all, by adopting the environment's
+
+	Values []value `json:"values,omitempty"` // classes undecryptable and plaintext
+
+	Holder *holder `json:"holder,omitempty"` // class lock_timeout: who holds the lock, if that is known
+
+	SQLState   string `json:"sqlstate,omitempty"` // class database: the server's answer
+	Table      string `json:"table,omitempty"`
+	Constraint string `json:"constraint,omitempty"`
+}
+
+type problem struct {
+	Variables []string `json:"variables"`
+	Provider  string   `json:"provider,omitempty"`
+	Reason    string   `json:"reason"`
+}
+
+type drift struct {
+	Name     string              `json:"name"`
+	ID       string              `json:"id"`
+	Moved    aiseed.Side         `json:"moved"`
+	Token    string              `json:"token"`
+	Fields   []aiseed.FieldDrift `json:"fields"`
+	Adopting []string            `json:"adopting,omitempty"`
+}
+
+// A value is a stored one that cannot be used.
+type value struct {
+	Provider string `json:"provider"`
+	Table    string `json:"table"`
+	Column   string `json:"column"`
+	Row      string `json:"row"`
+	KeyID    string `json:"key_id,omitempty"`
+}
+
+type holder struct {
+	PID         int        `json:"pid"`
+	Application string     `json:"application,omitempty"`
+	Address     string     `json:"address,omitempty"`
+	Since       *time.Time `json:"since,omitempty"`
+}
+
+// classes are the classes of errors, the more special ones first.
+var classes = []struct {
+	name string
+	is   error
+}{
+	{"interrupted", errInterrupted},
+	{"commit_unknown", aiseed.ErrCommitUnknown},
+	{"configuration", aiseed.ErrInvalidConfig},
+	{"drift", aiseed.ErrDrift},
+	{"lock_timeout", aiseed.ErrLockTimeout},
+	{"schema_outdated", aiseed.ErrSchemaOutdated},
+	{"schema", aiseed.ErrSchema},
+	{"keyring", aiseed.ErrKeyring},
+	{"undecryptable", aiseed.ErrUndecryptable},
+	{"plaintext", aiseed.ErrPlaintext},
+	{"not_found", aiseed.ErrNotFound},
+	{"name_taken", aiseed.ErrNameTaken},
+	{"conflict", aiseed.ErrConflict},
+	{"database", aiseed.ErrDatabase},
+}
+
+// failureOf returns an error as a part of a document, or nil.
+func (a *app) failureOf(err error) *failure {
+	if err == nil {
+		return nil
+	}
+	f := &failure{Class: "other", Message: a.message(err)}
+	if isUsage(err) {
+		f.Class = "usage"
+	}
+	for _, class := range classes {
+		if errors.Is(err, class.is) {
+			f.Class = class.name
+			break
+		}
+	}
+	var config *aiseed.ConfigError
+	var drifted *aiseed.DriftError
+	var lock *aiseed.LockTimeoutError
+	var database *aiseed.DatabaseError
+	switch {
+	case errors.As(err, &config):
+		for _, p := range config.Problems {
+			f.Problems = append(f.Problems, problem{p.Variables, p.Provider, p.Reason})
+		}
+	case errors.As(err, &drifted):
+		for _, p := range drifted.Providers {
+			f.Drifts = append(f.Drifts, drift{p.Name, p.ID.String(), p.Moved, p.Name + "@" + p.Digest, p.Fields, p.Adopting})
+		}
+		f.Keep, f.Adopt = a.settling("DRIFT_KEEP", f.Drifts), a.settling("DRIFT_ADOPT", f.Drifts)
+	case errors.As(err, &lock) && lock.Holder != nil:
+		h := lock.Holder
+		f.Holder = &holder{PID: h.PID, Application: h.ApplicationName, Address: h.ClientAddr}
+		if !h.Since.IsZero() {
+			f.Holder.Since = &h.Since
+		}
+	case errors.As(err, &database):
+		f.SQLState, f.Table, f.Constraint = database.SQLState, database.Table, database.Constraint
+	}
+	for _, d := range decryptErrors(err) {
+		f.Values = append(f.Values, value{d.Provider, d.Table, d.Column, d.RowID.String(), d.KeyID})
+	}
+	return f
+}
+
+// decryptErrors returns the errors about single values that err holds.
+func decryptErrors(err error) []*aiseed.DecryptError {
+	var all *aiseed.ProvidersError
+	var one *aiseed.DecryptError
+	var list []*aiseed.DecryptError
+	switch {
+	case errors.As(err, &all):
+		for _, p := range all.Providers {
+			list = append(list, decryptErrors(p.Err)...)
+		}
+	case errors.As(err, &one):
+		list = append(list, one)
+	}
+	return list
+}
+
+// message returns an error's text without the library's name, and with what this command can do in
+// place of what the author of a server can do.
+func (a *app) message(err error) string {
+	message := a.inOurWords(bare(err))
+	if errors.Is(err, aiseed.ErrCommitUnknown) {
+		message += "\nRun the same command again: it finds out, and does what is left"
+	}
+	return message
+}
+
+// inOurWords replaces what the library tells the author of a server by what this command can do.
+func (a *app) inOurWords(text string) string {
+	return strings.NewReplacer(
+		"call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations with your own tool", "apply them with: "+a.sibling("schema -apply"),
+		"the files of aiseed.Migrations", "the files that "+a.sibling("schema -print")+" prints",
+		"aiseed.Migrations", a.sibling("schema -print"),
+		"set StoreOptions.Schema", "give -schema",
+		"choose another StoreOptions.Schema", "choose another -schema",
+		"seal them with Store.SealPlaintext", "seal them with: "+a.sibling("seal"),
+	).Replace(text)
+}
+
+// sibling returns another verb with the same flags, to be typed.
+func (a *app) sibling(words string) string {
+	if a.flags.database != "" {
+		words += " -database ..." // not its value, which can contain a password
+	}
+	if a.flags.schema != a.Schema {
+		words += " -schema " + shellQuoted(a.flags.schema)
+	}
+	if a.flags.keysVariable != a.KeysVariable {
+		words += " -keys-variable " + a.flags.keysVariable
+	}
+	if a.flags.notifyChannel != a.NotifyChannel {
+		words += " -notify-channel " + shellQuoted(a.flags.notifyChannel)
+	}
+	if strings.Join(a.flags.prefixes, " ") != strings.Join(a.Prefixes, " ") {
+		words += " -prefix " + strings.Join(a.flags.prefixes, " -prefix ")
+	}
+	return a.Name + " " + words
+}
+
+// shellQuoted quotes a text as one word for a POSIX shell.
+func shellQuoted(s string) string {
+	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// aboutError is an error with this command's own text and a cause.
+type aboutError struct {
+	text  string
+	cause error
+}
+
+func (e *aboutError) Error() string { return e.text }
+func (e *aboutError) Unwrap() error { return e.cause }
+
+// bare returns an error's text without the library's name.
+func bare(err error) string { return strings.TrimPrefix(err.Error(), "aiseed: ") }
+
+// settling returns the variable that settles all drifts.
+func (a *app) settling(variable string, drifts []drift) string {
+	var tokens []string
+	for _, d := range drifts {
+		tokens = append(tokens, d.Token)
+	}
+	return a.prefix() + variable + "=" + strings.Join(tokens, ",")
+}

@@ -1,0 +1,5 @@
+package terminal
+
+import "syscall"
+
+const getState, setState = syscall.TCGETS, syscall.TCSETS

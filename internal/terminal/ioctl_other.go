@@ -1,0 +1,9 @@
+//go:build !linux && !darwin
+
+package terminal
+
+func width(uintptr) int { return 0 }
+
+func isTerminal(uintptr) bool { return false }
+
+func hideInput(uintptr) (func(), error) { return nil, ErrUnsupported }

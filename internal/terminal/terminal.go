@@ -1,0 +1,69 @@
+// Package terminal asks a terminal for its width, and reads a secret from it without echo.
+//
+// The library depends on five modules only, so this does without golang.org/x/term.
+package terminal
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// ErrUnsupported means that echo cannot be turned off: not a terminal, or a system that this
+// package does not know.
+var ErrUnsupported = errors.New("not a terminal whose echo can be turned off")
+
+// Width returns the number of columns of the terminal behind a stream, or 0 if there is none.
+func Width(stream any) int {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return 0
+	}
+	return width(f.Fd())
+}
+
+// Is reports whether a stream is a terminal.
+func Is(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && isTerminal(f.Fd())
+}
+
+// ReadSecret asks a terminal for one line without showing what is typed. If ctx ends first, it
+// shows input again and returns the context's error; what is typed next is lost.
+func ReadSecret(ctx context.Context, stream any, prompt io.Writer, question string) (string, error) {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return "", ErrUnsupported
+	}
+	restore, err := hideInput(f.Fd())
+	if err != nil {
+		return "", ErrUnsupported
+	}
+	defer func() {
+		restore()
+		fmt.Fprintln(prompt) // the line break was not shown either
+	}()
+	fmt.Fprint(prompt, question)
+	type answer struct {
+		line string
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		line, err := bufio.NewReader(f).ReadString('\n')
+		answers <- answer{line, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case a := <-answers:
+		if a.err != nil && a.line == "" {
+			return "", a.err
+		}
+		return strings.TrimRight(a.line, "\r\n"), nil
+	}
+}
