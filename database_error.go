@@ -49,19 +49,18 @@ func (e *DatabaseError) Error() string {
 	return text
 }
 
-// Unwrap returns [ErrDatabase] and the context's error, if any.
+// Unwrap returns [ErrDatabase], the context's error, if any, and an error that stands for that of a hook, if any:
+// [errors.Is] and [errors.As] find what the hook returned, and nothing prints it.
 func (e *DatabaseError) Unwrap() []error {
+	matches := []error{ErrDatabase}
 	if e.cause.Context != nil {
-		return []error{ErrDatabase, e.cause.Context}
+		matches = append(matches, e.cause.Context)
 	}
-	return []error{ErrDatabase}
+	if e.cause.Hook != nil {
+		matches = append(matches, e.cause.Hook)
+	}
+	return matches
 }
-
-// Is reports whether a hook of the host's pool, or of its connections, failed with target; see [errors.Is].
-func (e *DatabaseError) Is(target error) bool { return e.cause.HookIs(target) }
-
-// As finds the error of such a hook, but no error of pgx in it, which would quote what a server says; see [errors.As].
-func (e *DatabaseError) As(target any) bool { return e.cause.HookAs(target) }
 
 // SQLSTATEs that this package acts on. PostgreSQL Appendix A.
 const (

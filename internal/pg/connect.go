@@ -64,7 +64,7 @@ func (e *connectError) explain(out *Error) {
 
 // failedHook reports an error of the host's own code, whose text can hold anything.
 func (e *Error) failedHook(hook string, err error) {
-	e.hook = func() error { return err }
+	e.Hook = &hookError{func() error { return err }}
 	class := ""
 	var server *pgconn.PgError
 	switch typ := fmt.Sprintf("%T", innermost(err)); {
@@ -74,7 +74,7 @@ func (e *Error) failedHook(hook string, err error) {
 	case !strings.HasPrefix(typ, "*errors.") && !strings.HasPrefix(typ, "*fmt."):
 		class = " with an error of the type " + typ
 	}
-	e.Reason = "the hook " + hook + " failed" + class + "; its text can hold a secret and is left out, errors.Is and errors.As find it"
+	e.Reason = "the hook " + hook + " failed" + class + "; its text is left out, since it can hold a secret; errors.Is and errors.As find it"
 }
 
 func innermost(err error) error {
@@ -84,13 +84,16 @@ func innermost(err error) error {
 	return err
 }
 
-// HookIs reports whether a hook of the host failed with target; see [errors.Is].
-func (e *Error) HookIs(target error) bool { return e.hook != nil && errors.Is(e.hook(), target) }
+// A hookError stands for an error of the host's own code. A function holds the error, so that nothing prints it.
+type hookError struct{ own func() error }
 
-// HookAs sets target to the error of a hook of the host; see [errors.As]. It finds no error of pgx, and none
-// that such an error wraps, because these quote what a server says.
-func (e *Error) HookAs(target any) bool {
-	return e.hook != nil && hostAs(e.hook(), reflect.ValueOf(target).Elem(), target)
+func (e *hookError) Error() string { return "the text of the hook's error is left out" }
+
+func (e *hookError) Is(target error) bool { return errors.Is(e.own(), target) }
+
+// As finds no error of pgx, and none that such an error wraps, because these quote what a server says.
+func (e *hookError) As(target any) bool {
+	return hostAs(e.own(), reflect.ValueOf(target).Elem(), target)
 }
 
 func hostAs(err error, into reflect.Value, target any) bool {
@@ -198,6 +201,9 @@ func (p *place) shown(c *pgconn.Config, first bool) string {
 	where := fmt.Sprintf("%s, port %d", text.Printable(p.host), p.port)
 	if first && c.Database != "" && !strings.ContainsAny(c.Database, ":/") {
 		where += ", database " + text.Printable(c.Database)
+	}
+	if answered := strings.HasPrefix(p.said[0].found, "SQLSTATE "); first && answered {
+		where += ", user " + text.Printable(c.User)
 	}
 	return where
 }

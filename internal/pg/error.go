@@ -20,12 +20,11 @@ type Error struct {
 	Reason     string // with the SQLSTATE; "" if SQLState says it all, or if the answer was not understood
 
 	Context     error // the context's error, if the context ended the operation
+	Hook        error // if the host's own code failed: matches its error, and does not show it
 	Transient   bool  // a repetition can succeed
 	Lost        bool  // the connection was lost; what was sent before can have been executed
 	Unreachable bool  // no connection to a server could be made
 	Policy      bool  // a row security policy applies to the role; see [SeeAllRows]
-
-	hook func() error // of a hook of the host, or nil; a function, so that nothing prints it
 }
 
 func (e *Error) Error() string {

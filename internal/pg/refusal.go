@@ -230,6 +230,9 @@ func (r refusal) setting() string {
 	if r.config == nil || misread(r.config) {
 		return unknown
 	}
+	if r.says(`role "`) && r.config.RuntimeParams["role"] != "" {
+		return "role" // the text quotes its value only
+	}
 	if quoted := quotedName.FindStringSubmatch(r.answer.Message); quoted != nil && settingPattern.MatchString(quoted[1]) {
 		isIt := func(name string) bool { return strings.EqualFold(name, quoted[1]) }
 		if slices.ContainsFunc(slices.Collect(maps.Keys(r.config.RuntimeParams)), isIt) || slices.ContainsFunc(optionNames(r.config), isIt) {

@@ -46,7 +46,7 @@ func TestO11_AHookOfThePoolThatFails(t *testing.T) {
 	_, ofServer := pgx.ConnectConfig(t.Context(), other)
 	require.ErrorContains(t, ofServer, canary)
 	wrapped := fmt.Errorf("%w, %w", ownError{"of the host"}, ofServer)
-	const left = "; its text can hold a secret and is left out, errors.Is and errors.As find it"
+	const left = "; its text is left out, since it can hold a secret; errors.Is and errors.As find it"
 
 	for name, tt := range map[string]struct {
 		change func(*pgxpool.Config)

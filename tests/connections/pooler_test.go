@@ -31,19 +31,19 @@ func TestO11_APoolerThatRefuses(t *testing.T) {
 	bouncer := behind(t, server)
 	host := hostOf(t, bouncer.DSN(""))
 	guest := bouncer.DSN("") + " user=guest password=" + canary
-	const at = "cannot connect to HOST, port 6432, database postgres: SQLSTATE 08P01: "
+	const at = "cannot connect to HOST, port 6432, database postgres, user "
 	const remedy = "; remove it and use alter role … set instead, or add it to ignore_startup_parameters of the pooler, which then drops it"
 	const login = "the pooler refused the login: wrong password, or no such user; check user and password, and auth_file or auth_query of the pooler"
 	for _, s := range []situation{
-		{"a wrong password", guest + "x", "08P01", at + login},
-		{"no password", bouncer.DSN("") + " user=guest passfile=/nowhere", "08P01", at + login},
-		{"no such user", guest + " user=nobody_there", "08P01", at + login},
-		{"a user that is rejected", guest + " user=outsider", "08P01", at + "the pooler's auth_hba_file has no entry for this host, user and database without TLS; set sslmode=require, or add an entry there"},
-		{"search_path", guest + " search_path=app", "08P01", at + "the pooler does not pass on search_path, which the connection string sets" + remedy},
-		{"statement_timeout", guest + " statement_timeout=1000", "08P01", at + "the pooler does not pass on statement_timeout, which the connection string sets" + remedy},
-		{"options", guest + " options='-c work_mem=4MB'", "08P01", at + "the pooler does not pass on options, which the connection string sets" + remedy},
-		{"a setting with digits", guest + " foo1=bar", "08P01", at + "the pooler does not pass on a setting, which the connection string sets" + remedy},
-		{"no such database at the server", guest + " dbname=none", "08P01", "cannot connect to HOST, port 6432, database none: SQLSTATE 08P01: from behind the pooler: the database does not exist; create it, or check the connection string; for the pooler's own login, which can be another"},
+		{"a wrong password", guest + "x", "08P01", at + "guest: SQLSTATE 08P01: " + login},
+		{"no password", bouncer.DSN("") + " user=guest passfile=/nowhere", "08P01", at + "guest: SQLSTATE 08P01: " + login},
+		{"no such user", guest + " user=nobody_there", "08P01", at + "nobody_there: SQLSTATE 08P01: " + login},
+		{"a user that is rejected", guest + " user=outsider", "08P01", at + "outsider: SQLSTATE 08P01: the pooler's auth_hba_file has no entry for this host, user and database without TLS; set sslmode=require, or add an entry there"},
+		{"search_path", guest + " search_path=app", "08P01", at + "guest: SQLSTATE 08P01: the pooler does not pass on search_path, which the connection string sets" + remedy},
+		{"statement_timeout", guest + " statement_timeout=1000", "08P01", at + "guest: SQLSTATE 08P01: the pooler does not pass on statement_timeout, which the connection string sets" + remedy},
+		{"options", guest + " options='-c work_mem=4MB'", "08P01", at + "guest: SQLSTATE 08P01: the pooler does not pass on options, which the connection string sets" + remedy},
+		{"a setting with digits", guest + " foo1=bar", "08P01", at + "guest: SQLSTATE 08P01: the pooler does not pass on a setting, which the connection string sets" + remedy},
+		{"no such database at the server", guest + " dbname=none", "08P01", "cannot connect to HOST, port 6432, database none, user guest: SQLSTATE 08P01: from behind the pooler: the database does not exist; create it, or check the connection string; for the pooler's own login, which can be another"},
 	} {
 		s.check(t, host)
 	}
@@ -95,7 +95,7 @@ func TestO11_APoolerThatItsServerRefuses(t *testing.T) {
 		}
 		return err != nil
 	}, testkit.Patience, time.Millisecond)
-	require.ErrorContains(t, refused(t, guest), "database app: SQLSTATE 08P01: from behind the pooler: the server refused the login: "+
+	require.ErrorContains(t, refused(t, guest), "database app, user guest: SQLSTATE 08P01: from behind the pooler: the server refused the login: "+
 		"pg_hba.conf rejects this host, user and database; change that entry, and reload the server; for the pooler's own login, which can be another")
 }
 
@@ -116,7 +116,7 @@ func TestO11_APoolerThatRequiresTLS(t *testing.T) {
 	bouncer := behind(t, server, "listen_addr=127.83.71.72", "client_tls_sslmode=require",
 		"client_tls_cert_file="+readable(t, "crt", certificate), "client_tls_key_file="+readable(t, "key", key))
 	guest := bouncer.DSN("") + " host=127.83.71.72 user=guest password=" + canary
-	require.Equal(t, "aiseed: opening the store: cannot connect to 127.83.71.72, port 6432, database postgres: SQLSTATE 08P01: the pooler requires TLS; set sslmode=require in the connection string",
+	require.Equal(t, "aiseed: opening the store: cannot connect to 127.83.71.72, port 6432, database postgres, user guest: SQLSTATE 08P01: the pooler requires TLS; set sslmode=require in the connection string",
 		refused(t, guest+" sslmode=disable").Error())
 	require.ErrorContains(t, refused(t, guest+" sslmode=require channel_binding=require"), "channel_binding=require, and the server offers none; remove it, if ")
 }
@@ -130,5 +130,5 @@ func TestO11_APoolerWithADatabaseThatIsDisabled(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, conn.Close(t.Context()))
 	command(t, bouncer, "DISABLE app")
-	require.ErrorContains(t, refused(t, guest), "port 6432, database app: SQLSTATE 08P01: the pooler does not know the database; check the database, or add it to [databases] of the pooler")
+	require.ErrorContains(t, refused(t, guest), "port 6432, database app, user guest: SQLSTATE 08P01: the pooler does not know the database; check the database, or add it to [databases] of the pooler")
 }

@@ -27,26 +27,26 @@ func TestO11_AServerThatRefuses(t *testing.T) {
 		revoke connect on database private from public`)
 	host := hostOf(t, server.DSN(""))
 	guest := server.DSN("") + " user=guest password=" + canary
-	const at = "cannot connect to HOST, port 5432, database postgres: "
+	const at = "cannot connect to HOST, port 5432, database postgres, user "
 	for _, s := range []situation{
-		{"a wrong password", guest + "x", "28P01", at + "SQLSTATE 28P01: the server refused the login: wrong password, or no such user; check user and password; in a URL, special characters have to be percent-encoded"},
-		{"no password", server.DSN("") + " user=guest passfile=/nowhere", "28P01", at + "SQLSTATE 28P01: the server refused the login: it asks for a password, and there is none; add the password to the connection string, or set PGPASSWORD"},
-		{"a role that may not log in", guest + " user=locked", "28000", at + "SQLSTATE 28000: the server refused the login: the role does not exist, or may not log in; check the user, or: create role … login, alter role … login"},
-		{"another user of the operating system", guest + " user=peer_role", "28000", at + "SQLSTATE 28000: the server lets this user in only from the operating-system user of that name; run as that user, or ask for a password in pg_hba.conf (scram-sha-256)"},
-		{"no such database", guest + " dbname=none", "3D000", "cannot connect to HOST, port 5432, database none: SQLSTATE 3D000: the database does not exist; create it, or check the connection string"},
-		{"a database without connections", guest + " dbname=closed", "55000", "cannot connect to HOST, port 5432, database closed: SQLSTATE 55000: the database does not allow connections; alter database … allow_connections true, or check the connection string"},
-		{"a private database", guest + " dbname=private", "42501", "cannot connect to HOST, port 5432, database private: SQLSTATE 42501: the role may not connect to the database; grant connect on database … to it, or check the user"},
-		{"a limit of the role", guest + " user=crowded", "53300", at + "SQLSTATE 53300: the role has no connection left; alter role … connection limit, or make the pools smaller"},
-		{"a limit of the database", guest + " dbname=limited", "53300", "cannot connect to HOST, port 5432, database limited: SQLSTATE 53300: the database has no connection left; alter database … connection limit, or make the pools smaller"},
-		{"no such setting", guest + " foo=bar", "42704", at + "SQLSTATE 42704: foo in the connection string is no setting of the server; correct or remove it: what pgx does not know is sent to the server as a setting"},
-		{"no such setting, with a digit", guest + " foo1=bar", "42704", at + "SQLSTATE 42704: a setting in the connection string is no setting of the server; correct or remove it: what pgx does not know is sent to the server as a setting"},
-		{"no such setting in options", guest + " options='-c foo=bar'", "42704", at + "SQLSTATE 42704: foo in the connection string is no setting of the server; correct or remove it: what pgx does not know is sent to the server as a setting"},
-		{"a value that is none", guest + " statement_timeout=soon", "22023", at + "SQLSTATE 22023: the server does not accept the value of statement_timeout in the connection string; correct or remove it"},
-		{"a value that is none, of another spelling", guest + " timezone=Nowhere", "22023", at + "SQLSTATE 22023: the server does not accept the value of TimeZone in the connection string; correct or remove it"},
-		{"a role that is none", guest + " role=nobody_there", "22023", at + "SQLSTATE 22023: the server does not accept the value of role in the connection string; correct or remove it"},
-		{"a setting of the whole server", guest + " max_connections=3", "55P02", at + "SQLSTATE 55P02: the server does not let a connection set max_connections, as the connection string does; remove it"},
-		{"a setting of superusers", guest + " log_statement=none", "42501", at + "SQLSTATE 42501: the role may not set log_statement, which the connection string sets; remove it, or let a superuser: alter role … set it"},
-		{"options that are none", guest + " options=-x", "42601", at + "SQLSTATE 42601: options in the connection string cannot be read; want options='-c name=value', in a URL options=-c%20name%3Dvalue"},
+		{"a wrong password", guest + "x", "28P01", at + "guest: SQLSTATE 28P01: the server refused the login: wrong password, or no such user; check user and password; in a URL, special characters have to be percent-encoded"},
+		{"no password", server.DSN("") + " user=guest passfile=/nowhere", "28P01", at + "guest: SQLSTATE 28P01: the server refused the login: it asks for a password, and there is none; add the password to the connection string, or set PGPASSWORD"},
+		{"a role that may not log in", guest + " user=locked", "28000", at + "locked: SQLSTATE 28000: the server refused the login: the role does not exist, or may not log in; check the user, or: create role … login, alter role … login"},
+		{"another user of the operating system", guest + " user=peer_role", "28000", at + "peer_role: SQLSTATE 28000: the server lets this user in only from the operating-system user of that name; run as that user, or ask for a password in pg_hba.conf (scram-sha-256)"},
+		{"no such database", guest + " dbname=none", "3D000", "cannot connect to HOST, port 5432, database none, user guest: SQLSTATE 3D000: the database does not exist; create it, or check the connection string"},
+		{"a database without connections", guest + " dbname=closed", "55000", "cannot connect to HOST, port 5432, database closed, user guest: SQLSTATE 55000: the database does not allow connections; alter database … allow_connections true, or check the connection string"},
+		{"a private database", guest + " dbname=private", "42501", "cannot connect to HOST, port 5432, database private, user guest: SQLSTATE 42501: the role may not connect to the database; grant connect on database … to it, or check the user"},
+		{"a limit of the role", guest + " user=crowded", "53300", at + "crowded: SQLSTATE 53300: the role has no connection left; alter role … connection limit, or make the pools smaller"},
+		{"a limit of the database", guest + " dbname=limited", "53300", "cannot connect to HOST, port 5432, database limited, user guest: SQLSTATE 53300: the database has no connection left; alter database … connection limit, or make the pools smaller"},
+		{"no such setting", guest + " foo=bar", "42704", at + "guest: SQLSTATE 42704: foo in the connection string is no setting of the server; correct or remove it: what pgx does not know is sent to the server as a setting"},
+		{"no such setting, with a digit", guest + " foo1=bar", "42704", at + "guest: SQLSTATE 42704: a setting in the connection string is no setting of the server; correct or remove it: what pgx does not know is sent to the server as a setting"},
+		{"no such setting in options", guest + " options='-c foo=bar'", "42704", at + "guest: SQLSTATE 42704: foo in the connection string is no setting of the server; correct or remove it: what pgx does not know is sent to the server as a setting"},
+		{"a value that is none", guest + " statement_timeout=soon", "22023", at + "guest: SQLSTATE 22023: the server does not accept the value of statement_timeout in the connection string; correct or remove it"},
+		{"a value that is none, of another spelling", guest + " timezone=Nowhere", "22023", at + "guest: SQLSTATE 22023: the server does not accept the value of TimeZone in the connection string; correct or remove it"},
+		{"a role that is none", guest + " role=nobody_there", "22023", at + "guest: SQLSTATE 22023: the server does not accept the value of role in the connection string; correct or remove it"},
+		{"a setting of the whole server", guest + " max_connections=3", "55P02", at + "guest: SQLSTATE 55P02: the server does not let a connection set max_connections, as the connection string does; remove it"},
+		{"a setting of superusers", guest + " log_statement=none", "42501", at + "guest: SQLSTATE 42501: the role may not set log_statement, which the connection string sets; remove it, or let a superuser: alter role … set it"},
+		{"options that are none", guest + " options=-x", "42601", at + "guest: SQLSTATE 42601: options in the connection string cannot be read; want options='-c name=value', in a URL options=-c%20name%3Dvalue"},
 		// The at sign of the password is not encoded.
 		{"a string that was misread", "postgres://guest:" + canary[:4] + "@" + canary[4:] + "/x@nowhere/db?host=" + host + "&user=guest&password=" + canary, "3D000", "cannot connect to the server: SQLSTATE 3D000: the database does not exist; create it, or check the connection string"},
 	} {

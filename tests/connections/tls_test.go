@@ -90,11 +90,11 @@ func TestO11_TLSThatIsRequiredOrRefused(t *testing.T) {
 	const entry = "SQLSTATE 28000: the server refused the login: pg_hba.conf "
 	const untrusted = "the server's certificate is not from an authority that is trusted; set sslrootcert to the certificate of that authority, or sslmode=require without sslrootcert to encrypt without a check"
 	for _, s := range []situation{
-		{"TLS that is required", dsn + " dbname=secure sslmode=disable", "28000", at + "secure: " + entry + "has no entry for this host, user and database without TLS; set sslmode=require, or add an entry, and reload the server"},
-		{"TLS that is refused", dsn + " dbname=open sslmode=require", "28000", at + "open: " + entry + "has no entry for this host, user and database with TLS; set sslmode=disable, or add an entry, and reload the server"},
-		{"neither", dsn + " dbname=none sslmode=prefer", "28000", at + "none: " + entry + "has no entry for this host, user and database; add an entry, and reload the server"},
-		{"rejected", dsn + " dbname=never sslmode=allow", "28000", at + "never: " + entry + "rejects this host, user and database; change that entry, and reload the server"},
-		{"a certificate that is required", dsn + " dbname=certified sslmode=require", "28000", at + "certified: SQLSTATE 28000: the server wants a client certificate that it trusts; set sslcert and sslkey to a certificate for this user"},
+		{"TLS that is required", dsn + " dbname=secure sslmode=disable", "28000", at + "secure, user guest: " + entry + "has no entry for this host, user and database without TLS; set sslmode=require, or add an entry, and reload the server"},
+		{"TLS that is refused", dsn + " dbname=open sslmode=require", "28000", at + "open, user guest: " + entry + "has no entry for this host, user and database with TLS; set sslmode=disable, or add an entry, and reload the server"},
+		{"neither", dsn + " dbname=none sslmode=prefer", "28000", at + "none, user guest: " + entry + "has no entry for this host, user and database; add an entry, and reload the server"},
+		{"rejected", dsn + " dbname=never sslmode=allow", "28000", at + "never, user guest: " + entry + "rejects this host, user and database; change that entry, and reload the server"},
+		{"a certificate that is required", dsn + " dbname=certified sslmode=require", "28000", at + "certified, user guest: SQLSTATE 28000: the server wants a client certificate that it trusts; set sslcert and sslkey to a certificate for this user"},
 		{"a certificate that is refused", dsn + " dbname=certified sslmode=require" + client, "", at + "certified: the server broke off TLS; check sslcert and sslkey: the server has to trust that certificate, and both need a TLS version in common"},
 		{"an authority that is not trusted", dsn + " dbname=secure sslmode=verify-ca sslrootcert=" + foreignRoot, "", at + "secure: " + untrusted},
 		{"an authority that is not trusted, in full", dsn + " dbname=secure sslmode=verify-full sslrootcert=" + foreignRoot, "", at + "secure: " + untrusted},
