@@ -151,7 +151,7 @@ func (r refusal) login() finding {
 	case code == "42704":
 		return finding{
 			r.setting() + " in the connection string is no setting of the server",
-			"correct or remove it: what pgx does not know is sent to the server as a setting",
+			"correct or remove it: what the driver does not know is sent to the server as a setting",
 		}
 	case code == "22023", code == "22P02":
 		return finding{"the server does not accept the value of " + r.setting() + " in the connection string", "correct or remove it"}
