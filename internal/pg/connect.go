@@ -34,7 +34,9 @@ func hooksOf(c *pgxpool.Config) string {
 	var names []string
 	for name, set := range map[string]bool{
 		"BeforeConnect": c.BeforeConnect != nil, "AfterConnect": c.AfterConnect != nil,
-		"PrepareConn": c.PrepareConn != nil, "BeforeAcquire": c.BeforeAcquire != nil,
+		"PrepareConn": c.PrepareConn != nil,
+		//lint:ignore SA1019 A host can still use it.
+		"BeforeAcquire": c.BeforeAcquire != nil,
 	} {
 		if set {
 			names = append(names, name)
@@ -57,6 +59,8 @@ func (e *connectError) explain(out *Error) {
 		out.Reason = "the pool is closed; close it only after the last call of the store"
 	case strings.HasPrefix(e.error.Error(), "pgxpool: too many failed attempts"):
 		out.Reason = "the pool gave no connection, because a hook refuses each one: look at its " + e.hooks
+	case e.hooks == "":
+		out.Reason = "the pool gave no connection"
 	default:
 		out.failedHook(e.hooks+" of the pool", e.error)
 	}
@@ -170,18 +174,18 @@ func sentence(c *pgconn.Config, places []*place) string {
 		told.WriteString(joint)
 		todo = todoOfNext
 	}
-	hosts := 0
+	first := true
 	for _, p := range places {
 		for i, f := range p.said {
 			switch {
 			case i > 0:
 				next(f.todo, ", and then: ")
-			case hosts > 0:
-				next(f.todo, "; nor to "+p.shown(c, false)+": ")
-			default:
+			case first:
 				next(f.todo, p.shown(c, true)+": ")
+			default:
+				next(f.todo, "; nor to "+p.shown(c, false)+": ")
 			}
-			hosts++
+			first = false
 			told.WriteString(f.found)
 		}
 	}
@@ -222,15 +226,15 @@ func misread(c *pgconn.Config) bool {
 func placesOf(c *pgconn.Config) []*place {
 	var places []*place
 	for _, f := range append([]*pgconn.FallbackConfig{{Host: c.Host, Port: c.Port, TLSConfig: c.TLSConfig}}, c.Fallbacks...) {
-		tls := "with TLS"
+		way := "with TLS"
 		if f.TLSConfig == nil {
-			tls = "without TLS"
+			way = "without TLS"
 		}
 		i := slices.IndexFunc(places, func(p *place) bool { return p.host == f.Host && p.port == f.Port })
 		switch {
 		case i < 0:
-			places = append(places, &place{host: f.Host, port: f.Port, tls: tls})
-		case places[i].tls != tls:
+			places = append(places, &place{host: f.Host, port: f.Port, tls: way})
+		case places[i].tls != way:
 			places[i].tls = ""
 		}
 	}
@@ -290,6 +294,8 @@ func (a attempt) explain(c *pgconn.Config, out *Error) finding {
 		invalid x509.CertificateInvalidError
 		remote  *net.OpError
 		header  tls.RecordHeaderError
+
+		certificate *tls.CertificateVerificationError
 	)
 	switch {
 	case errors.As(a.err, &server):
@@ -314,12 +320,14 @@ func (a attempt) explain(c *pgconn.Config, out *Error) finding {
 		return finding{"the server's certificate is for another host", "connect by a name that it has, or set sslmode=verify-ca"}
 	case errors.As(a.err, &invalid) && invalid.Reason == x509.Expired:
 		return finding{"the server's certificate has expired, or is not valid yet", "renew it, or correct the clock"}
-	case errors.As(a.err, &invalid):
+	case errors.As(a.err, &invalid), errors.As(a.err, &certificate):
 		return finding{"the server's certificate cannot be accepted", "renew it: it has to be for a server, from an authority"}
 	case errors.As(a.err, &header):
 		return finding{"the other side does not speak TLS", "check host and port, and sslnegotiation"}
 	case errors.As(a.err, &remote) && remote.Op == "remote error":
 		return finding{"the server broke off TLS", "check sslcert and sslkey: the server has to trust that certificate, and both need a TLS version in common"}
+	case isNetwork(a.err):
+		return network(a.err)
 	case a.phase == "channel binding check failed", a.phase == "failed SASL auth" && c.ChannelBinding == "require":
 		if a.tls == "without TLS" {
 			return finding{"channel_binding=require needs TLS", "set sslmode=require too"}
@@ -332,19 +340,17 @@ func (a attempt) explain(c *pgconn.Config, out *Error) finding {
 		return finding{"the server asks for a login of another kind", "check require_auth, and the method in pg_hba.conf: scram-sha-256 is one that works"}
 	case a.phase == "sslcertmode check failed":
 		return finding{"sslcertmode=require, and the server asks for no client certificate", "remove it"}
-	case !isNetwork(a.err):
-		hook, known := hookOf[a.phase]
-		if !known {
-			return finding{"the answer is not that of a PostgreSQL server", "check host and port"}
-		}
-		own := a.err
-		if a.phase != "lookup" {
-			own = errors.Unwrap(own)
-		}
-		out.failedHook(hook+" of the connection's configuration", own)
-		return finding{found: out.Reason}
 	}
-	return network(a.err)
+	hook, known := hookOf[a.phase]
+	if !known {
+		return finding{"the answer is not that of a PostgreSQL server", "check host and port"}
+	}
+	own := a.err
+	if a.phase != "lookup" {
+		own = errors.Unwrap(own)
+	}
+	out.failedHook(hook+" of the connection's configuration", own)
+	return finding{found: out.Reason}
 }
 
 // hookOf names what a host can have replaced, by what pgx was doing.

@@ -2,7 +2,6 @@ package pg
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"syscall"
@@ -93,16 +92,12 @@ func networkReason(err error) string {
 		errno  syscall.Errno
 		dnsErr *net.DNSError
 		netErr net.Error
-
-		certificate *tls.CertificateVerificationError
 	)
 	switch {
 	case errors.As(err, &dnsErr):
 		return "the host name cannot be resolved"
 	case errors.As(err, &errno):
 		return errno.Error()
-	case errors.As(err, &certificate):
-		return "the server's certificate is not accepted"
 	case errors.As(err, &netErr) && netErr.Timeout():
 		return "timed out"
 	}

@@ -74,6 +74,7 @@ func TestO11_AHookOfThePoolThatFails(t *testing.T) {
 			c.BeforeConnect = func(context.Context, *pgx.ConnConfig) error { return wrapped }
 		}, "the hook BeforeConnect of the pool failed with SQLSTATE 42704" + left, "42704", ownError{"of the host"}},
 		"BeforeAcquire": {func(c *pgxpool.Config) {
+			//lint:ignore SA1019 A host can still use it.
 			c.BeforeAcquire = func(context.Context, *pgx.Conn) bool { return false }
 		}, "the pool gave no connection, because a hook refuses each one: look at its BeforeAcquire", "", nil},
 		"AfterConnect of the connection": {func(c *pgxpool.Config) {
