@@ -11,14 +11,17 @@ import (
 )
 
 // A ConfigError lists everything that is wrong with an environment or a
-// [Config], in the order of the variables. It matches [ErrInvalidConfig].
+// [Config], in the order of the variables, or with what an operation of a [Store] was
+// given. It matches [ErrInvalidConfig].
 type ConfigError struct {
 	Problems []Problem
+
+	where string // "" is the configuration
 }
 
 func (e *ConfigError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "aiseed: %s in the configuration of AI providers; nothing was changed", text.Count(len(e.Problems), "problem"))
+	fmt.Fprintf(&b, "aiseed: %s %s; nothing was changed", text.Count(len(e.Problems), "problem"), cmp.Or(e.where, "in the configuration of AI providers"))
 	for i, p := range e.Problems {
 		fmt.Fprintf(&b, "\n  %2d. %s", i+1, p)
 	}
@@ -60,7 +63,7 @@ const problemsLast = math.MaxInt
 
 // configError sorts problems in the order of the variables. Problems without a place
 // in that order come last, sorted by the names of their variables.
-func configError(problems []problem) error {
+func configError(problems []problem) *ConfigError {
 	slices.SortStableFunc(problems, func(a, b problem) int {
 		if byPlace := cmp.Compare(a.place, b.place); byPlace != 0 || a.place != problemsLast {
 			return byPlace
@@ -70,6 +73,15 @@ func configError(problems []problem) error {
 	err := &ConfigError{}
 	for _, p := range problems {
 		err.Problems = append(err.Problems, p.Problem)
+	}
+	return err
+}
+
+// operationError is the configError of an operation on a provider, or on none ("").
+func operationError(provider string, problems []problem) error {
+	err := configError(problems)
+	if err.where = "with the provider"; provider == "" {
+		err.where = "with the call"
 	}
 	return err
 }

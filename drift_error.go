@@ -2,7 +2,6 @@ package aiseed
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -14,29 +13,18 @@ import (
 // differently. Nothing was written. It matches [ErrDrift].
 type DriftError struct {
 	Providers []ProviderDrift // in order of name
-
-	remedy remedy
+	Choices   []Choice        // what settles all of them
 }
 
-// A remedy is how an operator settles differences.
-type remedy struct {
-	keep, adopt   string   // the variables
-	kept, taken   []string // what they settle already
-	tokens        []string // of the differences
-	databaseMoved bool     // alone, for one of them
+// A Choice is a way to settle differences, with what the variable settles already. Each token in
+// Value settles one difference; an operator leaves out those for which another choice is right.
+type Choice struct {
+	Meaning  string `json:"meaning"`  // which side is right, and when
+	Variable string `json:"variable"` // to set in the environment
+	Value    string `json:"value"`
 }
 
-// choices returns what can be right, and the variable to set then, with its value.
-func (r remedy) choices() [][2]string {
-	set := func(variable string, entries []string, more ...string) string {
-		return variable + "=" + strings.Join(slices.Concat(entries, more), ",")
-	}
-	choices := [][2]string{{"The database is right, for now:", set(r.keep, r.kept, r.tokens...)}}
-	if r.databaseMoved { // for an operator who changes providers in the database only
-		choices = append(choices, [2]string{"The database is right whenever it alone has changed:", set(r.keep, r.kept, everybody+"@"+databaseOnly)})
-	}
-	return append(choices, [2]string{"The environment is right: the database takes its values with", set(r.adopt, r.taken, r.tokens...)})
-}
+func (c Choice) String() string { return c.Variable + "=" + c.Value }
 
 // A ProviderDrift is one provider that drifted.
 type ProviderDrift struct {
@@ -122,14 +110,14 @@ func (e *DriftError) Error() string {
 		}
 	}
 	b.WriteString(`
-The database is the source of truth; the environment only creates providers that
-do not exist yet. Choose for each provider above, and start again:
+The database is the source of truth; the environment only creates providers
+that do not exist yet. Choose for each provider above, and start again:
   - The database is right, for good: set each variable to the database's value
-    (unset it for "(none)"), or remove the provider's variables. Indexed providers
-    after it then move up by one, since their numbers have no gap.
+    (unset it for "(none)"), or remove the provider's variables. Indexed
+    providers after it then move up by one, since their numbers have no gap.
 `)
-	for _, choice := range e.remedy.choices() {
-		fmt.Fprintf(&b, "  - %s\n      %s\n", choice[0], choice[1])
+	for _, choice := range e.Choices {
+		fmt.Fprintf(&b, "  - %s:\n      %s\n", choice.Meaning, choice)
 	}
 	b.WriteString("Each token settles only the difference shown. Leave out the tokens of the\nproviders for which you choose otherwise.")
 	return b.String()

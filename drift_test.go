@@ -393,3 +393,27 @@ func TestO3_StaleSettingsNeverChangeARow(t *testing.T) {
 		}
 	})
 }
+
+func TestO3_WhichEntryGoesFirst(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.Seeded("OPENAI_KEY=" + keyA)
+	diverged := "OPENAI_KEY=" + keyB
+	step := f.stepOf(diverged)
+	require.Equal(t, aiseed.ActionAdopt, f.stepOf(diverged, "DRIFT_KEEP=*", settling("DRIFT_ADOPT", step)).Action)
+	exact := f.stepOf(diverged, "DRIFT_KEEP=*,openai@"+step.Digest)
+	require.Equal(t, aiseed.ActionKeep, exact.Action)
+	require.Len(t, exact.Warnings, 1, "the token goes before the standing choice, and warns")
+
+	f.Seeded("OPENAI_KEY="+keyA, "DRIFT_KEEP=*,*@database,openai@*,openai@database,absent@*")
+	require.Equal(t, []string{"WARN AI providers: CODER_AIBRIDGE_DRIFT_KEEP: absent@* matches no current difference and has no effect; remove it"}, f.Logs.Warnings())
+
+	for entry, reason := range map[string]string{
+		"ADOPT=*": "a standing choice", "ADOPT=openai@*": "a standing choice", "ADOPT=*@database": "a standing choice", "ADOPT=openai@database": "a standing choice",
+		"KEEP=@*": "not a name@digest", "KEEP=*@*": "not a name@digest", "KEEP=openai@": "not a name@digest", "KEEP=Open@*": "not a name@digest", "KEEP=*@environment": "a choice that stands is *, name@*, *@database or name@database",
+	} {
+		_, err := aiseed.ParseEnviron(context.Background(), []string{aiseed.DefaultPrefix + "DRIFT_" + entry}, slog.Logger{})
+		require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
+		require.ErrorContains(t, err, reason, entry)
+	}
+}

@@ -333,7 +333,7 @@ func TestE9_N7_AMisfitMayNotGrow(t *testing.T) {
 		{Name: "x", Type: TypeOpenAI, Bedrock: &BedrockSettings{}, Keys: old.Keys},
 		{Name: "x", Type: TypeBedrock, Bedrock: &BedrockSettings{AccessKeySecret: NewSecret("s")}},
 	} {
-		require.ErrorContains(t, checked(p, Provider{}), "1 problem in", "E5")
+		require.ErrorContains(t, checked(p, Provider{}), "1 problem with", "E5")
 	}
 }
 

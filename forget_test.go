@@ -319,3 +319,25 @@ func TestO7_L6_A7_O8_ForgettingIsAnOperation(t *testing.T) {
 	require.Len(t, l.Audits.Entries(), delivered+7, "with the two of alice")
 	require.Eventually(t, func() bool { now, _ := watched.Counts(); return now > told }, testkit.Patience, time.Millisecond)
 }
+
+// O5: the name of a schema is never taken for a place to fill in.
+func TestO5_O7_ASchemaWithBracesInItsName(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	f.Keyring = storetest.Keyring(t, 1)
+	schema := func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Schema, o.Migrate = "{schema}{table}{unused}", true }
+	f.Store, _ = f.Open(schema)
+	f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
+	lost := f.Keyring.IDs()[0]
+	f.Keyring = storetest.Keyring(t, 2, 1)
+	f.Store, _ = f.Open(schema)
+	report, err := f.Store.Rotate(ctx)
+	require.NoError(t, err)
+	require.Equal(t, aiseed.RotateResult{Changed: 2, Revoked: []string{lost}}, report)
+	f.Keyring = storetest.Keyring(t, 3)
+	pool, options, _ := f.Connect(schema)
+	forgotten, err := aiseed.ForgetKey(ctx, pool, options, "bob", storetest.Keyring(t, 2).IDs()[0])
+	require.NoError(t, err)
+	require.Len(t, forgotten, 2)
+}

@@ -37,7 +37,24 @@ func (d desired) variableOf(field string) string {
 	return d.variable(field)
 }
 
-// variablesOf returns all variables that set a secret or a model.
+// shapeVariables returns the variables that set what of the shape is not written as in a row.
+func (d desired) shapeVariables(stored Provider) (names []string) {
+	baseURL := fieldBaseURL
+	if d.Bedrock != nil {
+		baseURL = fieldBedrockBaseURL
+	}
+	for _, f := range []struct {
+		field string
+		same  bool
+	}{{fieldType, stored.Type == d.Type}, {baseURL, stored.BaseURL == d.BaseURL}, {fieldBedrockRegion, stored.region() == d.region()}} {
+		if !f.same {
+			names = append(names, d.variablesOf(f.field)...)
+		}
+	}
+	return names
+}
+
+// variablesOf returns all variables that set a field.
 func (d desired) variablesOf(field string) (names []string) {
 	for _, of := range d.setBy {
 		names = append(names, of(field)...)

@@ -115,8 +115,8 @@ func TestO4_ChecksAreThoseOfTheEnvironment(t *testing.T) {
 		n    aiseed.ProviderSpec
 		want []string
 	}{
-		"nothing":            {aiseed.ProviderSpec{}, []string{"1 problem", "type, name: neither a type nor a name"}},
-		"a bad name":         {aiseed.ProviderSpec{Type: "openai", Name: "Bad"}, []string{"name (provider Bad): not a valid name"}},
+		"nothing":            {aiseed.ProviderSpec{}, []string{"aiseed: 1 problem with the call; nothing was changed", "type, name: neither a type nor a name"}},
+		"a bad name":         {aiseed.ProviderSpec{Type: "openai", Name: "Bad"}, []string{"aiseed: 1 problem with the provider; nothing was changed", "name (provider Bad): not a valid name"}},
 		"an unknown type":    {aiseed.ProviderSpec{Type: "cohere", Name: "x"}, []string{"type (provider x): not a supported type; want one of anthropic, azure"}},
 		"a bad base URL":     {aiseed.ProviderSpec{Type: "openai", Name: "x", BaseURL: "x"}, []string{"base_url (provider x): not an absolute http or https URL"}},
 		"bad keys":           {aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: secrets("a b", "c", "c")}, []string{"keys (provider x): element 1: a space in it", "element 3: the same as element 2"}},
@@ -375,6 +375,17 @@ func TestO4_KeysOfAProviderWithGaps(t *testing.T) {
 	require.Equal(t, []aiseed.ProviderKeyInfo{{ID: p.Keys[1].ID, Mask: "****"}, {ID: added.ID, Mask: "****"}}, infos[0].Keys)
 	_, err = f.Store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("4"))
 	require.ErrorIs(t, err, aiseed.ErrInvalidConfig, "it has that one")
+}
+
+// O4: there is no position behind the last that SQL can write.
+func TestO4_AKeyAtTheLastPosition(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("1"), aiseed.NewSecret("2")}})
+	f.Exec(`update ai_provider_keys set position = 2147483647 where position = 1`)
+	added, err := f.Store.AddProviderKey(context.Background(), "a", p.ID, aiseed.NewSecret("3"))
+	require.NoError(t, err)
+	require.Equal(t, []string{p.Keys[0].ID.String(), p.Keys[1].ID.String(), added.ID.String()}, f.Rows(`select id::text from ai_provider_keys order by position`))
 }
 
 func TestO4_ATombstoneIsNotFound(t *testing.T) {

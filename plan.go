@@ -3,6 +3,7 @@ package aiseed
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"example.com/aiseed/internal/text"
@@ -28,6 +29,7 @@ const (
 type Plan struct {
 	Steps    []Step
 	Warnings []Warning // not about a step: those of [Config.Warnings], of variables without a provider, and of stale tokens
+	Choices  []Choice  // what settles the differences that nobody has settled; nil if there are none
 
 	// Variables has each variable that is set, and what becomes of it. It is nil for a Config
 	// that was built by hand.
@@ -60,9 +62,8 @@ type sides struct {
 	stored  *storedProvider // empty if there is no row
 	target  *Provider       // the row as adopting makes it; nil if nothing differs
 	open    *disagreement   // nil if nothing differs; the first digest is that of the step
-	differ  []string        // the variables whose value is not in use, apart from the shape
+	differ  []string        // the variables whose value is not that of the row
 	settles []string        // the variables that settle the difference
-	settle  settlement      // what did not settle it
 	notes   []string        // for the log, at level info
 }
 
@@ -106,6 +107,7 @@ func diff(want []desired, stored map[string]*storedProvider, origins origins, se
 		plan.Steps = append(plan.Steps, step)
 	}
 	plan.Warnings = plan.unused(settle)
+	plan.Choices = plan.choices(settle, ActionDrifted, ActionDiverged)
 	return plan
 }
 
@@ -118,6 +120,9 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 		return // as most do
 	}
 	s.Drift = shapeDrift(stored.Provider, *want)
+	if s.Drift != nil {
+		both.differ = want.shapeVariables(stored.Provider)
+	}
 	target := want.adoptedBy(stored.Provider, s.Drift != nil)
 	list := differences(stored.Provider, target, of.shown)
 	var removable []string
@@ -147,6 +152,11 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 	if len(list) == 0 && s.Drift == nil {
 		return
 	}
+	for i, key := range stored.Keys {
+		if !slices.ContainsFunc(target.Keys, func(k ProviderKey) bool { return k.ID == key.ID }) && slices.ContainsFunc(secretsOf(target), key.APIKey.Equal) {
+			s.Adopting = append(s.Adopting, "removes API key "+strconv.Itoa(i+1)+", which the row has twice")
+		}
+	}
 	both.target = &target
 	both.open = &disagreement{provider: s.Name, drift: s.Drift != nil, digests: digests(stored, want.Provider, target, of.bound)}
 	if origins != nil {
@@ -160,7 +170,6 @@ func (s *Step) compare(origins origins, settle settlement, of fingerprints) {
 func (s *Step) decide(settle settlement, list []difference, removable []string) {
 	both := s.between()
 	adopt, keep := settle.variables.legacy(variableDriftAdopt), settle.variables.legacy(variableDriftKeep)
-	both.settle = settle
 	entry, adopts := settle.choose(*both.open)
 	_, choice := standing(entry)
 	switch {
@@ -264,22 +273,30 @@ func (p *Plan) drift(settle settlement) error {
 	if drifted == nil {
 		return nil
 	}
-	return &DriftError{Providers: drifted, remedy: p.remedy(settle, ActionDrifted)}
+	return &DriftError{Providers: drifted, Choices: p.choices(settle, ActionDrifted)}
 }
 
-// remedy settles the differences of all steps with some actions.
-func (p *Plan) remedy(settle settlement, actions ...Action) remedy {
-	r := remedy{
-		keep: settle.variables.legacy(variableDriftKeep), kept: p.effective(settle.keep),
-		adopt: settle.variables.legacy(variableDriftAdopt), taken: p.effective(settle.adopt),
-	}
+// choices returns what settles the differences of all steps with some actions.
+func (p *Plan) choices(settle settlement, actions ...Action) []Choice {
+	var tokens []string
+	databaseMoved := false // alone, for one of them
 	for _, s := range p.Steps {
 		if slices.Contains(actions, s.Action) {
-			r.tokens = append(r.tokens, s.token())
-			r.databaseMoved = r.databaseMoved || s.Moved == SideDatabase
+			tokens = append(tokens, s.token())
+			databaseMoved = databaseMoved || s.Moved == SideDatabase
 		}
 	}
-	return r
+	if tokens == nil {
+		return nil
+	}
+	keep, kept := settle.variables.legacy(variableDriftKeep), p.effective(settle.keep)
+	adopt, taken := settle.variables.legacy(variableDriftAdopt), p.effective(settle.adopt)
+	list := func(entries []string, more ...string) string { return strings.Join(slices.Concat(entries, more), ",") }
+	choices := []Choice{{"The database is right, for now", keep, list(kept, tokens...)}}
+	if databaseMoved { // for an operator who changes providers in the database only
+		choices = append(choices, Choice{"The database is right whenever it alone has changed", keep, list(kept, everybody+"@"+databaseOnly)})
+	}
+	return append(choices, Choice{"The environment is right: the database takes its values", adopt, list(taken, tokens...)})
 }
 
 // token settles the difference of a step.
@@ -344,9 +361,9 @@ var fateOf = map[Action]VariableFate{
 }
 
 // fateOf returns the action that decides about a variable of a provider. What agrees agrees,
-// whatever happens to the rest.
+// whatever happens to the rest, unless the start stops.
 func (s *Step) fateOf(variable string) Action {
-	if s.Digest != "" && s.Drift == nil && !slices.Contains(s.between().differ, variable) {
+	if s.Digest != "" && s.Action != ActionDrifted && !slices.Contains(s.between().differ, variable) {
 		return ActionUnchanged
 	}
 	return s.Action

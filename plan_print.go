@@ -3,7 +3,6 @@ package aiseed
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -47,7 +46,7 @@ func (p *Plan) Table(width int, colour bool) string {
 	for _, w := range p.Warnings {
 		b.wrap("  ", w.String())
 	}
-	p.writeRemedy(b)
+	p.writeChoices(b)
 	return b.String()
 }
 
@@ -75,17 +74,16 @@ func (s *Step) writeDifference(b *wrapper) {
 	}
 }
 
-// writeRemedy writes how to settle what nobody has settled.
-func (p *Plan) writeRemedy(b *wrapper) {
-	i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Action == ActionDrifted || s.Action == ActionDiverged })
-	if i < 0 {
+// writeChoices writes how to settle what nobody has settled.
+func (p *Plan) writeChoices(b *wrapper) {
+	if p.Choices == nil {
 		return
 	}
 	b.WriteString("\n")
 	b.wrap("", "To settle what differs, set one of these. Leave out the tokens of the providers for which you choose otherwise.")
-	for _, choice := range p.remedy(p.Steps[i].between().settle, ActionDrifted, ActionDiverged).choices() {
-		b.wrap("  ", choice[0])
-		b.wrap("    ", choice[1])
+	for _, choice := range p.Choices {
+		b.wrap("  ", choice.Meaning+":")
+		b.wrap("    ", choice.String())
 	}
 }
 
@@ -175,8 +173,9 @@ func (p *Plan) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		Steps     []Step         `json:"steps"`
 		Warnings  []Warning      `json:"warnings,omitempty"`
+		Choices   []Choice       `json:"choices,omitempty"`
 		Variables []VariableFate `json:"variables,omitempty"`
-	}{steps, p.Warnings, p.Variables})
+	}{steps, p.Warnings, p.Choices, p.Variables})
 }
 
 // credentials describes briefly what a provider authenticates with, masked.

@@ -110,7 +110,7 @@ type Provider struct {
 	DisplayName string           `json:"display_name"` // "" for none
 	Enabled     bool             `json:"enabled"`
 	BaseURL     string           `json:"base_url"`          // as the operator wrote it, see [MaskURL]; "" is the default of the type
-	Bedrock     *BedrockSettings `json:"bedrock,omitempty"` // nil for a provider with bearer keys
+	Bedrock     *BedrockSettings `json:"bedrock,omitempty"` // nil for a provider with bearer keys, and for one that [ForgetKey] left without
 	Keys        []ProviderKey    `json:"keys"`              // bearer keys, in the configured order
 	Revision    int64            `json:"revision"`          // starts at 1 and counts the changes of the provider and its keys
 	CreatedAt   time.Time        `json:"created_at"`
@@ -235,7 +235,7 @@ func (f *fieldProblems) err() error {
 	if len(f.problems) == 0 {
 		return nil
 	}
-	return configError(f.problems)
+	return operationError(f.provider, f.problems)
 }
 
 // check reports what is wrong with a provider that was old until now. It checks the values

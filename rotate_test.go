@@ -180,6 +180,7 @@ func TestO5_ValuesThatDoNotOpenAreReportedAndLeft(t *testing.T) {
 	f.seedMany(3)
 	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4) where id = (select id from ai_provider_keys order by id limit 1)`)
 	damaged := f.Rows(`select id::text from ai_provider_keys order by id limit 1`)[0]
+	f.Exec(`insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 9, 'plain' from ai_providers limit 1`)
 	f.Keyring = storetest.Keyring(t, 2, 1)
 	f.Store, _ = f.Open()
 	report, err := f.Store.Rotate(ctx)
@@ -187,6 +188,7 @@ func TestO5_ValuesThatDoNotOpenAreReportedAndLeft(t *testing.T) {
 	require.Len(t, report.Left, 1)
 	require.Equal(t, damaged, report.Left[0].RowID.String())
 	require.Equal(t, 6, report.Changed, "the others are done")
+	require.Equal(t, 1, report.Plaintext, "and counted, though one is left")
 	require.Empty(t, report.Revoked, "a row still needs the key")
 }
 

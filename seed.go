@@ -202,6 +202,7 @@ func (r *start) explain(ctx context.Context) {
 			step.Moved = r.origins.moved(step.between().stored, step.between().want)
 		}
 	}
+	r.plan.Choices = r.plan.choices(r.settle, ActionDrifted, ActionDiverged) // one depends on who moved
 }
 
 // decide makes the plan, and what to write for it. The delivery of its audit entries begins in

@@ -2,6 +2,7 @@ package aiseed_test
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -365,4 +366,81 @@ func TestE1_TheWordsHaveTheCallersPrefix(t *testing.T) {
 	require.ErrorIs(t, err, aiseed.ErrDrift)
 	require.ErrorContains(t, err, "X_DRIFT_ADOPT=openai@")
 	require.NotContains(t, err.Error(), aiseed.DefaultPrefix)
+}
+
+// O9: what agrees agrees, whatever happens to the rest of its provider.
+func TestO9_FatesOfVariablesThatAgreeInADrift(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	was := indexed("TYPE=openai", "NAME=a", "BASE_URL=https://old/", "KEY="+keyA)
+	f.Seeded(was...)
+	for name, is := range map[string][]string{
+		"a base URL":           indexed("TYPE=openai", "NAME=a", "BASE_URL=https://new/", "KEY="+keyA),
+		"a type":               indexed("TYPE=azure", "NAME=a", "BASE_URL=https://old/", "KEY="+keyA),
+		"a base URL and a key": indexed("TYPE=openai", "NAME=a", "BASE_URL=https://new/", "KEY="+keyB),
+		"Bedrock in its place": indexed("TYPE=anthropic", "NAME=a", "BEDROCK_BASE_URL=https://old/", "BEDROCK_REGION=r"),
+	} {
+		step := f.stepOf(slices.Clone(is)...)
+		for variable, want := range map[string]aiseed.Fate{"": aiseed.FateStops, "DRIFT_KEEP": aiseed.FateOverruled, "DRIFT_ADOPT": aiseed.FateAdopted} {
+			lines := slices.Clone(is)
+			if variable != "" {
+				lines = append(lines, settling(variable, step))
+			}
+			plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.Store, f.Parse(lines...), slog.Logger{})
+			require.NoError(t, err)
+			for _, v := range plan.Variables {
+				if v.Provider == "" {
+					require.Equal(t, aiseed.FateSettles, v.Fate, name)
+					continue
+				}
+				line := is[slices.IndexFunc(is, func(line string) bool { return strings.HasPrefix(aiseed.DefaultPrefix+line, v.Name+"=") })]
+				switch {
+				case variable != "" && (slices.Contains(was, line) || strings.Contains(line, "BEDROCK_BASE_URL")):
+					require.Equal(t, aiseed.FateAgrees, v.Fate, "%s: %s", name, v.Name)
+				default:
+					require.Equal(t, want, v.Fate, "%s: %s", name, v.Name)
+				}
+			}
+		}
+	}
+}
+
+// O1: the credentials of a step are those in use when the plan is carried out.
+func TestO1_CredentialsAreThoseInUse(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	end := func(key string) string { return "****" + key[len(key)-4:] }
+	shows := func(want string, lines ...string) {
+		t.Helper()
+		step := f.stepOf(lines...)
+		raw, err := json.Marshal(step)
+		require.NoError(t, err)
+		require.Contains(t, string(raw), `"credentials":"`+want+`"`)
+		plan := aiseed.Plan{Steps: []aiseed.Step{step}}
+		require.Contains(t, strings.SplitN(plan.String(), "\n\n", 2)[0], " "+want+" ")
+	}
+	shows(end(keyA), "OPENAI_KEY="+keyA)
+	f.Seeded("OPENAI_KEY=" + keyA)
+	diverged := "OPENAI_KEY=" + keyB
+	step := f.stepOf(diverged)
+	shows(end(keyA), diverged)
+	shows(end(keyA), diverged, "OPENAI_BASE_URL=https://drifted/")
+	shows(end(keyA), diverged, settling("DRIFT_KEEP", step))
+	shows(end(keyB), diverged, settling("DRIFT_ADOPT", step))
+	shows(end(keyA), "PROVIDER_0_TYPE=openai") // the environment sets none
+	f.Exec(`update ai_providers set deleted = true`)
+	shows("(none)", diverged)
+}
+
+// O3: a key that SQL gave a row twice is no difference, and what adopting does about it is said.
+func TestO3_AdoptingSaysThatItRemovesARepeatedKey(t *testing.T) {
+	t.Parallel()
+	f := setup(t, storetest.Plaintext)
+	f.Seeded("OPENAI_KEY=" + keyA)
+	f.Exec(`insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 1, $1 from ai_providers`, keyA)
+	require.Empty(t, f.stepOf("OPENAI_KEY="+keyA).Digest)
+	step := f.stepOf("OPENAI_KEY="+keyA, "OPENAI_BASE_URL=https://new/")
+	require.Equal(t, []string{"removes API key 2, which the row has twice"}, step.Adopting)
+	require.NoError(t, f.Seed(f.Parse("OPENAI_KEY="+keyA, "OPENAI_BASE_URL=https://new/", settling("DRIFT_ADOPT", step))))
+	require.Len(t, f.Rows(`select id from ai_provider_keys`), 1)
 }

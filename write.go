@@ -163,34 +163,52 @@ func (c *changes) update(old *storedProvider, p Provider) error {
 }
 
 // updateKeys gives a provider the keys of p, in their order, and reports whether that changes
-// anything. Keys that have to move, and new ones, get positions behind all that were in use. So no
-// statement can meet a position that another one has yet to free.
+// anything.
 func (c *changes) updateKeys(old *storedProvider, p Provider) (changed bool) {
 	audits := len(c.audits)
 	positions := map[uuid.UUID]int{}
-	next, last := 0, math.MinInt
 	for i, key := range old.Keys {
-		positions[key.ID], next = old.positions[i], old.positions[i]+1
+		positions[key.ID] = old.positions[i]
 		if !slices.ContainsFunc(p.Keys, func(k ProviderKey) bool { return k.ID == key.ID }) {
 			c.removed = append(c.removed, key.ID)
 			c.audits = append(c.audits, auditOfKey(c.actor, AuditDelete, p, key.ID, auditedKey(old.positions[i], key.APIKey), nil))
 		}
 	}
-	for _, key := range p.Keys {
-		position, known := positions[key.ID]
-		if !known || position < last {
-			was := position
-			position, next = next, next+1
-			if known {
-				c.moved = append(c.moved, keyMove{key.ID, position})
-				c.audits = append(c.audits, auditOfKey(c.actor, AuditUpdate, p, key.ID, auditedKey(was, key.APIKey), auditedKey(position, key.APIKey)))
-			} else {
-				c.addKeys(p, []ProviderKey{key}, position)
-			}
+	for i, position := range newPositions(old, positions, p.Keys) {
+		key := p.Keys[i]
+		if was, known := positions[key.ID]; !known {
+			c.addKeys(p, []ProviderKey{key}, position)
+		} else if was != position {
+			c.moved = append(c.moved, keyMove{key.ID, position})
+			c.audits = append(c.audits, auditOfKey(c.actor, AuditUpdate, p, key.ID, auditedKey(was, key.APIKey), auditedKey(position, key.APIKey)))
 		}
-		last = position
 	}
 	return len(c.audits) > audits
+}
+
+// newPositions returns the positions of keys in a row that had old, with the positions of its
+// keys. Keys that have to move, and new ones, get positions behind all that were in use. So no
+// statement can meet a position that another one has yet to free. If there is no room behind,
+// all get positions before the first.
+func newPositions(old *storedProvider, positions map[uuid.UUID]int, keys []ProviderKey) []int {
+	next, last := 0, math.MinInt
+	if n := len(old.positions); n > 0 {
+		next = old.positions[n-1] + 1
+	}
+	placed := make([]int, len(keys))
+	for i, key := range keys {
+		position, known := positions[key.ID]
+		if !known || position < last {
+			position, next = next, next+1
+		}
+		placed[i], last = position, position
+	}
+	for i := range placed {
+		if last > math.MaxInt32 {
+			placed[i] = old.positions[0] - len(keys) + i
+		}
+	}
+	return placed
 }
 
 // replaceKeys returns the keys of a provider that had old and gets want, with the ids and times of

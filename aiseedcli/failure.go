@@ -15,9 +15,8 @@ type failure struct {
 
 	Problems []problem `json:"problems,omitempty"` // class configuration: everything that is wrong
 
-	Drifts []drift `json:"drifts,omitempty"` // class drift, like the next two
-	Keep   string  `json:"keep,omitempty"`   // settles all, by keeping the database's values: NAME=value
-	Adopt  string  `json:"adopt,omitempty"`  // settles all, by adopting the environment's
+	Drifts  []drift         `json:"drifts,omitempty"`  // class drift
+	Choices []aiseed.Choice `json:"choices,omitempty"` // what settles them
 
 	Values []value `json:"values,omitempty"` // classes undecryptable and plaintext
 
@@ -108,7 +107,7 @@ func (a *app) failureOf(err error) *failure {
 		for _, p := range drifted.Providers {
 			f.Drifts = append(f.Drifts, drift{p.Name, p.ID.String(), p.Moved, p.Name + "@" + p.Digest, p.Fields, p.Adopting})
 		}
-		f.Keep, f.Adopt = a.settling("DRIFT_KEEP", f.Drifts), a.settling("DRIFT_ADOPT", f.Drifts)
+		f.Choices = drifted.Choices
 	case errors.As(err, &lock) && lock.Holder != nil:
 		h := lock.Holder
 		f.Holder = &holder{PID: h.PID, Application: h.ApplicationName, Address: h.ClientAddr}
@@ -201,12 +200,3 @@ func (e *aboutError) Unwrap() error { return e.cause }
 
 // bare returns an error's text without the library's name.
 func bare(err error) string { return strings.TrimPrefix(err.Error(), "aiseed: ") }
-
-// settling returns the variable that settles all drifts.
-func (a *app) settling(variable string, drifts []drift) string {
-	var tokens []string
-	for _, d := range drifts {
-		tokens = append(tokens, d.Token)
-	}
-	return a.prefix() + variable + "=" + strings.Join(tokens, ",")
-}

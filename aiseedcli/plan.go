@@ -19,13 +19,14 @@ type planDocument struct {
 	SchemaMissing bool                  `json:"schema_missing"` // there are no tables: apply the schema first
 	Steps         []aiseed.Step         `json:"steps"`
 	Warnings      []aiseed.Warning      `json:"warnings"`
+	Choices       []aiseed.Choice       `json:"choices"` // what settles the differences
 	Variables     []aiseed.VariableFate `json:"variables"`
 }
 
 // runPlan shows what a start would do.
 func runPlan(ctx context.Context, a *app) (result, error) {
 	r, err := a.withPlan(ctx, func(p planned) (result, error) {
-		r := result{document: planDocument{p.store == nil, list(p.Steps), list(p.Warnings), list(p.Variables)}, text: func() { a.printPlan(p) }}
+		r := result{document: planDocument{p.store == nil, list(p.Steps), list(p.Warnings), list(p.Choices), list(p.Variables)}, text: func() { a.printPlan(p) }}
 		switch {
 		case slices.ContainsFunc(p.Steps, func(s aiseed.Step) bool { return s.Action == aiseed.ActionDrifted }):
 			r.code = exitStops
@@ -127,7 +128,7 @@ func runApply(ctx context.Context, a *app) (result, error) {
 		if err != nil {
 			return result{}, err
 		}
-		did := applied{planDocument: planDocument{false, list(plan.Steps), list(plan.Warnings), list(plan.Variables)}, Audits: "left"}
+		did := applied{planDocument: planDocument{false, list(plan.Steps), list(plan.Warnings), list(plan.Choices), list(plan.Variables)}, Audits: "left"}
 		if a.flags.discardAudits {
 			if _, err := store.DeliverAudits(ctx, aiseed.DiscardAudits); err != nil {
 				did.AuditsProblem = bare(err)
