@@ -1,7 +1,6 @@
 package aiseed
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -12,7 +11,8 @@ import (
 
 // A DatabaseError reports a failure of a server or a connection. It omits the
 // server's own message and detail, because they can quote a row. It matches
-// [ErrDatabase], and the context's error if that ended the operation.
+// [ErrDatabase], the context's error if that ended the operation, and the error of a
+// hook of the host's pool if that failed, whose text it omits too.
 type DatabaseError struct {
 	Operation  string // what was being done, such as "reading the providers"
 	SQLState   string // PostgreSQL Appendix A; "" if the error is not the server's answer
@@ -28,8 +28,10 @@ func (e *DatabaseError) Error() string {
 	switch {
 	case e.cause.Context != nil:
 		return text + e.cause.Context.Error()
+	case e.cause.Reason != "":
+		return text + e.cause.Reason
 	case e.SQLState == "":
-		return text + cmp.Or(e.cause.Reason, "the server's answer was not understood; are the tables those of aiseed's schema?")
+		return text + "the server's answer was not understood; are the tables those of aiseed's schema?"
 	}
 	if e.cause.Policy {
 		return text + policyText(e.policies)
@@ -47,12 +49,17 @@ func (e *DatabaseError) Error() string {
 	return text
 }
 
-// Unwrap returns [ErrDatabase] and the context's error, if any.
+// Unwrap returns [ErrDatabase], the context's error, if any, and an error that stands for that of a hook, if any:
+// [errors.Is] and [errors.As] find what the hook returned, and nothing prints it.
 func (e *DatabaseError) Unwrap() []error {
+	matches := []error{ErrDatabase}
 	if e.cause.Context != nil {
-		return []error{ErrDatabase, e.cause.Context}
+		matches = append(matches, e.cause.Context)
 	}
-	return []error{ErrDatabase}
+	if e.cause.Hook != nil {
+		matches = append(matches, e.cause.Hook)
+	}
+	return matches
 }
 
 // SQLSTATEs that this package acts on. PostgreSQL Appendix A.
@@ -83,22 +90,16 @@ func sqlStateHint(state string) string {
 		return "some of the schema is there already, and the table aiseed_schema does not say so; complete it by hand from the files of aiseed.Migrations"
 	case stateUndefinedTable, stateUndefinedSchema, stateUndefinedColumn, stateDatatypeMismatch:
 		return "the tables are not those of aiseed's schema; compare them with the files of aiseed.Migrations"
-	case "53300":
-		return "the server has no connection slot left; raise max_connections, make the pools smaller, or put a pooler between"
 	case "53100":
 		return "the server's disk is full"
 	case "53200":
 		return "the server is out of memory"
 	case "42501":
 		return "the role lacks a privilege on the database, the schema or its tables; grant it, or connect as their owner"
-	case "28P01", "28000":
-		return "the server refused the login; check user, password and pg_hba.conf"
-	case "3D000":
-		return "the database does not exist; create it, or check the connection string"
 	case stateCancelled:
 		return "the server cancelled the statement; check statement_timeout of the role and the database"
-	case "57P01", "57P02", stateCannotConnectNow:
-		return "the server is shutting down or starting up; start again when it is there"
+	case "57P01", "57P02":
+		return "the server is shutting down; start again when it is there"
 	}
 	return ""
 }

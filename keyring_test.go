@@ -199,9 +199,8 @@ func TestStatesOfTheServerHaveARemedy(t *testing.T) {
 	t.Parallel()
 	for state, want := range map[string]string{
 		"25006": "connect to the primary", "55P03": "find it in pg_stat_activity", "23505": "another process keeps writing the same rows",
-		"53300": "raise max_connections", "53100": "disk is full", "53200": "out of memory", "42501": "grant it",
-		"28P01": "check user, password and pg_hba.conf", "28000": "check user, password and pg_hba.conf", "3D000": "the database does not exist",
-		"57014": "check statement_timeout", "57P01": "start again when it is there", "57P02": "start again when it is there", "57P03": "start again when it is there",
+		"53100": "disk is full", "53200": "out of memory", "42501": "grant it",
+		"57014": "check statement_timeout", "57P01": "start again when it is there", "57P02": "start again when it is there",
 	} {
 		require.ErrorContains(t, &DatabaseError{Operation: "reading", SQLState: state}, "aiseed: reading: SQLSTATE "+state+": ")
 		require.Contains(t, sqlStateHint(state), want)

@@ -286,7 +286,7 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 		require.NoError(t, err)
 		pool.Close()
 		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
-		databaseError(t, err, "", "the pool gave no connection")
+		databaseError(t, err, "", "the pool is closed")
 	})
 	t.Run("a cancelled context", func(t *testing.T) {
 		t.Parallel()

@@ -91,11 +91,7 @@ func (d *doctor) cannotConnect(ctx context.Context, err error) []finding {
 	if ctx.Err() != nil {
 		return fail(fmt.Sprintf("%s: no answer within %s", d.address(), checkTimeout), "Check host, port and firewall")
 	}
-	text := strings.TrimPrefix(bare(database), database.Operation+": ")
-	if database.SQLState != "" {
-		text = d.address() + ": " + text
-	}
-	return fail(text, "")
+	return fail(strings.TrimPrefix(bare(database), database.Operation+": "), "")
 }
 
 // address returns where the database is, and the user who connects.

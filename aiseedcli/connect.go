@@ -35,19 +35,13 @@ var (
 // pool makes a pool, which connects when it is first used. pgx reads the PG*
 // variables.
 func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
-	dsn, source := cmp.Or(a.flags.database, a.lookup(a.DatabaseVariable)), a.DatabaseVariable
-	switch {
-	case a.flags.database != "":
-		source = "-database"
-	case dsn == "":
-		source = "the PG* variables"
+	dsn, source, err := a.connectionString()
+	if err != nil {
+		return nil, err
 	}
-	config, err := pgxpool.ParseConfig(dsn)
-	if err != nil || strings.Contains(config.ConnConfig.Database, "@") || strings.Contains(config.ConnConfig.Host, "@") {
-		// pgx quotes what it cannot read, which can contain a password. If a slash or
-		// an at sign of a password is not encoded, a part of the password becomes the
-		// name of the database or of the host.
-		return nil, fmt.Errorf("the connection string of %s cannot be read; want postgres://user:password@host:port/database with special characters percent-encoded, or host=... user=..., and files that it names have to be readable", source)
+	config, problem := parseString(dsn)
+	if problem != "" {
+		return nil, &aboutError{"the connection string of " + source + " " + problem, aiseed.ErrDatabase}
 	}
 	// Processes that wait for our lock see this name.
 	config.ConnConfig.RuntimeParams["application_name"] = "aiseed"
@@ -65,23 +59,42 @@ func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
+// connectionString returns the connection string, and where it comes from. It is "" if only the PG* variables say
+// where the database is.
+func (a *app) connectionString() (dsn, source string, err error) {
+	if a.flags.database != "" {
+		return a.flags.database, "-database", nil
+	}
+	dsn, source, err = a.valueOrFile(a.DatabaseVariable, aiseed.ErrDatabase)
+	if dsn == "" {
+		source = "the PG* variables"
+	}
+	return dsn, source, err
+}
+
+// valueOrFile returns the value of a variable, or of the file that its _FILE twin names, and which of both is set.
+func (a *app) valueOrFile(variable string, class error) (value, source string, err error) {
+	value, path := a.lookup(variable), a.lookup(variable+"_FILE")
+	switch {
+	case value != "" && path != "":
+		return "", "", &aboutError{fmt.Sprintf("%s and %s_FILE are both set; remove one", variable, variable), class}
+	case path == "":
+		return value, variable, nil
+	}
+	variable += "_FILE"
+	value, reason := secretfile.Read(path)
+	if reason != "" {
+		// Do not show the path: it can be the secret, in the wrong variable.
+		return "", "", &aboutError{fmt.Sprintf("%s: the file that it names %s", variable, reason), class}
+	}
+	return value, variable, nil
+}
+
 // keyring returns the keyring of the environment, or nil if there is none.
 func (a *app) keyring() (*aiseed.Keyring, error) {
-	variable := a.flags.keysVariable
-	list, path := a.lookup(variable), a.lookup(variable+"_FILE")
-	switch {
-	case list != "" && path != "":
-		return nil, &aboutError{fmt.Sprintf("%s and %s_FILE are both set; remove one", variable, variable), aiseed.ErrKeyring}
-	case path != "":
-		variable += "_FILE"
-		contents, reason := secretfile.Read(path)
-		if reason != "" {
-			// Do not show the path: it can be the keys, in the wrong variable.
-			return nil, &aboutError{fmt.Sprintf("%s: the file that it names %s", variable, reason), aiseed.ErrKeyring}
-		}
-		list = contents
-	case list == "":
-		return nil, nil
+	list, variable, err := a.valueOrFile(a.flags.keysVariable, aiseed.ErrKeyring)
+	if err != nil || list == "" {
+		return nil, err
 	}
 	keyring, err := aiseed.ParseKeyring(list)
 	if err != nil {

@@ -33,7 +33,7 @@ func (a *app) flagSet() *flag.FlagSet {
 	f := flag.NewFlagSet("", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	to := &a.flags
-	f.StringVar(&to.database, "database", "", "connection `string`; else "+a.DatabaseVariable+", else the PG* variables")
+	f.StringVar(&to.database, "database", "", "connection `string`; else "+a.DatabaseVariable+" or "+a.DatabaseVariable+"_FILE, else the PG* variables")
 	f.StringVar(&to.keysVariable, "keys-variable", a.KeysVariable, "`name` of the variable with the keyring: base64 keys, comma-separated; with the suffix _FILE, of the one that names a file with them")
 	f.BoolVar(&to.acceptPlaintext, "plaintext", false, "accept that there is no keyring")
 	f.StringVar(&to.schema, "schema", a.Schema, "`name` of the Postgres schema with the tables")

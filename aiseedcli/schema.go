@@ -90,7 +90,7 @@ type environmentVariable struct {
 
 func runEnv(_ context.Context, a *app) (result, error) {
 	list := []environmentVariable{
-		{Name: a.DatabaseVariable, Meaning: "connection string of the database", Default: "the PG* variables", Secret: true},
+		{Name: a.DatabaseVariable, Meaning: "connection string of the database", Default: "the PG* variables", Secret: true, File: a.DatabaseVariable + "_FILE"},
 		{Name: a.flags.keysVariable, Meaning: "keyring: base64 keys of 32 bytes, comma-separated, the first one seals", Secret: true, File: a.flags.keysVariable + "_FILE"},
 	}
 	for _, v := range aiseed.Variables(a.prefix()) {

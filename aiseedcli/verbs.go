@@ -248,6 +248,6 @@ func (a *app) overview() {
 		a.printf("  %-24s %s\n", strings.TrimSpace(v.name+" "+v.takes), v.summary)
 	}
 	a.printf("\n%s <verb> -h tells about one of them, its flags and exit codes.\n\n", a.Name)
-	a.printf("Run it with the server's environment. The database is that of -database, of %s, or of the PG* variables; the keyring that of %s (or ..._FILE). Results go to stdout, errors to stderr. Secrets are never shown.\n\n", a.DatabaseVariable, a.KeysVariable)
+	a.printf("Run it with the server's environment. The database is that of -database, of %s (or ..._FILE), or of the PG* variables; the keyring that of %s (or ..._FILE). Results go to stdout, errors to stderr. Secrets are never shown.\n\n", a.DatabaseVariable, a.KeysVariable)
 	a.printf("Exit codes: 0 done, 1 an error, 130 interrupted; plan also 2, a start would write, and 3, a start would stop.\n")
 }

@@ -18,7 +18,7 @@ var CleanupTimeout = 5 * time.Second
 func Acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, error) {
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
-		return nil, &connectError{err}
+		return nil, &connectError{err, hooksOf(pool.Config())}
 	}
 	if encoding := conn.Conn().PgConn().ParameterStatus("client_encoding"); encoding != "UTF8" {
 		conn.Release()

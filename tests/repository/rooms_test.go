@@ -23,7 +23,7 @@ var rooms = map[string]string{
 	"internal/environ":    "internal/text",
 	"internal/baseurl":    "internal/text",
 	"internal/seal":       "github.com/google/uuid",
-	"internal/pg":         "internal/text github.com/jackc/pgx/v5",
+	"internal/pg":         "internal/text github.com/jackc/pgx/v5 github.com/jackc/puddle/v2",
 
 	"stdslog":             "cdr.dev/slog/v3",
 	"aiseedcli":           ". internal/environ internal/pg internal/secretfile internal/terminal internal/text cdr.dev/slog/v3 github.com/google/uuid github.com/jackc/pgx/v5",
@@ -40,6 +40,7 @@ var rooms = map[string]string{
 	"internal/testkit":    "cdr.dev/slog/v3 github.com/jackc/pgx/v5 github.com/stretchr/testify",
 	"internal/storetest":  ". aiseedtest internal/ephemeral internal/pg internal/testkit cdr.dev/slog/v3 github.com/jackc/pgx/v5 github.com/stretchr/testify",
 	"tests/robustness":    "",
+	"tests/connections":   "",
 	"tests/matrix":        "internal/ephemeral github.com/jackc/pgx/v5",
 	"tests/repository":    "",
 }
