@@ -244,13 +244,16 @@ func (s *script) command(line string) {
 	s.secrets = append(s.secrets, strings.Fields(stdin)...)
 	args := strings.Fields(os.Expand(line, s.expand))
 	require.Equal(s.t, "aiseed", args[0])
-	var stdout, stderr bytes.Buffer
+	var stdout bytes.Buffer
+	stderr := await("waiting for pid ")
 	ctx, cancel := context.WithCancel(s.t.Context())
 	defer cancel()
 	exit := make(chan int, 1)
-	go func() { exit <- runWith(ctx, args[1:], s.environ, strings.NewReader(stdin), &stdout, &stderr) }()
+	go func() { exit <- runWith(ctx, args[1:], s.environ, strings.NewReader(stdin), &stdout, stderr) }()
 	if interrupted {
-		s.awaitLock()
+		if s.awaitLock() == "advisory" {
+			testkit.Awaited(s.t, stderr.seen)
+		}
 		cancel()
 	}
 	code := <-exit
@@ -268,15 +271,14 @@ func (s *script) command(line string) {
 	fmt.Fprintf(&s.out, "%s[exit %d]\n", s.redact(all), code)
 }
 
-// awaitLock returns when a session of the command waits for a lock.
-func (s *script) awaitLock() {
+// awaitLock returns when a session of the command waits for a lock, and the kind of lock.
+func (s *script) awaitLock() (kind string) {
 	require.Eventually(s.t, func() bool {
-		var waits bool
-		err := s.pool.QueryRow(s.t.Context(), `
-select exists (select from pg_stat_activity
-                where datname = current_database() and application_name = 'aiseed' and wait_event_type = 'Lock')`).Scan(&waits)
-		return err == nil && waits
+		return s.pool.QueryRow(s.t.Context(), `
+select wait_event from pg_stat_activity
+ where datname = current_database() and application_name = 'aiseed' and wait_event_type = 'Lock'`).Scan(&kind) == nil
 	}, time.Minute, time.Millisecond)
+	return kind
 }
 
 // S11: output shows no part of a secret, except the mask.
