@@ -20,6 +20,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
@@ -446,4 +447,24 @@ func TestO8_TheCommandNotifiesTheServers(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, channel, n.Channel)
 	}
+}
+
+// Each field of a document is described for operators.
+func TestO7_FieldsOfDocumentsAreDescribed(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/operators.md")
+	require.NoError(t, err)
+	paths, err := filepath.Glob("testdata/*.txt")
+	require.NoError(t, err)
+	fields := regexp.MustCompile(`(?m)^ +"([a-z_]+)": `)
+	described := 0
+	for _, path := range paths {
+		raw, err := os.ReadFile(path)
+		require.NoError(t, err)
+		for _, field := range fields.FindAllStringSubmatch(string(raw), -1) {
+			assert.Contains(t, string(page), "`"+field[1]+"`", "%s has a field that the page for operators does not have", path)
+			described++
+		}
+	}
+	require.Greater(t, described, 100)
 }
