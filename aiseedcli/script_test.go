@@ -32,6 +32,12 @@ import (
 
 func TestMain(m *testing.M) {
 	connectTimeout, checkTimeout, lockTimeout, lockPatience = time.Hour, time.Hour, time.Hour, time.Millisecond
+	watchPatience = func(c *pgx.ConnConfig) time.Duration {
+		if c.Port == 6432 { // a pooler, which passes none
+			return time.Millisecond
+		}
+		return time.Hour
+	}
 	leak.VerifyTestMain(m)
 }
 
