@@ -137,12 +137,15 @@ func (d *doctor) examine(ctx context.Context, c check, failed map[string]bool) [
 	return c.look(d, ctx)
 }
 
-// forWriting is a finding about what only a start that writes needs.
-func (d *doctor) forWriting(found, do string, run ...string) []finding {
-	if d.writes {
-		return fail(found+"; the next start writes", do, run...)
+// forWriting is a finding about what only a start that writes needs. needed says that the next one does.
+func (d *doctor) forWriting(needed bool, found, do string, run ...string) []finding {
+	switch {
+	case needed:
+		return fail(found+". The next start needs it", do, run...)
+	case d.steps == nil:
+		return warn(found+". A start that writes needs it", do, run...)
 	}
-	return warn(found+"; the next start writes nothing", do, run...)
+	return warn(found+". The next start does not need it", do, run...)
 }
 
 var stateColours = map[string]string{stateOK: "32", stateWarn: "33", stateFail: "31"}

@@ -131,13 +131,13 @@ func checkVersion(number int) []finding {
 func (d *doctor) writing(ctx context.Context) (findings []finding) {
 	switch s := d.session; {
 	case s.standby:
-		findings = append(findings, d.forWriting("the server is a standby, so that it takes no writes",
+		findings = append(findings, d.forWriting(d.writes, "the server is a standby, and takes no writes",
 			"Name the primary in the connection string, or all servers with this setting:", "target_session_attrs=read-write")...)
 	case s.readOnly && s.readOnlyBy == byClient:
-		findings = append(findings, d.forWriting("the connection string sets default_transaction_read_only, so that the role "+quoteName(s.login)+" cannot write",
+		findings = append(findings, d.forWriting(d.writes, "the role "+quoteName(s.login)+" may not write, since the connection string sets default_transaction_read_only",
 			"Take it out of the connection string and its options")...)
 	case s.readOnly:
-		findings = append(findings, d.forWriting(fmt.Sprintf("default_transaction_read_only is on, so that the role %s cannot write to the database %s", quoteName(s.login), quoteName(s.database)),
+		findings = append(findings, d.forWriting(d.writes, fmt.Sprintf("the role %s may not write to the database %s, since default_transaction_read_only is on", quoteName(s.login), quoteName(s.database)),
 			"Unless that is meant:", d.alterRole("default_transaction_read_only = off"))...)
 	}
 	together, err := d.holdsTogether(ctx)
@@ -145,13 +145,17 @@ func (d *doctor) writing(ctx context.Context) (findings []finding) {
 	case ctx.Err() != nil:
 		return append(findings, d.trouble(ctx, err)...)
 	case err != nil || !together:
-		findings = append(findings, d.forWriting("a transaction does not hold together, as behind a pooler of statements",
+		findings = append(findings, d.forWriting(d.writes, "a transaction does not hold together, as behind a pooler of statements",
 			"Connect to the server itself, or set in pgbouncer.ini:", "pool_mode = transaction")...)
 	}
-	if findings = append(findings, d.lacking()...); findings == nil {
-		return ok("the role %s may write, and a transaction holds together", quoteName(d.session.role))
+	findings = append(findings, d.lacking()...)
+	switch {
+	case findings != nil:
+		return findings
+	case d.access.ours:
+		return ok("the role %s may write to all tables, and a transaction holds together", quoteName(d.session.role))
 	}
-	return findings
+	return ok("the database takes writes, and a transaction holds together")
 }
 
 // holdsTogether reports whether the statements of a transaction are one, over several round trips. It
@@ -198,8 +202,8 @@ func (d *doctor) lock(ctx context.Context) []finding {
 	case holder == nil:
 		return ok("nobody holds it")
 	}
-	return d.forWriting(fmt.Sprintf("advisory lock %d is held by %s", aiseed.LockKey(d.flags.schema), described(holder)),
-		"That is fine for a moment while a server starts. If it stays, end it:", fmt.Sprintf("select pg_terminate_backend(%d);", holder.PID))
+	return d.forWriting(d.writes, fmt.Sprintf("the lock for writing, %d, is held by %s", aiseed.LockKey(d.flags.schema), described(holder)),
+		"That is usual for a moment while another server starts; if it stays, end it:", fmt.Sprintf("select pg_terminate_backend(%d);", holder.PID))
 }
 
 // watch looks whether a server hears of changes at once. No start depends on it.
@@ -211,7 +215,7 @@ func (d *doctor) watch(ctx context.Context) []finding {
 	heard, err := d.hears(ctx)
 	switch {
 	case err != nil:
-		return d.trouble(ctx, err)
+		return warn("whether servers hear of changes at once could not be found out: it takes two connections that stay", "")
 	case !heard:
 		return warn(polls+"the notification of a test did not arrive, as behind a transaction-pooling proxy",
 			"Let the servers watch over a pool that connects to the server itself, or live with it: they poll every 30 seconds, unless they set another time")

@@ -33,12 +33,12 @@ var needs = []need{
 	{"ai_encryption_keys", "INSERT", "id,canary", "to seal secrets", seals},
 	{"ai_encryption_keys", "UPDATE", "revoked_at", "to seal secrets", seals},
 	{"ai_providers", "INSERT", "id,type,name,display_name,enabled,base_url,settings,settings_key_id", "to create providers", creates},
-	{"ai_providers", "UPDATE", "type,display_name,base_url,settings,settings_key_id,updated_at,revision", "to adopt and to change providers", adopts},
-	{"ai_providers", "UPDATE", "enabled,deleted", "to disable and to delete providers", nil},
+	{"ai_providers", "UPDATE", "type,display_name,base_url,settings,settings_key_id,updated_at,revision", "to adopt, change, disable and delete providers", adopts},
+	{"ai_providers", "UPDATE", "enabled,deleted", "to adopt, change, disable and delete providers", nil},
 	{"ai_provider_keys", "INSERT", "id,provider_id,position,api_key,api_key_key_id", "to create keys", createsKeys},
-	{"ai_provider_keys", "UPDATE", "position", "to change the order of keys", movesKeys},
-	{"ai_provider_keys", "UPDATE", "api_key,api_key_key_id", "to rotate", nil},
-	{"ai_provider_keys", "DELETE", "", "to remove and to replace keys", removesKeys},
+	{"ai_provider_keys", "UPDATE", "position", "to reorder and rotate keys", movesKeys},
+	{"ai_provider_keys", "UPDATE", "api_key,api_key_key_id", "to reorder and rotate keys", nil},
+	{"ai_provider_keys", "DELETE", "", "to remove and replace keys", removesKeys},
 	{"ai_provider_audits", "INSERT", "id,actor,action,resource,resource_id,provider_id,provider_name,old,new", "to write at all", always},
 	{"ai_provider_audits", "UPDATE", "delivered_at", "to mark audit entries as delivered", nil},
 }
@@ -162,9 +162,9 @@ func (d *doctor) tables(ctx context.Context) []finding {
 	switch err := d.openErr; {
 	case errors.Is(err, aiseed.ErrSchemaMissing):
 		return fail(fmt.Sprintf("there are no aiseed tables in the schema %q", d.flags.schema), migrates, apply)
-	case errors.Is(err, aiseed.ErrSchema) && !errors.Is(err, aiseed.ErrSchemaOutdated):
-		return fail(d.message(err), "")
-	case d.access.ours && version < needed: // a keyring that does not fit hides it
+	case errors.Is(err, aiseed.ErrSchema) && !(d.access.ours && errors.Is(err, aiseed.ErrSchemaOutdated)):
+		return fail(strings.TrimPrefix(d.message(err), "schema: "), "")
+	case version < needed: // a keyring that does not fit hides it
 		return fail(fmt.Sprintf("the tables in %q are at version %d, and version %d is needed", d.flags.schema, version, needed), migrates, apply)
 	case err != nil && !errors.Is(err, aiseed.ErrKeyring):
 		return d.trouble(ctx, err)
@@ -205,7 +205,7 @@ func (d *doctor) missing(version int) (findings []finding) {
 	for _, t := range d.access.tables {
 		if !t.exists && version >= neededVersion() {
 			findings = append(findings, fail(fmt.Sprintf("there is no table %s, although aiseed_schema says that version %d was applied", d.table(t.name), version),
-				"Restore it from a backup; what it looks like shows:", d.sibling("schema -print"))...)
+				"Restore it from a backup. How it is made:", d.sibling("schema -print"))...)
 		}
 	}
 	return findings
@@ -221,21 +221,13 @@ func (d *doctor) lacking() (findings []finding) {
 				continue
 			}
 			if !slices.Contains(privileges, n.privilege) {
-				privileges = append(privileges, n.privilege)
-			}
-			if reason := n.privilege + " " + n.purpose; !slices.Contains(why, reason) {
-				why = append(why, reason)
+				privileges, why = append(privileges, n.privilege), append(why, n.privilege+" "+n.purpose)
 			}
 			needed = needed || d.writes && n.step != nil && slices.ContainsFunc(d.steps, func(s aiseed.Step) bool { return writes(s) && n.step(d, s) })
 		}
-		if privileges == nil {
-			continue
-		}
-		found := fmt.Sprintf("the role %s lacks a privilege on %s: %s", quoteName(d.session.role), d.table(t.name), strings.Join(why, ", "))
-		if needed {
-			findings = append(findings, fail(found+"; the next start needs it", asOwner, d.grant(t.name, privileges...))...)
-		} else {
-			findings = append(findings, warn(found+"; the next start does not need it", asOwner, d.grant(t.name, privileges...))...)
+		if privileges != nil {
+			found := fmt.Sprintf("the role %s lacks privileges on %s: %s", quoteName(d.session.role), d.table(t.name), strings.Join(why, ", "))
+			findings = append(findings, d.forWriting(needed, found, asOwner, d.grant(t.name, privileges...))...)
 		}
 	}
 	return findings

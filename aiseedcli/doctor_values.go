@@ -92,7 +92,7 @@ func (d *doctor) values(ctx context.Context) (findings []finding) {
 			"A start reads it only if the environment names a provider that is not deleted; a rotation leaves it. Replace its keys or its settings, or restore the row from a backup")...)
 	}
 	if findings == nil {
-		return ok("all can be decrypted; a server reads those of %s", text.Count(len(providers), "enabled provider"))
+		return ok("every value can be decrypted, for %s and %d others", text.Count(len(providers), "enabled provider"), len(all)-len(providers))
 	}
 	return findings
 }
@@ -104,49 +104,50 @@ func (d *doctor) unusable(err *aiseed.ProvidersError) (findings []finding) {
 			continue
 		}
 		d.damaged[p.ID] = true
-		if errors.Is(p.Err, aiseed.ErrPlaintext) {
-			findings = append(findings, fail(bare(p.Err), "To seal all:", d.sibling("seal"))...)
-			continue
-		}
 		findings = append(findings, fail(d.message(p.Err), "")...)
 	}
 	return findings
 }
 
-const selectAudits = `
-select (select count(*) from {schema}.ai_provider_audits where delivered_at is null), (select min(created_at) from {schema}.ai_provider_audits where delivered_at is null),
-       (select coalesce(max(seq), 0) from {schema}.ai_provider_audits), coalesce(n.nspname::text, ''), coalesce(s.relname::text, ''),
-       coalesce(has_sequence_privilege(s.oid, 'USAGE, SELECT'), false), case when has_sequence_privilege(s.oid, 'USAGE, SELECT') then coalesce(pg_sequence_last_value(s.oid), 0) else 0 end
-  from (values (1)) one left join pg_class s on s.oid = pg_get_serial_sequence($1, 'seq')::regclass left join pg_namespace n on n.oid = s.relnamespace`
-
-// audits counts the entries that wait, and looks whether new ones come behind them.
-func (d *doctor) audits(ctx context.Context) (findings []finding) {
+// audits counts the entries that wait, and looks whether new ones come behind the others.
+func (d *doctor) audits(ctx context.Context) []finding {
 	var n int
 	var since *time.Time
-	var last, next int64
-	var schema, sequence string
+	err := d.one(ctx, `select count(*), min(created_at) from {schema}.ai_provider_audits where delivered_at is null`, &n, &since)
+	switch {
+	case err != nil:
+		return d.trouble(ctx, err)
+	case n > 0:
+		return append(warn(fmt.Sprintf("%s not delivered, since %s", countOf(n, "entry is", "entries are"), since.UTC().Format(time.RFC3339)),
+			"The server's next start delivers them; if starts leave them, its log says why"), d.sequence(ctx)...)
+	}
+	return append(ok("all delivered"), d.sequence(ctx)...)
+}
+
+const selectSequence = `
+select n.nspname::text, s.relname::text, (select coalesce(max(seq), 0) from {schema}.ai_provider_audits), has_sequence_privilege(s.oid, 'USAGE, SELECT'),
+       case when has_sequence_privilege(s.oid, 'USAGE, SELECT') then coalesce(pg_sequence_last_value(s.oid), 0) else 0 end
+  from pg_class s join pg_namespace n on n.oid = s.relnamespace where s.oid = pg_get_serial_sequence($1, 'seq')::regclass`
+
+// sequence looks whether the sequence of the entries is behind them. No start fails for it, so
+// nothing is said of a role that may not see it. (Inserting needs no privilege on it: the column is an identity.)
+func (d *doctor) sequence(ctx context.Context) []finding {
+	var schema, name string
+	var last, at int64
 	var visible bool
 	table := d.table("ai_provider_audits")
-	err := d.ask(ctx, pg.Query{SQL: d.sql(selectAudits), Args: [][]byte{[]byte(table)}, Rows: pg.One(&n, &since, &last, &schema, &sequence, &visible, &next)})
-	if err != nil {
-		return d.trouble(ctx, err)
-	}
-	if n > 0 {
-		findings = append(findings, warn(fmt.Sprintf("%s not delivered, since %s", countOf(n, "entry is", "entries are"), since.UTC().Format(time.RFC3339)),
-			"The server's next start delivers them; if starts leave them, its log says why")...)
-	}
-	sequence = identifier(schema, sequence)
+	err := d.ask(ctx, pg.Query{SQL: d.sql(selectSequence), Args: [][]byte{[]byte(table)}, Rows: pg.One(&schema, &name, &last, &visible, &at)})
+	sequence := identifier(schema, name)
 	switch {
-	case !visible && last > 0:
-		findings = append(findings, skip("whether %s is behind the rows of %s shows to a role that may SELECT it, such as the owner", sequence, table)...)
-	case visible && next < last:
-		findings = append(findings, warn(fmt.Sprintf("the sequence %s is at %d, behind the rows of %s, which are at %d, as after a restore: new entries are delivered before older ones, and which side of a drift moved is wrong", sequence, next, table, last),
-			asOwner, fmt.Sprintf("select setval('%s', (select max(seq) from %s));", strings.ReplaceAll(sequence, "'", "''"), table))...)
+	case err != nil:
+		return skip("whether the sequence of %s is behind its rows could not be found out", table)
+	case !visible:
+		return skip("whether %s is behind the rows of %s shows only to a role that may SELECT it, such as the owner", sequence, table)
+	case at < last:
+		return warn(fmt.Sprintf("the sequence %s is at %d, behind the rows of %s, which go up to %d, as after a restore: new entries are delivered before older ones, and plans can be wrong about which side of a drift moved", sequence, at, table, last),
+			asOwner, fmt.Sprintf("select setval('%s', (select max(seq) from %s));", strings.ReplaceAll(sequence, "'", "''"), table))
 	}
-	if findings == nil || findings[0].State == stateSkip {
-		return append(ok("all delivered"), findings...)
-	}
-	return findings
+	return nil
 }
 
 func countOf(n int, one, more string) string {
@@ -197,7 +198,7 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 				last = i
 			}
 		}
-		findings[last].Do = "Settle it for the database, or for the environment, with one of these in the server's environment; the differences in full shows: " + d.sibling("plan")
+		findings[last].Do = "See: " + d.sibling("plan") + ". Then set one of these for the server; with the first the database's values stay, with the second it takes the environment's:"
 		findings[last].Run = []string{d.settles("DRIFT_KEEP", d.cfg.DriftKeep, plan, tokens), d.settles("DRIFT_ADOPT", d.cfg.DriftAdopt, plan, tokens)}
 	}
 	if findings == nil {
