@@ -137,15 +137,15 @@ func (d *doctor) examine(ctx context.Context, c check, failed map[string]bool) [
 	return c.look(d, ctx)
 }
 
-// forWriting is a finding about what only a start that writes needs. needed says that the next one does.
+// forWriting is a finding about what a start that writes needs. needed says that the next one does.
 func (d *doctor) forWriting(needed bool, found, do string, run ...string) []finding {
 	switch {
 	case needed:
-		return fail(found+". The next start needs it", do, run...)
+		return fail(found+"; the next start fails for it", do, run...)
 	case d.steps == nil:
-		return warn(found+". A start that writes needs it", do, run...)
+		return warn(found+"; a start that writes fails for it", do, run...)
 	}
-	return warn(found+". The next start does not need it", do, run...)
+	return warn(found+"; the next start does not fail for it", do, run...)
 }
 
 var stateColours = map[string]string{stateOK: "32", stateWarn: "33", stateFail: "31"}

@@ -131,7 +131,7 @@ func checkVersion(number int) []finding {
 func (d *doctor) writing(ctx context.Context) (findings []finding) {
 	switch s := d.session; {
 	case s.standby:
-		findings = append(findings, d.forWriting(d.writes, "the server is a standby, and takes no writes",
+		findings = append(findings, d.forWriting(d.writes, "the server is a standby, which takes no writes",
 			"Name the primary in the connection string, or all servers with this setting:", "target_session_attrs=read-write")...)
 	case s.readOnly && s.readOnlyBy == byClient:
 		findings = append(findings, d.forWriting(d.writes, "the role "+quoteName(s.login)+" may not write, since the connection string sets default_transaction_read_only",
@@ -202,8 +202,8 @@ func (d *doctor) lock(ctx context.Context) []finding {
 	case holder == nil:
 		return ok("nobody holds it")
 	}
-	return d.forWriting(d.writes, fmt.Sprintf("the lock for writing, %d, is held by %s", aiseed.LockKey(d.flags.schema), described(holder)),
-		"That is usual for a moment while another server starts; if it stays, end it:", fmt.Sprintf("select pg_terminate_backend(%d);", holder.PID))
+	found := fmt.Sprintf("advisory lock %d is held by %s", aiseed.LockKey(d.flags.schema), described(holder))
+	return d.forWriting(d.writes, found, "Another server that starts holds it for a moment; if it stays, end it:", fmt.Sprintf("select pg_terminate_backend(%d);", holder.PID))
 }
 
 // watch looks whether a server hears of changes at once. No start depends on it.
@@ -279,13 +279,16 @@ func isState(err error, state string) bool {
 	return errors.As(err, &pgErr) && pgErr.Code == state || errors.As(err, &database) && database.SQLState == state
 }
 
+// selectHolders is for an operator.
+const selectHolders = `select a.pid, a.application_name, a.state, a.xact_start, l.relation::regclass, l.mode from pg_locks l join pg_stat_activity a using (pid) where l.granted and l.relation::regclass::text ~ 'ai_provider|ai_encryption|aiseed_schema' order by a.xact_start;`
+
 // trouble reports the error that prevented a check. It contains nothing of the server's
 // own message, which can quote a row.
 func (d *doctor) trouble(ctx context.Context, err error) []finding {
 	var pgErr *pgconn.PgError
 	switch {
 	case ctx.Err() != nil:
-		return fail(fmt.Sprintf("no answer within %s", checkTimeout), "Something holds a lock on the tables, or the server is overloaded: look into pg_stat_activity")
+		return fail(fmt.Sprintf("no answer within %s", checkTimeout), "Something holds a lock on the tables, or the server is overloaded. Who holds locks there:", selectHolders)
 	case strings.HasPrefix(err.Error(), "aiseed: "):
 		return fail(d.message(err), "")
 	case isState(err, undefinedTable):

@@ -88,19 +88,36 @@ func situations() (all []situation) {
 		there: func(p *patient) { p.adopts = true; p.exec("revoke delete on ai_provider_keys from " + p.mayWrite()) },
 	})
 	add(situation{
-		name: "just the columns that are written",
+		name: "no INSERT of keys, and a provider without a secret to create", mends: true,
 		there: func(p *patient) {
-			role := p.login("columns_")
-			p.exec("grant usage on schema public to " + role)
-			for _, n := range needs {
-				columns := ""
-				if n.columns != "" {
-					columns = " (" + n.columns + ")"
-				}
-				p.exec("grant " + n.privilege + columns + " on " + n.table + " to " + role)
-			}
+			p.creates = []string{"CODER_AIBRIDGE_PROVIDER_0_TYPE=copilot"}
+			p.exec("revoke insert on ai_provider_keys, ai_encryption_keys from " + p.mayWrite())
 		},
 	})
+	add(situation{
+		name: "no INSERT of sealing keys, and Bedrock settings to create", writing: true, mends: true,
+		there: func(p *patient) {
+			p.creates = []string{"CODER_AIBRIDGE_PROVIDER_0_TYPE=bedrock", "CODER_AIBRIDGE_PROVIDER_0_BEDROCK_REGION=us-east-1"}
+			p.exec("revoke insert on ai_provider_keys, ai_encryption_keys from " + p.mayWrite())
+		},
+	})
+	for _, adopts := range []bool{false, true} {
+		add(situation{
+			name: map[bool]string{false: "just the columns that are written", true: "just the columns, and something to adopt"}[adopts],
+			there: func(p *patient) {
+				p.adopts = adopts
+				role := p.login("columns_")
+				p.exec("grant usage on schema public to " + role)
+				for _, n := range needs {
+					columns := ""
+					if n.columns != "" {
+						columns = " (" + n.columns + ")"
+					}
+					p.exec("grant " + n.privilege + columns + " on " + n.table + " to " + role)
+				}
+			},
+		})
+	}
 	add(situation{
 		name: "a role and a schema with odd names", writing: true, mends: true,
 		there: func(p *patient) {

@@ -33,7 +33,8 @@ type patient struct {
 	schema  string
 	environ []string
 	lock    time.Duration // of the start
-	adopts  bool          // the start that writes adopts
+	creates []string      // what the start that writes creates; nil for a provider with a key
+	adopts  bool          // that start adopts instead
 }
 
 const (
@@ -308,6 +309,20 @@ func TestO10_DoctorAgreesWithTheStart(t *testing.T) {
 	testkit.Golden(t, "doctor.txt", all.String())
 }
 
+// O10. Not parallel: it changes the time that a question has.
+func TestO10_DoctorEndsIfNothingAnswers(t *testing.T) {
+	before := checkTimeout
+	defer func() { checkTimeout = before }()
+	p := newPatient(t, aiseedtest.NewPool(t), "public")
+	holder, err := p.owner.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = holder.Rollback(context.Background()) }()
+	_, err = holder.Exec(t.Context(), "lock table ai_providers in access exclusive mode")
+	require.NoError(t, err)
+	checkTimeout = 100 * time.Millisecond
+	require.Contains(t, p.doctor().troubles(), "no answer within 100ms")
+}
+
 // A look is what doctor said, and what came of it.
 type look struct{ said, outcome string }
 
@@ -369,7 +384,11 @@ func (p *patient) redact(said string) string {
 
 // wants gives the next start something to write.
 func (p *patient) wants() {
-	if !p.adopts {
+	switch {
+	case p.creates != nil:
+		p.environ = append(p.environ, p.creates...)
+		return
+	case !p.adopts:
 		p.environ = append(p.environ, "CODER_AIBRIDGE_ANTHROPIC_KEY=sk-0b8d5f2e71c649aa83f2d0")
 		return
 	}

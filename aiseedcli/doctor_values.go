@@ -84,12 +84,12 @@ func (d *doctor) values(ctx context.Context) (findings []finding) {
 		if !undecryptable || p.Enabled && !p.Deleted {
 			continue
 		}
-		is := "disabled"
+		is := "disabled: a start reads it only if the environment names the provider"
 		if p.Deleted {
-			is = "deleted"
+			is = "deleted: no start reads it"
 		}
-		findings = append(findings, warn(fmt.Sprintf("%s, id %s, which is %s, has a secret that cannot be decrypted or is not sealed", text.Label(p.Name), p.ID, is),
-			"A start reads it only if the environment names a provider that is not deleted; a rotation leaves it. Replace its keys or its settings, or restore the row from a backup")...)
+		findings = append(findings, warn(fmt.Sprintf("%s, id %s, has a secret that cannot be decrypted or is not sealed, and is %s, but a rotation fails for it", text.Label(p.Name), p.ID, is),
+			"Replace its keys or its settings, or restore the row from a backup")...)
 	}
 	if findings == nil {
 		return ok("every value can be decrypted, for %s and %d others", text.Count(len(providers), "enabled provider"), len(all)-len(providers))
