@@ -134,10 +134,10 @@ func (d *doctor) writing(ctx context.Context) (findings []finding) {
 		findings = append(findings, d.forWriting(d.writes, "the server is a standby, which takes no writes",
 			"Name the primary in the connection string, or all servers with this setting:", "target_session_attrs=read-write")...)
 	case s.readOnly && s.readOnlyBy == byClient:
-		findings = append(findings, d.forWriting(d.writes, "the role "+quoteName(s.login)+" may not write, since the connection string sets default_transaction_read_only",
+		findings = append(findings, d.forWriting(d.writes, fmt.Sprintf("the role %q may not write, since the connection string sets default_transaction_read_only", s.login),
 			"Take it out of the connection string and its options")...)
 	case s.readOnly:
-		findings = append(findings, d.forWriting(d.writes, fmt.Sprintf("the role %s may not write to the database %s, since default_transaction_read_only is on", quoteName(s.login), quoteName(s.database)),
+		findings = append(findings, d.forWriting(d.writes, fmt.Sprintf("the role %q may not write to the database %q, since default_transaction_read_only is on", s.login, s.database),
 			"Unless that is meant:", d.alterRole("default_transaction_read_only = off"))...)
 	}
 	together, err := d.holdsTogether(ctx)
@@ -153,7 +153,7 @@ func (d *doctor) writing(ctx context.Context) (findings []finding) {
 	case findings != nil:
 		return findings
 	case d.access.ours:
-		return ok("the role %s may write to all tables, and a transaction holds together", quoteName(d.session.role))
+		return ok("the role %q may write to all tables, and a transaction holds together", d.session.role)
 	}
 	return ok("the database takes writes, and a transaction holds together")
 }
@@ -269,9 +269,6 @@ func (d *doctor) sql(text string) string {
 
 // identifier quotes a name for SQL.
 func identifier(name ...string) string { return pgx.Identifier(name).Sanitize() }
-
-// quoteName shows the name of something in the database.
-func quoteName(name string) string { return fmt.Sprintf("%q", name) }
 
 func isState(err error, state string) bool {
 	var pgErr *pgconn.PgError

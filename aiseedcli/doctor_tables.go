@@ -178,19 +178,19 @@ const asOwner = "As the owner or a superuser:"
 
 // hidden finds what the role may not see. Every start reads all tables.
 func (d *doctor) hidden() (findings []finding) {
-	role := quoteName(d.session.role)
+	role := d.session.role
 	if !d.access.usage {
-		findings = append(findings, fail(fmt.Sprintf("the role %s lacks USAGE on the schema %s, which every start needs", role, identifier(d.flags.schema)), asOwner,
+		findings = append(findings, fail(fmt.Sprintf("the role %q lacks USAGE on the schema %s, which every start needs", role, identifier(d.flags.schema)), asOwner,
 			fmt.Sprintf("grant usage on schema %s to %s;", identifier(d.flags.schema), identifier(d.session.role)))...)
 	}
 	for _, t := range d.access.tables {
 		if slices.ContainsFunc(t.lacks, func(n need) bool { return n.privilege == "SELECT" }) {
-			findings = append(findings, fail(fmt.Sprintf("the role %s lacks SELECT on %s, which every start needs", role, d.table(t.name)), asOwner, d.grant(t.name, "SELECT"))...)
+			findings = append(findings, fail(fmt.Sprintf("the role %q lacks SELECT on %s, which every start needs", role, d.table(t.name)), asOwner, d.grant(t.name, "SELECT"))...)
 		}
 		if !t.policy {
 			continue
 		}
-		found := fmt.Sprintf("a row security policy applies to the role %s on %s, so it could hide rows, and every start refuses that", role, d.table(t.name))
+		found := fmt.Sprintf("a row security policy applies to the role %q on %s, so it could hide rows, and every start refuses that", role, d.table(t.name))
 		if t.owner {
 			findings = append(findings, fail(found, "Give the role BYPASSRLS, or as the owner:", "alter table "+d.table(t.name)+" no force row level security;")...)
 		} else {
@@ -229,7 +229,7 @@ func (d *doctor) lacking() (findings []finding) {
 			byStarts = byStarts || n.step != nil
 			byNext = byNext || d.writes && n.step != nil && slices.ContainsFunc(d.steps, func(s aiseed.Step) bool { return writes(s) && n.step(d, s) })
 		}
-		found := fmt.Sprintf("the role %s lacks %s on %s (%s)", quoteName(d.session.role), strings.Join(privileges, ", "), d.table(t.name), strings.Join(purposes, ", "))
+		found := fmt.Sprintf("the role %q lacks %s on %s (%s)", d.session.role, strings.Join(privileges, ", "), d.table(t.name), strings.Join(purposes, ", "))
 		switch {
 		case privileges == nil:
 		case byStarts:

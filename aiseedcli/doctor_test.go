@@ -40,7 +40,6 @@ type patient struct {
 const (
 	firstKey  = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
 	secondKey = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI="
-	thirdKey  = "Q0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0M="
 )
 
 func newPatient(t *testing.T, owner *pgxpool.Pool, schema string) *patient {
@@ -176,14 +175,6 @@ func (d diagnosis) statements() (list []string) {
 		}
 	}
 	return list
-}
-
-func idOf(key string) string {
-	keyring, err := aiseed.ParseKeyring(key)
-	if err != nil {
-		panic(err)
-	}
-	return keyring.IDs()[0]
 }
 
 // set sets something for the role or the database.
