@@ -186,16 +186,16 @@ func situations() (all []situation) {
 	add(situation{
 		name: "a pooler of statements", writing: true,
 		there: func(p *patient) {
-			server := p.move()
-			p.bouncer(server, "pool_mode=statement")
+			p.move()
+			p.bouncer("pool_mode=statement")
 		},
 		mend: func(p *patient, run []string) {
-			p.bouncer(p.server(), strings.ReplaceAll(run[0], " ", ""))
+			p.bouncer(strings.ReplaceAll(run[0], " ", ""))
 		},
 	})
 	add(situation{
 		name:  "a pooler of transactions",
-		there: func(p *patient) { p.bouncer(p.move()) },
+		there: func(p *patient) { p.move(); p.bouncer() },
 	})
 	add(situation{
 		name:  "a role that may have one connection",

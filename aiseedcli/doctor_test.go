@@ -32,9 +32,10 @@ type patient struct {
 	keys    string
 	schema  string
 	environ []string
-	lock    time.Duration // of the start
-	creates []string      // what the start that writes creates; nil for a provider with a key
-	adopts  bool          // that start adopts instead
+	lock    time.Duration     // of the start
+	creates []string          // what the start that writes creates; nil for a provider with a key
+	adopts  bool              // that start adopts instead
+	server  *ephemeral.Server // its own, or nil
 }
 
 const (
@@ -224,8 +225,6 @@ func (p *patient) replace(options string) {
 	require.NoError(p.t, aiseed.SeedAIProvidersFromEnv(context.Background(), p.store(), cfg, aiseed.DiscardAudits, slog.Logger{}))
 }
 
-var servers sync.Map // of the patients that moved
-
 // move gives the patient a server of its own.
 func (p *patient) move() *ephemeral.Server {
 	server, err := ephemeral.Start(context.Background())
@@ -235,18 +234,13 @@ func (p *patient) move() *ephemeral.Server {
 	require.NoError(p.t, err)
 	p.t.Cleanup(pool.Close)
 	*p = *newPatient(p.t, pool, p.schema)
-	servers.Store(p, server)
+	p.server = server
 	return server
 }
 
-func (p *patient) server() *ephemeral.Server {
-	server, _ := servers.Load(p)
-	return server.(*ephemeral.Server)
-}
-
-// bouncer puts a pooler before the server.
-func (p *patient) bouncer(server *ephemeral.Server, settings ...string) {
-	bouncer, err := ephemeral.StartPgBouncer(context.Background(), server, settings...)
+// bouncer puts a pooler before the patient's own server.
+func (p *patient) bouncer(settings ...string) {
+	bouncer, err := ephemeral.StartPgBouncer(context.Background(), p.server, settings...)
 	require.NoError(p.t, err)
 	p.t.Cleanup(func() { require.NoError(p.t, bouncer.Close()) })
 	p.dsn = bouncer.DSN("")
