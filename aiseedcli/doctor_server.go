@@ -206,7 +206,8 @@ func (d *doctor) lock(ctx context.Context) []finding {
 	return d.forWriting(d.writes, found, "Another server that starts holds it for a moment; if it stays, end it:", fmt.Sprintf("select pg_terminate_backend(%d);", holder.PID))
 }
 
-// watch looks whether a server hears of changes at once. No start depends on it.
+// watch looks whether a server hears of changes at once. A start only has to be allowed to notify
+// others of what it writes.
 func (d *doctor) watch(ctx context.Context) []finding {
 	const polls = "servers hear of changes only when they poll: "
 	if d.session.standby {
@@ -214,6 +215,9 @@ func (d *doctor) watch(ctx context.Context) []finding {
 	}
 	heard, err := d.hears(ctx)
 	switch {
+	case isState(err, insufficientPrivilege):
+		return d.forWriting(d.writes, fmt.Sprintf("the role %q lacks EXECUTE on pg_notify, which tells servers of changes", d.session.role), "As a superuser:",
+			"grant execute on function pg_catalog.pg_notify(text, text) to "+identifier(d.session.role)+";")
 	case err != nil:
 		return warn("whether servers hear of changes at once could not be found out: it takes two connections that stay", "")
 	case !heard:

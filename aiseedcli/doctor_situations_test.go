@@ -198,8 +198,11 @@ func situations() (all []situation) {
 		there: func(p *patient) { p.move(); p.bouncer() },
 	})
 	add(situation{
-		name:  "a role that may have one connection",
-		there: func(p *patient) { p.exec("alter role " + p.mayWrite() + " connection limit 1") },
+		name: "no EXECUTE on pg_notify", writing: true, mends: true,
+		there: func(p *patient) {
+			p.mayWrite()
+			p.exec("revoke execute on function pg_catalog.pg_notify(text, text) from public")
+		},
 	})
 	add(situation{
 		name: "somebody holds the lock", writing: true, mends: true,

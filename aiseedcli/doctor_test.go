@@ -320,6 +320,7 @@ func (s situation) tried(p *patient) []look {
 		for _, statement := range found.statements() {
 			p.exec(statement)
 		}
+		p.awaitNoLock() // a session that is ended needs a moment
 	}
 	if s.mend != nil {
 		s.mend(p, found.run())
@@ -333,6 +334,14 @@ func (s situation) tried(p *patient) []look {
 		require.NotRegexp(p.t, `(?m)^\w+ +(keys|schema|connection|audits|writing|lock|watch)`, p.doctor().troubles())
 	}
 	return []look{idle, writing}
+}
+
+func (p *patient) awaitNoLock() {
+	require.Eventually(p.t, func() bool {
+		var held bool
+		err := p.owner.QueryRow(context.Background(), "select exists (select from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database()))").Scan(&held)
+		return err == nil && !held
+	}, testkit.Patience, time.Millisecond)
 }
 
 // lookAndStart asks doctor, and then starts.
