@@ -33,6 +33,12 @@ import (
 
 func TestMain(m *testing.M) {
 	connectTimeout, checkTimeout, lockTimeout, lockPatience = time.Hour, time.Hour, time.Hour, time.Millisecond
+	watchPatience = func(c *pgx.ConnConfig) time.Duration {
+		if c.Port == 6432 { // a pooler, which passes none
+			return time.Millisecond
+		}
+		return time.Hour
+	}
 	leak.VerifyTestMain(m)
 }
 
@@ -124,7 +130,8 @@ func (s *script) place(c *pgx.ConnConfig) {
 	s.literals = append(s.literals,
 		fmt.Sprintf("%s, port %d, database %q, user %q", c.Host, c.Port, c.Database, c.User), "HOST, port PORT, database DATABASE, user USER",
 		fmt.Sprintf(`%s, port %d, database \"%s\", user \"%s\"`, c.Host, c.Port, c.Database, c.User), "HOST, port PORT, database DATABASE, user USER",
-		fmt.Sprintf("%s, port %d, database %s", c.Host, c.Port, c.Database), "HOST, port PORT, database DATABASE")
+		fmt.Sprintf("%s, port %d, database %s", c.Host, c.Port, c.Database), "HOST, port PORT, database DATABASE",
+		fmt.Sprintf("role %q", c.User), "role USER", fmt.Sprintf(`role \"%s\"`, c.User), "role USER", fmt.Sprintf("database %q", c.Database), "database DATABASE")
 }
 
 var (

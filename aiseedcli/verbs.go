@@ -79,7 +79,7 @@ func verbs() []verb {
 		},
 		{
 			name: "doctor", summary: "look for trouble, and say what to do about it", run: runDoctor,
-			about:   "One line for each thing that it finds: ok, warn, FAIL, or skip for what cannot be looked at while something else fails. It writes nothing and takes no lock.",
+			about:   "One line for each thing that it finds: ok, warn, FAIL, or skip for what cannot be looked at. Below it are the statements, commands or settings to paste. FAIL means that a start of the server would stop. It writes nothing and takes no lock.",
 			exits:   "0 all is well, warnings aside\n1 something fails\n130 interrupted",
 			example: "{name} doctor",
 		},
