@@ -44,7 +44,7 @@ func (d *doctor) list(ctx context.Context, sql string) (out []string, err error)
 
 // ask runs a query that no row security policy hides rows from.
 func (d *doctor) ask(ctx context.Context, q pg.Query) error {
-	conn, err := d.pool.Acquire(ctx)
+	conn, err := pg.Acquire(ctx, d.pool)
 	if err != nil {
 		return err
 	}
@@ -62,14 +62,17 @@ func isState(err error, state string) bool {
 func (d *doctor) trouble(ctx context.Context, err error) []finding {
 	var pgErr *pgconn.PgError
 	var database *aiseed.DatabaseError
+	cause := pg.Classify(ctx, err)
 	switch {
 	case ctx.Err() != nil:
 		return fail(fmt.Sprintf("no answer within %s", checkTimeout), "Something holds a lock on the tables, or the server is overloaded: look into pg_stat_activity")
 	case isState(err, undefinedTable), errors.As(err, &database) && database.SQLState == undefinedTable:
 		return fail("a table is missing (SQLSTATE 42P01)", "Restore it from a backup")
-	case pg.Classify(ctx, err).Policy:
+	case cause.Policy:
 		return fail("a row security policy applies to the role, so it could hide rows (SQLSTATE 42501)",
 			"Connect as the owner of the tables, give the role BYPASSRLS, or disable row security on the tables")
+	case cause.Reason != "":
+		return fail(cause.Reason, "")
 	case isState(err, insufficientPrivilege):
 		return fail("the role lacks a privilege on the schema or its tables (SQLSTATE 42501)", "Grant it, or connect as their owner")
 	case errors.As(err, &pgErr):

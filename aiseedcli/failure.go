@@ -68,6 +68,7 @@ var classes = []struct {
 	{"configuration", aiseed.ErrInvalidConfig},
 	{"drift", aiseed.ErrDrift},
 	{"lock_timeout", aiseed.ErrLockTimeout},
+	{"schema_missing", aiseed.ErrSchemaMissing},
 	{"schema_outdated", aiseed.ErrSchemaOutdated},
 	{"schema", aiseed.ErrSchema},
 	{"keyring", aiseed.ErrKeyring},
@@ -143,7 +144,7 @@ func decryptErrors(err error) []*aiseed.DecryptError {
 // place of what the author of a server can do.
 func (a *app) message(err error) string {
 	message := a.inOurWords(bare(err))
-	if errors.Is(err, aiseed.ErrCommitUnknown) {
+	if about := (*aboutError)(nil); errors.Is(err, aiseed.ErrCommitUnknown) && !errors.As(err, &about) {
 		message += "\nRun the same command again: it finds out, and does what is left"
 	}
 	return message
@@ -157,6 +158,10 @@ func (a *app) inOurWords(text string) string {
 		"aiseed.Migrations", a.sibling("schema -print"),
 		"set StoreOptions.Schema", "give -schema",
 		"choose another StoreOptions.Schema", "choose another -schema",
+		"append it to the keyring, after the key that seals", "append it to the keyring, after the key that seals. If it is lost for good: "+a.sibling("forget KEY-ID"),
+		"and call Store.Rotate", "and run "+a.sibling("rotate"),
+		"list the providers to see", "run "+a.sibling("list")+" to see",
+		"read the provider again and decide again", "run the command again",
 		"seal them with Store.SealPlaintext", "seal them with: "+a.sibling("seal"),
 	).Replace(text)
 }
@@ -165,6 +170,9 @@ func (a *app) inOurWords(text string) string {
 func (a *app) sibling(words string) string {
 	if a.flags.database != "" {
 		words += " -database ..." // not its value, which can contain a password
+	}
+	if a.flags.acceptPlaintext {
+		words += " -plaintext"
 	}
 	if a.flags.schema != a.Schema {
 		words += " -schema " + shellQuoted(a.flags.schema)

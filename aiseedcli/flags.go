@@ -40,7 +40,7 @@ func (a *app) flagSet() *flag.FlagSet {
 	f.StringVar(&to.notifyChannel, "notify-channel", a.NotifyChannel, "`name` of the channel on which the servers hear of changes; else that of the schema")
 	f.Var(&to.prefixes, "prefix", "`start` of the names of the server's variables; it can be repeated")
 	f.StringVar(&to.actor, "actor", "", "`name` for the audit of whoever changes something; else the login")
-	f.BoolVar(&to.json, "json", false, "print one JSON document, for machines")
+	f.BoolVar(&to.json, "json", to.json, "print one JSON document, for machines")
 	f.BoolVar(&to.noColor, "no-color", false, "no colours; NO_COLOR and TERM=dumb do the same")
 	f.BoolVar(&to.discardAudits, "discard-audits", false, "mark all waiting audit entries as delivered, those from before too, instead of leaving them to the server's own audit log")
 	f.BoolVar(&to.migrate, "migrate", false, "apply the schema first, if it is missing or older")

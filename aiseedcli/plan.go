@@ -125,10 +125,13 @@ func runApply(ctx context.Context, a *app) (result, error) {
 	}
 	return a.withStore(ctx, func(store *aiseed.Store, _ *aiseed.Keyring) (result, error) {
 		plan, err := store.Seed(ctx, cfg, aiseed.LeaveAudits, slog.Logger{})
-		if err != nil {
+		if plan == nil {
 			return result{}, err
 		}
 		did := applied{planDocument: planDocument{false, list(plan.Steps), list(plan.Warnings), list(plan.Choices), list(plan.Variables)}, Audits: "left"}
+		if err != nil {
+			return result{document: did.planDocument}, err
+		}
 		if a.flags.discardAudits {
 			if _, err := store.DeliverAudits(ctx, aiseed.DiscardAudits); err != nil {
 				did.AuditsProblem = bare(err)

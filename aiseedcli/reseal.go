@@ -49,7 +49,7 @@ func runSeal(ctx context.Context, a *app) (result, error) {
 
 func runUnseal(ctx context.Context, a *app) (result, error) {
 	if !a.flags.yes {
-		return result{}, errors.New("unseal stores every secret as plaintext, and servers with a keyring refuse to read that; stop them first, and give -yes")
+		return result{}, a.usage("unseal stores every secret as plaintext, and servers with a keyring refuse to read that; stop them first, and give -yes")
 	}
 	return a.reseal(ctx, resealing{(*aiseed.Store).Unseal, "stored as plaintext", func(aiseed.RotateResult, int) string {
 		return "Start every server without a keyring, with plaintext accepted. Keep the keys as long as you keep backups from before."

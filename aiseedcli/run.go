@@ -121,7 +121,7 @@ var errInterrupted = errors.New("interrupted; nothing is half done, and running 
 func (a *app) dispatch(ctx context.Context, args []string) (result, error) {
 	a.flags.json = slices.ContainsFunc(args, func(arg string) bool { return arg == "-json" || arg == "--json" })
 	if len(args) == 0 {
-		return result{}, a.usage("there is no verb. " + verbNames())
+		return result{}, a.noVerb()
 	}
 	switch args[0] {
 	case "help", "-h", "-help", "--help":
@@ -129,25 +129,29 @@ func (a *app) dispatch(ctx context.Context, args []string) (result, error) {
 	case "-version", "--version":
 		args = []string{"version"}
 	}
-	v, rest, err := a.findVerb(args)
-	if err != nil {
+	set := a.flagSet()
+	var err error
+	if strings.HasPrefix(args[0], "-") { // the verb is somewhere behind
+		if args, err = parseFlags(set, args); err != nil {
+			return result{}, a.usage(flagProblem(err))
+		}
+	}
+	if a.verb, args, err = a.findVerb(args); err != nil {
 		return result{}, err
 	}
-	a.verb = v
-	set := a.flagSet()
-	switch a.args, err = parseFlags(set, rest); {
+	switch a.args, err = parseFlags(set, args); {
 	case errors.Is(err, flag.ErrHelp):
-		return a.help(strings.Fields(v.name))
+		return a.help(strings.Fields(a.verb.name))
 	case err != nil:
 		return result{}, a.usage(flagProblem(err))
 	}
 	if err := a.checkFlags(set); err != nil {
 		return result{}, err
 	}
-	if n := len(strings.Fields(v.takes)); len(a.args) != n {
+	if n := len(strings.Fields(a.verb.takes)); len(a.args) != n {
 		return result{}, a.wrongArguments()
 	}
-	return v.run(ctx, a)
+	return a.verb.run(ctx, a)
 }
 
 // wrongArguments says which arguments the verb takes.

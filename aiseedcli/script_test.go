@@ -37,14 +37,16 @@ func TestMain(m *testing.M) {
 
 // O7. A script is what an operator types and sees, on a database of its own.
 //
-//	NAME=value          sets a variable; ${key1}, ${dsn}, ${dir}, ${words} are filled in
+//	NAME=value          sets a variable; ${key1}, ${id1}, ${dsn}, ${dir}, ${words} are filled in
 //	> sql ...           runs SQL on the database
+//	> let NAME ...      makes the result of SQL ${NAME}, which is printed as NAME
 //	> hold ...          runs SQL in a transaction that stays open
 //	> release           ends that transaction
 //	> migrate NAME N    applies the first N files of the schema to the schema NAME
 //	> file NAME TEXT    writes ${dir}/NAME
 //	> server            starts a server that asks guest for a password; ${server} is its address
 //	$ aiseed ...        runs the command; what follows is its output, "! " before a line of stderr
+//	$ aiseed ... < TEXT the same, with TEXT on standard input, in which \n is a line break
 //	$ aiseed ... ^C     the same, and Ctrl-C as soon as it waits for a lock
 //
 // ${words} are the last tokens that settle a drift, as they were printed.
@@ -70,7 +72,11 @@ func TestScripts(t *testing.T) {
 
 // run runs the command aiseed, with lines that are not wrapped if environ has no COLUMNS: the addresses of test databases have various lengths.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
-	return Run(ctx, args, Options{Version: "v0.0.0-test", Environ: append(slices.Clone(environ), "COLUMNS=10000"), Stdin: strings.NewReader(""), Stdout: stdout, Stderr: stderr})
+	return runWith(ctx, args, environ, strings.NewReader(""), stdout, stderr)
+}
+
+func runWith(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return Run(ctx, args, Options{Version: "v0.0.0-test", Environ: append(slices.Clone(environ), "COLUMNS=10000"), Stdin: stdin, Stdout: stdout, Stderr: stderr})
 }
 
 // passwordOfScripts is in each place where an operator could type a secret by mistake.
@@ -99,6 +105,7 @@ func newScript(t *testing.T) *script {
 		s.secrets = append(s.secrets, s.vars[name])
 		keyring, err := aiseed.ParseKeyring(s.vars[name])
 		require.NoError(t, err)
+		s.vars["id"+name[len("key"):]] = keyring.IDs()[0]
 		s.literals = append(s.literals, keyring.IDs()[0], "ID-OF-"+strings.ToUpper(name))
 	}
 	if c.Password != "" {
@@ -171,6 +178,12 @@ func (s *script) direct(line string) {
 	switch verb {
 	case "sql":
 		_, err = s.pool.Exec(ctx, rest, pgx.QueryExecModeSimpleProtocol)
+	case "let":
+		name, sql, _ := strings.Cut(rest, " ")
+		var value string
+		err = s.pool.QueryRow(ctx, sql).Scan(&value)
+		s.vars[name] = value
+		s.literals = append(s.literals, value, name)
 	case "hold":
 		s.held, err = s.pool.Begin(ctx)
 		require.NoError(s.t, err)
@@ -226,13 +239,16 @@ func (s *script) server() {
 
 func (s *script) command(line string) {
 	line, interrupted := strings.CutSuffix(line, " ^C")
+	line, stdin, _ := strings.Cut(line, " < ")
+	stdin = strings.NewReplacer(`\n`, "\n", `\r`, "\r").Replace(stdin)
+	s.secrets = append(s.secrets, strings.Fields(stdin)...)
 	args := strings.Fields(os.Expand(line, s.expand))
 	require.Equal(s.t, "aiseed", args[0])
 	var stdout, stderr bytes.Buffer
 	ctx, cancel := context.WithCancel(s.t.Context())
 	defer cancel()
 	exit := make(chan int, 1)
-	go func() { exit <- run(ctx, args[1:], s.environ, &stdout, &stderr) }()
+	go func() { exit <- runWith(ctx, args[1:], s.environ, strings.NewReader(stdin), &stdout, &stderr) }()
 	if interrupted {
 		s.awaitLock()
 		cancel()
@@ -282,10 +298,11 @@ var random = []struct {
 	{regexp.MustCompile(`@[0-9a-f]{16}\b`), "@DIGEST"},
 	{regexp.MustCompile(`("digest": ")[0-9a-f]{16}`), "${1}DIGEST"},
 	{regexp.MustCompile(`( |\()[0-9a-f]{8}\b`), "${1}FINGERPRINT"},
-	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`), "TIME"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`), "TIME"},
 	{regexp.MustCompile(`\bpid \d+`), "pid PID"},
 	{regexp.MustCompile(`pg_terminate_backend\(\d+\)`), "pg_terminate_backend(PID)"},
 	{regexp.MustCompile(`, from [0-9a-f.:]+,`), ","},
+	{regexp.MustCompile(`\bgo1\.[0-9.]+`), "GO"},
 	{regexp.MustCompile(`PostgreSQL \d+\.\d+`), "PostgreSQL VERSION"},
 	{regexp.MustCompile(`\d+ of \d+ connection slots`), "N of N connection slots"},
 	{regexp.MustCompile(`(version|needs|the) ` + strconv.Itoa(neededVersion()) + `\b`), "$1 LATEST"},

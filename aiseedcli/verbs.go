@@ -24,6 +24,8 @@ type verb struct {
 
 const (
 	exits       = "0 done\n1 an error\n130 interrupted"
+	aboutEdits  = "PROVIDER is a name or an id. Servers that run hear of the change at once. The audit names -actor, or the login."
+	aboutKeys   = "The key comes from the file of -key-file, or from standard input; a terminal is asked, and does not show it. "
 	exitsReseal = "0 complete\n1 something is left, or an error\n130 interrupted"
 )
 
@@ -41,6 +43,39 @@ func verbs() []verb {
 			about:   "A drift stops it, as it stops a start; the error prints the token that settles it. Audit entries wait for the server, which delivers them when it starts next.",
 			exits:   "0 environment and database agree, or were settled\n1 an error, a drift included; nothing was changed\n130 interrupted",
 			example: "{prefix}DRIFT_KEEP=openai@0123456789abcdef {name} apply",
+		},
+		{
+			name: "list", summary: "show all providers, with the ids of keys", run: runList,
+			about: "Disabled and deleted ones too. It works although secrets cannot be decrypted, and shows which. It writes nothing and takes no lock.",
+			exits: exits, example: "{name} list -json | jq -r '.providers[] | select(.enabled | not) | .name'",
+		},
+		{
+			name: "enable", takes: "PROVIDER", summary: "let servers use a provider", run: runEnable, writes: true,
+			about: aboutEdits, exits: exits, example: "{name} enable openai",
+		},
+		{
+			name: "disable", takes: "PROVIDER", summary: "keep servers from using a provider", run: runDisable, writes: true,
+			about: aboutEdits + " A start does not enable it again.", exits: exits, example: "{name} disable openai",
+		},
+		{
+			name: "delete", takes: "PROVIDER", summary: "delete a provider; restore undoes it", run: runDelete, writes: true,
+			about: aboutEdits + " A start does not create it again. Its keys stay in the database.", exits: exits, example: "{name} delete openai",
+		},
+		{
+			name: "restore", takes: "PROVIDER", summary: "bring a deleted provider back, with its keys", run: runRestore, writes: true,
+			about: aboutEdits + " Of several deleted ones with a name, the name is the latest; an id names each.", exits: exits, example: "{name} restore openai",
+		},
+		{
+			name: "key add", takes: "PROVIDER", summary: "give a provider one more key", run: runKeyAdd, writes: true, own: []string{"key-file"},
+			about: aboutKeys + aboutEdits, exits: exits, example: "{name} key add openai -key-file /run/secrets/openai",
+		},
+		{
+			name: "key remove", takes: "PROVIDER KEY", summary: "remove a key for good", run: runKeyRemove, writes: true,
+			about: "KEY is the key's position, from 1, or its id, as list shows them. It works although secrets cannot be decrypted. " + aboutEdits, exits: exits, example: "{name} key remove openai 2",
+		},
+		{
+			name: "key replace", takes: "PROVIDER", summary: "replace all keys of a provider by one", run: runKeyReplace, writes: true, own: []string{"key-file"},
+			about: aboutKeys + "It works although the old keys cannot be decrypted. " + aboutEdits, exits: exits, example: "pass show openai | {name} key replace openai",
 		},
 		{
 			name: "doctor", summary: "look for trouble, and say what to do about it", run: runDoctor,
@@ -73,6 +108,12 @@ func verbs() []verb {
 			example: "{name} unseal -yes",
 		},
 		{
+			name: "forget", takes: "KEY-ID", summary: "remove what a lost sealing key has sealed", run: runForget, writes: true, own: []string{"yes"},
+			about:   "For a key that is lost, so that servers start again. Without -yes it lists what the key has sealed: bearer keys and Bedrock settings, also of deleted providers. With -yes it removes them. The id is that of the error which says what the keyring lacks.",
+			exits:   "0 forgotten\n1 an error, or -yes is missing; nothing was changed\n130 interrupted",
+			example: "{name} forget 0123456789abcdef0123456789abcdef -yes",
+		},
+		{
 			name: "schema", summary: "print the tables' SQL, or apply it", run: runSchema, writes: true, own: []string{"print", "apply", "tool"},
 			about:   "Give one of -print, which needs no database, and -apply.",
 			exits:   exits,
@@ -100,8 +141,8 @@ func (a *app) findVerb(args []string) (verb, []string, error) {
 			return all[i], args[words:], nil
 		}
 	}
-	if strings.HasPrefix(args[0], "-") {
-		return verb{}, nil, a.usage("the first argument is a flag; the verb comes first. " + verbNames())
+	if len(args) == 0 {
+		return verb{}, nil, a.noVerb()
 	}
 	var names []string
 	for _, v := range all {
@@ -117,6 +158,8 @@ func (a *app) findVerb(args []string) (verb, []string, error) {
 	}
 	return verb{}, nil, a.usage("unknown verb" + quoted(args[0]) + ". " + verbNames())
 }
+
+func (a *app) noVerb() error { return a.usage("there is no verb. " + verbNames()) }
 
 func verbNames() string { return "Verbs: " + strings.Join(append(namesOf(verbs()), "help"), ", ") }
 
@@ -193,7 +236,7 @@ func (a *app) printFlag(f *flag.Flag) {
 	if f.Name == "prefix" {
 		builtIn = strings.Join(a.Prefixes, " and ")
 	}
-	if builtIn != "" && builtIn != "false" {
+	if builtIn != "" && builtIn != "false" && builtIn != "true" {
 		usage += " (" + builtIn + ")"
 	}
 	a.printf("  %-21s %s\n", strings.TrimSpace("-"+f.Name+" "+value), usage)

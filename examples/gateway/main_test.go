@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed/aiseedtest"
@@ -20,8 +21,11 @@ func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 // changes, the server hears of.
 func TestO7_TheCommandUnderTheHostsName(t *testing.T) {
 	t.Parallel()
+	pool := aiseedtest.NewPool(t)
+	_, err := pool.Exec(t.Context(), "drop schema public cascade; create schema public", pgx.QueryExecModeSimpleProtocol)
+	require.NoError(t, err)
 	environ := []string{
-		"GATEWAY_DATABASE_URL=" + aiseedtest.NewPool(t).Config().ConnString(),
+		"GATEWAY_DATABASE_URL=" + pool.Config().ConnString(),
 		"GATEWAY_KEYS=AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
 		"GATEWAY_OPENAI_KEY=sk-6f1e9b07c2d84a53b1907e",
 		"COLUMNS=10000",

@@ -28,7 +28,7 @@ func CheckSecret(value, plural string) (problem string) {
 		return "JSON; want the secret alone, which is one of its values"
 	}
 	if problem := checkShape(value); problem != "" {
-		return problem + fileTakesIt
+		return problem + FileTakesIt
 	}
 	switch {
 	case isAssignment(value):
@@ -42,14 +42,15 @@ func CheckSecret(value, plural string) (problem string) {
 			continue
 		}
 		if plural != "" {
-			return "a " + separator.name + " in it; several secrets go into " + plural + ", with a comma between them" + fileTakesIt
+			return "a " + separator.name + " in it; several secrets go into " + plural + ", with a comma between them" + FileTakesIt
 		}
-		return "a " + separator.name + " in it; want one secret" + fileTakesIt
+		return "a " + separator.name + " in it; want one secret" + FileTakesIt
 	}
 	return ""
 }
 
-const fileTakesIt = ". A secret that really looks like this goes into a file that the variable's _FILE twin names"
+// FileTakesIt is the end of a problem that a secret from a file does not have.
+const FileTakesIt = ". A secret that really looks like this goes into a file that the variable's _FILE twin names"
 
 // CheckSecretFile returns what is wrong with a secret from a file, or from one element of a
 // list in it, or "".

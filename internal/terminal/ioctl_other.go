@@ -2,6 +2,8 @@
 
 package terminal
 
+const maxLine = 0
+
 func width(uintptr) int { return 0 }
 
 func isTerminal(uintptr) bool { return false }

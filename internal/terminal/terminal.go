@@ -17,6 +17,9 @@ import (
 // package does not know.
 var ErrUnsupported = errors.New("not a terminal whose echo can be turned off")
 
+// ErrTooLong means that the terminal may have cut the line that was typed.
+var ErrTooLong = errors.New("longer than the line that a terminal takes")
+
 // Width returns the number of columns of the terminal behind a stream, or 0 if there is none.
 func Width(stream any) int {
 	f, ok := stream.(*os.File)
@@ -64,6 +67,10 @@ func ReadSecret(ctx context.Context, stream any, prompt io.Writer, question stri
 		if a.err != nil && a.line == "" {
 			return "", a.err
 		}
-		return strings.TrimRight(a.line, "\r\n"), nil
+		line := strings.TrimRight(a.line, "\r\n")
+		if len(line) >= maxLine {
+			return "", ErrTooLong
+		}
+		return line, nil
 	}
 }

@@ -26,7 +26,7 @@ var rooms = map[string]string{
 	"internal/pg":         "internal/text github.com/jackc/pgx/v5 github.com/jackc/puddle/v2",
 
 	"stdslog":             "cdr.dev/slog/v3",
-	"aiseedcli":           ". internal/pg internal/secretfile internal/terminal internal/text cdr.dev/slog/v3 github.com/google/uuid github.com/jackc/pgx/v5",
+	"aiseedcli":           ". internal/environ internal/pg internal/secretfile internal/terminal internal/text cdr.dev/slog/v3 github.com/google/uuid github.com/jackc/pgx/v5",
 	"cmd/aiseed":          "aiseedcli",
 	"examples/demo":       ". internal/ephemeral stdslog cdr.dev/slog/v3 github.com/jackc/pgx/v5 golang.org/x/xerrors",
 	"examples/gateway":    ". aiseedcli stdslog github.com/jackc/pgx/v5",
