@@ -254,7 +254,7 @@ func (d *doctor) one(ctx context.Context, sql string, into ...any) error {
 
 // ask runs a query that no row security policy hides rows from.
 func (d *doctor) ask(ctx context.Context, q pg.Query) error {
-	conn, err := d.pool.Acquire(ctx)
+	conn, err := pg.Acquire(ctx, d.pool)
 	if err != nil {
 		return err
 	}
@@ -283,11 +283,14 @@ const selectHolders = `select a.pid, a.application_name, a.state, a.xact_start, 
 // own message, which can quote a row.
 func (d *doctor) trouble(ctx context.Context, err error) []finding {
 	var pgErr *pgconn.PgError
+	reason := pg.Classify(ctx, err).Reason
 	switch {
 	case ctx.Err() != nil:
 		return fail(fmt.Sprintf("no answer within %s", checkTimeout), "Something holds a lock on the tables, or the server is overloaded. Who holds locks there:", selectHolders)
 	case strings.HasPrefix(err.Error(), "aiseed: "):
 		return fail(d.message(err), "")
+	case reason != "":
+		return fail(reason, "")
 	case isState(err, undefinedTable):
 		return fail("a table is missing (SQLSTATE 42P01)", "Restore it from a backup")
 	case isState(err, insufficientPrivilege):

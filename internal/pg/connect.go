@@ -16,7 +16,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/puddle/v2"
 
 	"example.com/aiseed/internal/text"
 )
@@ -46,6 +45,10 @@ func hooksOf(c *pgxpool.Config) string {
 	return strings.Join(names, " or ")
 }
 
+// closedPool is the text of puddle.ErrClosedPool. The library does not depend on that module
+// directly, for one error.
+const closedPool = "closed pool"
+
 // explain fills in why there is no connection.
 func (e *connectError) explain(out *Error) {
 	// A hook's error can wrap one of these, of another pool or connection.
@@ -55,7 +58,7 @@ func (e *connectError) explain(out *Error) {
 		out.Reason = "the pool was closed while it connected"
 	case hosts:
 		explainHosts(failed, out)
-	case e.error == puddle.ErrClosedPool:
+	case e.error.Error() == closedPool:
 		out.Reason = "the pool is closed; close it only after the last call of the store"
 	case strings.HasPrefix(e.error.Error(), "pgxpool: too many failed attempts"):
 		out.Reason = "the pool gave no connection, because a hook refuses each one: look at its " + e.hooks

@@ -1,7 +1,10 @@
 package pg
 
 import (
+	"net"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -85,4 +88,13 @@ func TestO11_TextsInAnotherLanguage(t *testing.T) {
 		}
 		require.Equal(t, "SQLSTATE "+tt.code+": "+tt.want, r.explain().found)
 	}
+}
+
+// O11: a socket that this process may not use. The tests can run as root, who may use each.
+func TestO11_ASocketThatIsForbidden(t *testing.T) {
+	t.Parallel()
+	err := &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.EACCES)}
+	require.Equal(t, finding{
+		"permission denied", "let the user of this process use the socket: the mode of its directory, unix_socket_permissions, unix_socket_group",
+	}, network(err))
 }

@@ -23,7 +23,7 @@ var rooms = map[string]string{
 	"internal/environ":    "internal/text",
 	"internal/baseurl":    "internal/text",
 	"internal/seal":       "github.com/google/uuid",
-	"internal/pg":         "internal/text github.com/jackc/pgx/v5 github.com/jackc/puddle/v2",
+	"internal/pg":         "internal/text github.com/jackc/pgx/v5",
 
 	"stdslog":             "cdr.dev/slog/v3",
 	"aiseedcli":           ". internal/environ internal/pg internal/secretfile internal/terminal internal/text cdr.dev/slog/v3 github.com/google/uuid github.com/jackc/pgx/v5",
