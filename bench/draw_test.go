@@ -1,13 +1,13 @@
 package bench
 
 import (
-	"fmt"
 	"image/color"
 	"math"
 	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
@@ -19,7 +19,7 @@ import (
 // Mid-tones, which stand out from a white page and from a black one.
 var (
 	grey   = color.RGBA{0x84, 0x88, 0x8e, 0xff}
-	faint  = color.RGBA{0x84, 0x88, 0x8e, 0x40}
+	faint  = color.NRGBA{0x84, 0x88, 0x8e, 0x40}
 	blue   = color.RGBA{0x2f, 0x81, 0xf7, 0xff}
 	orange = color.RGBA{0xdb, 0x7b, 0x2b, 0xff}
 	green  = color.RGBA{0x3f, 0xa0, 0x5a, 0xff}
@@ -34,14 +34,13 @@ type curve struct {
 
 // A picture is a file and what is to be seen in it: an operation over sizes, or over latencies.
 type picture struct {
-	file, title string
-	operation   string
-	latency     time.Duration
-	n           int // 0 for all sizes
-	curves      []curve
+	file, title, operation string
+	latency                time.Duration
+	n                      int // 0 for all sizes
+	curves                 []curve
 }
 
-func (s *suite) pictures() []picture {
+var pictures = func() []picture {
 	us, rows := curve{ours, "aiseed", blue, false}, curve{reference, "row at a time", orange, false}
 	server := []curve{rows, us, {serverPart, "the limit: the server's part", green, true}}
 	read := []curve{rows, us, {joinedRead, "the limit: the bare read", green, true}}
@@ -54,28 +53,25 @@ func (s *suite) pictures() []picture {
 		{"latency.svg", "First start of 100 providers", firstStart, 0, 100, server},
 		{"parse.svg", "From the environment to a Config", parse, 0, 0, parsers},
 	}
-}
+}()
 
 // points are the medians in milliseconds.
 func (s *suite) points(p picture, by string) (points plotter.XYs) {
-	add := func(x float64, k key) {
-		if y := s.median(k); y > 0 {
-			points = append(points, plotter.XY{X: x, Y: y.Seconds() * 1000})
-		}
-	}
-	if p.n > 0 {
-		for _, latency := range s.latencies {
-			add(latency.Seconds()*1000, key{p.operation, by, p.n, latency})
-		}
-		return points
-	}
 	for _, n := range s.sizes {
-		add(float64(n), key{p.operation, by, n, p.latency})
+		for _, latency := range s.latencies {
+			at, x := key{p.operation, by, n, latency}, float64(n)
+			if p.n > 0 {
+				x = latency.Seconds() * 1000
+			}
+			if len(s.samples[at]) > 0 && (n == p.n || p.n == 0 && latency == p.latency) {
+				points = append(points, plotter.XY{X: x, Y: s.median(at).Seconds() * 1000})
+			}
+		}
 	}
 	return points
 }
 
-func (s *suite) draw(p picture, dir string) error {
+func (s *suite) draw(p picture, dir string) {
 	plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"}
 	chart := plot.New()
 	chart.BackgroundColor = nil // whatever the page has
@@ -83,7 +79,7 @@ func (s *suite) draw(p picture, dir string) error {
 	chart.Title.TextStyle.Color, chart.Title.TextStyle.Font.Size, chart.Title.Padding = grey, 13, 8
 	for _, axis := range []*plot.Axis{&chart.X, &chart.Y} {
 		axis.Color, axis.Tick.Color, axis.Label.TextStyle.Color, axis.Tick.Label.Color = grey, grey, grey, grey
-		axis.Scale, axis.Tick.Marker = plot.LogScale{}, plot.TickerFunc(decades)
+		axis.Scale, axis.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	}
 	if p.n > 0 {
 		chart.X.Label.Text, chart.X.Scale, chart.X.Tick.Marker = "ms to the database and back", plot.LinearScale{}, plot.DefaultTicks{}
@@ -92,12 +88,10 @@ func (s *suite) draw(p picture, dir string) error {
 	grid.Horizontal.Color, grid.Vertical.Color = faint, faint
 	chart.Add(grid)
 	chart.Legend.Top, chart.Legend.Left, chart.Legend.Padding, chart.Legend.XOffs = true, true, 3, 8
-	chart.Legend.TextStyle.Color = grey
+	chart.Legend.YOffs, chart.Legend.TextStyle.Color = -6, grey
 	for _, c := range p.curves {
 		line, points, err := plotter.NewLinePoints(s.points(p, c.by))
-		if err != nil {
-			return fmt.Errorf("draw %s: %w", p.file, err)
-		}
+		require.NoError(s, err, "draw %s of %s", p.file, c.by)
 		line.Color, line.Width = c.color, 2
 		points.Color, points.Shape, points.Radius = c.color, draw.CircleGlyph{}, 3
 		if c.limit {
@@ -111,23 +105,8 @@ func (s *suite) draw(p picture, dir string) error {
 	canvas := vgsvg.NewWith(vgsvg.UseWH(18*vg.Centimeter, 11*vg.Centimeter))
 	chart.Draw(draw.New(canvas))
 	file, err := os.Create(filepath.Join(dir, p.file))
-	if err != nil {
-		return err
-	}
-	defer file.Close()
+	require.NoError(s, err)
 	_, err = canvas.WriteTo(file)
-	return err
-}
-
-// decades are the ticks of a log axis, written out.
-func decades(low, high float64) (ticks []plot.Tick) {
-	for power := math.Floor(math.Log10(low)); power <= math.Ceil(math.Log10(high)); power++ {
-		value := math.Pow(10, power)
-		label := fmt.Sprintf("%g", value)
-		if value >= 1 {
-			label = thousands(int(math.Round(value)))
-		}
-		ticks = append(ticks, plot.Tick{Value: value, Label: label})
-	}
-	return ticks
+	require.NoError(s, err)
+	require.NoError(s, file.Close())
 }

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -15,6 +16,7 @@ import (
 
 	"example.com/aiseed"
 	"example.com/aiseed/internal/ephemeral"
+	"example.com/aiseed/internal/seal"
 )
 
 // A suite is one run of all benchmarks, on a private server.
@@ -22,6 +24,7 @@ type suite struct {
 	*testing.T
 	scale
 	server  *ephemeral.Server
+	sealer  seal.Key // the one key of the keyring
 	options aiseed.StoreOptions
 	lines   []*line         // that are open
 	peaks   map[int]float64 // bytes on the heap while a backlog is delivered, by its size
@@ -32,14 +35,17 @@ type suite struct {
 func newSuite(t *testing.T, scale scale, dir string) *suite {
 	// The benchmarks gather statistics themselves, at known times.
 	server, err := ephemeral.Start(t.Context(), "autovacuum=off")
-	require.NoError(t, err, "start a private PostgreSQL server; scripts/deps.sh postgres installs one")
+	require.NoError(t, err, "scripts/deps.sh postgres installs a server")
 	t.Cleanup(func() { require.NoError(t, server.Close()) })
 	record, err := os.Create(filepath.Join(dir, "performance.out"))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, record.Close()) })
+	secret := bytes.Repeat([]byte("k"), aiseed.KeySize)
 	keyring, err := aiseed.NewKeyring(secret)
 	require.NoError(t, err)
-	s := &suite{T: t, scale: scale, server: server, record: record, samples: map[key][]testing.BenchmarkResult{}, peaks: map[int]float64{}}
+	sealer, err := seal.NewKey(secret)
+	require.NoError(t, err)
+	s := &suite{T: t, scale: scale, server: server, sealer: sealer, record: record, samples: map[key][]testing.BenchmarkResult{}, peaks: map[int]float64{}}
 	s.options = aiseed.StoreOptions{Keyring: keyring, AuditTimeout: 2 * time.Hour} // the longest delivery fits in
 	for _, n := range scale.sizes {
 		s.database(empty(n), "template0")
@@ -75,7 +81,6 @@ type contender struct {
 	line    *line                       // whose round trips are counted; nil for none
 	prepare func(context.Context) error // before each measurement; nil keeps the line awake
 	run     func(context.Context) error
-	rounds  int // at most; 0 is as many as the others
 	repeat  int // runs in one measurement, if one is too short for the clock; 0 is 1
 }
 
@@ -85,9 +90,6 @@ func (s *suite) race(rounds int, contenders ...contender) {
 	for round := range rounds {
 		for i := range contenders {
 			c := contenders[(i+round)%len(contenders)]
-			if c.rounds > 0 && round >= c.rounds {
-				continue
-			}
 			r := s.measure(c)
 			s.samples[c.key] = append(s.samples[c.key], r)
 			_, err := fmt.Fprintf(s.record, "Benchmark%v\t%v\t%s\n", c.key, r, r.MemString())
@@ -153,18 +155,14 @@ func (s *suite) median(k key) time.Duration { return time.Duration(summary(s.tim
 
 // ratio compares two benchmarks round by round: what ran at the same time is compared.
 func (s *suite) ratio(a, b key) benchmath.Summary {
-	ratios, y := s.times(a), s.times(b)
-	ratios = ratios[:min(len(ratios), len(y))]
-	for round := range ratios {
-		ratios[round] /= y[round]
+	ratios := s.times(a)
+	for round, time := range s.times(b) {
+		ratios[round] /= time
 	}
 	return summary(ratios)
 }
 
 // summary is the median and its confidence interval, as benchstat has them. It sorts the values.
 func summary(values []float64) benchmath.Summary {
-	if len(values) == 0 {
-		return benchmath.Summary{}
-	}
 	return benchmath.AssumeNothing.Summary(benchmath.NewSample(values, &benchmath.DefaultThresholds), 0.95)
 }

@@ -2,9 +2,9 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -42,8 +42,6 @@ select p.id, p.type, p.name, p.display_name, p.enabled, p.deleted, p.base_url, p
        k.id, k.position, k.api_key, k.api_key_key_id, k.created_at, k.updated_at
   from ai_providers p join ai_provider_keys k on k.provider_id = p.id
  where not p.deleted`
-
-const selectJoinedByName = selectJoined + ` and p.name = any ($1) order by p.name, k.position`
 
 // selectApart reads the providers first and then the keys, as the library does: less to send,
 // and more to plan.
@@ -158,7 +156,7 @@ func (r *rowAtATime) start(ctx context.Context) error {
 			if p, ok := stored[want.Name]; !ok {
 				missing = append(missing, want)
 			} else if !r.same(want, p) && t.err == nil {
-				t.err = fmt.Errorf("provider %s is another one in the database; a benchmark does not expect that", want.Name)
+				t.err = fmt.Errorf("provider %s is another one in the database", want.Name)
 			}
 		}
 		if len(missing) > 0 {
@@ -186,26 +184,21 @@ func (r *rowAtATime) list(t *transaction) map[string]*stored {
 	t.exec(`select set_config('lock_timeout', '30000', true), set_config('idle_in_transaction_session_timeout', '15000', true),
 		set_config('statement_timeout', '0', true)`)
 	t.exec(`select pg_advisory_xact_lock($1)`, aiseed.LockKey(""))
-	byName := map[string]*stored{}
-	if t.err != nil {
-		return byName
-	}
 	rows, _ := t.Query(t.ctx, selectJoined+` order by p.name, k.position`)
 	list, err := scanJoined(rows)
+	t.err = errors.Join(t.err, err)
+	byName := map[string]*stored{}
 	for _, p := range list {
 		byName[p.name] = p
 	}
-	t.err = err
 	return byName
 }
 
 func (r *rowAtATime) same(want aiseed.ProviderConfig, p *stored) bool {
-	same := p.kind == want.Type && p.baseURL == want.BaseURL && len(p.keys) == len(want.Keys)
-	for i := 0; same && i < len(p.keys); i++ {
-		secret, ok := r.key.Open(cell(p.keys[i].id, p.id), p.keys[i].apiKey)
-		same = ok && secret == want.Keys[i].Reveal()
-	}
-	return same
+	return p.kind == want.Type && p.baseURL == want.BaseURL && slices.EqualFunc(p.keys, want.Keys, func(k storedKey, wanted aiseed.Secret) bool {
+		secret, ok := r.key.Open(cell(k.id, p.id), k.apiKey)
+		return ok && secret == wanted.Reveal()
+	})
 }
 
 func cell(key, provider uuid.UUID) seal.Cell {
@@ -234,19 +227,14 @@ func (r *rowAtATime) insert(t *transaction, list []aiseed.ProviderConfig) {
 }
 
 func (t *transaction) audit(resource string, id, provider uuid.UUID, name string, values map[string]any) {
-	encoded, err := json.Marshal(values)
-	t.err = errors.Join(t.err, err)
 	t.exec(`insert into ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name, new)
-		values ($1, 'system', 'create', $2, $3, $4, $5, $6)`, uuid.New(), resource, id, provider, name, encoded)
+		values ($1, 'system', 'create', $2, $3, $4, $5, $6)`, uuid.New(), resource, id, provider, name, values)
 }
 
 // deliver reads the audit entries and marks them, all in one statement: to mark
 // each by itself would be slower still.
 func (r *rowAtATime) deliver(t *transaction) {
 	t.exec(`select pg_try_advisory_xact_lock($1)`, aiseed.LockKey("")+1)
-	if t.err != nil {
-		return
-	}
 	rows, _ := t.Query(t.ctx, `select id, created_at, actor, action, resource, resource_id, provider_id, provider_name, old, new
 		from ai_provider_audits where delivered_at is null order by seq`)
 	entries, err := pgx.CollectRows(rows, pgx.RowToStructByPos[aiseed.AuditEntry])
@@ -255,7 +243,7 @@ func (r *rowAtATime) deliver(t *transaction) {
 		err = errors.Join(err, aiseed.DiscardAudits.Audit(t.ctx, entry))
 		ids[i] = entry.ID
 	}
-	t.err = err
+	t.err = errors.Join(t.err, err)
 	t.exec(`update ai_provider_audits set delivered_at = clock_timestamp() where id = any ($1)`, ids)
 }
 

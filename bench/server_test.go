@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -94,9 +93,6 @@ func (l *line) script(sql string) func(context.Context) error {
 }
 
 func (l *line) exec(sql string) { require.NoError(l.s, l.script(sql)(l.s.Context())) }
-
-// secret is the one key of the keyring.
-var secret = bytes.Repeat([]byte("k"), aiseed.KeySize)
 
 func (l *line) store() *aiseed.Store {
 	store, err := aiseed.Open(l.s.Context(), l.Pool, l.s.options)
