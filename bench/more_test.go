@@ -3,7 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
-	"runtime/metrics"
+	"runtime"
 	"strings"
 
 	"cdr.dev/slog/v3"
@@ -69,7 +69,7 @@ select gen_random_uuid(), 'system', 'create', 'ai_provider_key', gen_random_uuid
   from generate_series(1, %d) i`, n))
 		store, seen, before := l.store(), 0, 0.0
 		auditor := aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
-			if seen++; seen%100 == 0 {
+			if seen++; seen%500 == 0 {
 				s.peaks[n] = max(s.peaks[n], heap()-before)
 			}
 			return nil
@@ -86,9 +86,9 @@ select gen_random_uuid(), 'system', 'create', 'ai_provider_key', gen_random_uuid
 }
 
 func heap() float64 {
-	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
-	metrics.Read(sample)
-	return float64(sample[0].Value.Uint64())
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return float64(stats.HeapAlloc)
 }
 
 const parse, caarlos, look = "Parse", "caarlos0-env", "look"

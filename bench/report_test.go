@@ -47,6 +47,8 @@ func (s *suite) targets() string {
 			atMost(1.5, k.of(ours), k, "no-op start, N = %d, %v to the database, against the faster bare read", n, latency)
 		}
 	}
+	one := key{noOpStart, ours, 1, 0}
+	add("", "shown", text(s.ratio(one, one.of(preparedRead)), ""), "no-op start, N = 1, no latency, against the bare read as a prepared statement")
 	for _, n := range s.sizes[2:min(4, len(s.sizes))] {
 		k := key{firstStart, ours, n, 0}
 		atMost(1.8, k, k.of(serverPart), "first start, N = %d, no latency, against the server's part", n)

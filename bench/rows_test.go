@@ -43,6 +43,8 @@ select p.id, p.type, p.name, p.display_name, p.enabled, p.deleted, p.base_url, p
   from ai_providers p join ai_provider_keys k on k.provider_id = p.id
  where not p.deleted`
 
+const selectNamed = selectJoined + ` and p.name = any ($1) order by p.name, k.position`
+
 // selectApart reads the providers first and then the keys, as the library does: less to send,
 // and more to plan.
 const selectApart = `
@@ -53,18 +55,14 @@ select false, id, id, type, name, display_name, base_url, enabled, deleted, revi
 select true, id, provider_id, '', '', '', '', false, false, position, api_key, api_key_key_id, created_at, updated_at
   from ai_provider_keys where provider_id = any (array(select id from chosen))`
 
-// bareRead runs the one statement without which nothing can be known, and does nothing with its
-// rows. The statement is parsed and planned each time, as that of a start is.
-func (l *line) bareRead(n int, sql string, scan func(pgx.Rows) ([]*stored, error)) func(context.Context) error {
+// bareRead runs the one statement without which nothing can be known, and does nothing with its rows.
+func (l *line) bareRead(n int, mode pgx.QueryExecMode, sql string, scan func(pgx.Rows) ([]*stored, error)) func(context.Context) error {
 	var names []string
 	for _, p := range l.s.config(n).Providers {
 		names = append(names, p.Name)
 	}
 	return func(ctx context.Context) error {
-		rows, err := l.Query(ctx, sql, pgx.QueryExecModeCacheDescribe, names)
-		if err != nil {
-			return err
-		}
+		rows, _ := l.Query(ctx, sql, mode, names) // reading the rows returns the error
 		list, err := scan(rows)
 		if err == nil && len(list) != n {
 			err = fmt.Errorf("the bare read found %d of %d providers", len(list), n)
@@ -102,8 +100,7 @@ func scanApart(rows pgx.Rows) (list []*stored, err error) {
 		&p.revision, &p.settings, &p.settingsKey, &p.created, &p.updated,
 	}, func() error {
 		if isKey {
-			of := byID[owner]
-			of.keys = append(of.keys, storedKey{p.id, p.revision, *p.settings, p.settingsKey, p.created, p.updated})
+			byID[owner].keys = append(byID[owner].keys, storedKey{p.id, p.revision, *p.settings, p.settingsKey, p.created, p.updated})
 			return nil
 		}
 		row := p
