@@ -46,11 +46,12 @@ torture: deps ## Run the tests of faults with their full numbers, and print the 
 matrix: deps ## Run all tests on PostgreSQL 14 to 18, and with unusual settings
 	go run ./tests/matrix $(RUNS)
 
-# A run takes some minutes and needs a machine that does nothing else.
+# A run takes up to half an hour and needs a machine that does nothing else. With QUICK=1 it takes a
+# minute, and only shows that everything works.
 .PHONY: bench
 bench: ## Measure what a start costs, and write docs/performance.md with its pictures
 	@scripts/deps.sh postgres
-	cd bench && go run . -docs ../docs
+	cd bench && go test -count=1 -timeout=3h $(if $(QUICK),,-full -docs=../docs)
 
 .PHONY: lint
 lint: ## Check format, vet, staticcheck, the workflow, and that the go.mod files are tidy
