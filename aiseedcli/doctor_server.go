@@ -50,11 +50,14 @@ func (d *doctor) connection(ctx context.Context) []finding {
 	if err != nil {
 		return d.cannotConnect(ctx, err)
 	}
+	defer pg.Release(ctx, conn)
 	encoding := conn.Conn().PgConn().ParameterStatus("client_encoding")
-	conn.Release()
 	var used, slots int
 	s := &d.session
-	err = d.one(ctx, selectSession, &s.role, &s.login, &s.database, &s.readOnly, &s.standby, &s.encodingBy, &s.readOnlyBy, &used, &slots)
+	err = pg.RoundTrip(ctx, conn.Conn(), pg.SeeAllRows, pg.Query{
+		SQL:  selectSession,
+		Rows: pg.One(&s.role, &s.login, &s.database, &s.readOnly, &s.standby, &s.encodingBy, &s.readOnlyBy, &used, &slots),
+	})
 	at := d.address()
 	switch {
 	case err != nil:
@@ -226,7 +229,7 @@ func (d *doctor) watch(ctx context.Context) []finding {
 // hears reports whether a notification arrives, on a channel that nobody else listens on. It is sent
 // over another connection: see Store.Watch.
 func (d *doctor) hears(ctx context.Context) (bool, error) {
-	pooled, err := d.pool.Acquire(ctx)
+	pooled, err := pg.Acquire(ctx, d.pool)
 	if err != nil {
 		return false, err
 	}

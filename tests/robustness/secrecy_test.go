@@ -248,6 +248,9 @@ func (w *secretWorld) walk() (called []string) {
 			inWords, err := warning.MarshalText()
 			must(err)
 			show("Warning.MarshalText", inWords, string(inWords))
+			asJSON, err := warning.MarshalJSON()
+			must(err)
+			show("Warning.MarshalJSON", asJSON, string(asJSON))
 			show("Warning.String", warning.String(), warning, &warning)
 		}
 	}
@@ -256,6 +259,9 @@ func (w *secretWorld) walk() (called []string) {
 	require.ErrorAs(t, err, &drift)
 	show("DriftError.Error", drift.Error(), drift, *drift)
 	show("DriftError.Unwrap", drift.Unwrap())
+	for _, choice := range drift.Choices {
+		show("Choice.String", choice.String(), choice)
+	}
 	drifted.DriftAdopt = storetest.Tokens(t, w.store, drifted)
 	must(aiseed.SeedAIProvidersFromEnv(ctx, w.store, drifted, f.Audits, w.logger))
 	showWithURL("SeedAIProvidersFromEnv", drifted)
