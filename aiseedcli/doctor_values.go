@@ -172,12 +172,12 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 	}
 	d.steps = plan.Steps
 	var creates, adopts int
-	var tokens []string
+	lastDrift := -1
 	for _, step := range plan.Steps {
 		switch step.Action {
 		case aiseed.ActionDrifted:
+			lastDrift = len(findings)
 			findings = append(findings, fail(drifted(step), "")...)
-			tokens = append(tokens, step.Name+"@"+step.Digest)
 		case aiseed.ActionCreate:
 			creates++
 		case aiseed.ActionAdopt:
@@ -187,38 +187,22 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 			findings = append(findings, warn(step.Name+": "+w.String(), "")...)
 		}
 	}
-	d.writes = tokens == nil && creates+adopts > 0
+	d.writes = lastDrift < 0 && creates+adopts > 0
 	for _, w := range notShown(plan, d.cfg) { // environment shows the others
 		findings = append(findings, warn(w.String(), "")...)
 	}
-	if tokens != nil {
-		last := 0
-		for i, f := range findings {
-			if f.State == stateFail {
-				last = i
-			}
+	if lastDrift >= 0 {
+		var meanings []string
+		f := &findings[lastDrift]
+		for _, choice := range plan.Choices {
+			meanings, f.Run = append(meanings, choice.Meaning), append(f.Run, choice.String())
 		}
-		findings[last].Do = "See: " + d.sibling("plan") + ". Then set one of these for the server; with the first the database's values stay, with the second it takes the environment's:"
-		findings[last].Run = []string{d.settles("DRIFT_KEEP", d.cfg.DriftKeep, plan, tokens), d.settles("DRIFT_ADOPT", d.cfg.DriftAdopt, plan, tokens)}
+		f.Do = "See: " + d.sibling("plan") + ". Then set one of these for the server. In this order: " + strings.Join(meanings, "; ") + "."
 	}
 	if findings == nil {
 		findings = ok("no drift; a start creates %d of %s", creates, text.Count(len(plan.Steps), "provider"))
 	}
 	return findings
-}
-
-// settles returns the variable that settles all drifts, and what it settles already.
-func (d *doctor) settles(variable string, entries []string, plan *aiseed.Plan, tokens []string) string {
-	name := d.prefix() + variable
-	for _, prefix := range d.flags.prefixes {
-		if d.lookup(prefix+variable) != "" {
-			name = prefix + variable
-		}
-	}
-	entries = slices.DeleteFunc(slices.Clone(entries), func(entry string) bool {
-		return slices.ContainsFunc(plan.Warnings, func(w aiseed.Warning) bool { return w.Code == aiseed.WarningStaleToken && w.Token == entry })
-	})
-	return name + "=" + strings.Join(append(entries, tokens...), ",")
 }
 
 func drifted(step aiseed.Step) string {
