@@ -24,7 +24,7 @@ type retirement struct {
 // runRetire lists the variables without which a start writes and ends as before.
 func runRetire(ctx context.Context, a *app) (result, error) {
 	return a.withPlan(ctx, func(p planned) (result, error) {
-		stays := staying(p.Variables)
+		stays := staying(p.Plan)
 		if err := a.settlements(ctx, p, stays); err != nil {
 			return result{}, err
 		}
@@ -42,19 +42,20 @@ func runRetire(ctx context.Context, a *app) (result, error) {
 }
 
 // staying returns the variables of providers that have to stay, with the reasons. Those of a provider stay
-// or go together.
-func staying(variables []aiseed.VariableFate) map[string]string {
+// or go together: also one that agrees is needed if a start writes the others, or the default of one that is not set.
+func staying(p *aiseed.Plan) map[string]string {
 	reasons := map[string]string{} // by provider
-	for _, v := range variables {
-		switch v.Fate {
-		case aiseed.FateCreates:
-			reasons[v.Provider] = "the next start creates the provider from it"
-		case aiseed.FateAdopted:
-			reasons[v.Provider] = "the next start writes the environment's values"
-		case aiseed.FateStops:
-			reasons[v.Provider] = "the difference is not settled"
+	for _, s := range p.Steps {
+		switch s.Action {
+		case aiseed.ActionCreate:
+			reasons[s.Name] = "the next start creates the provider from it"
+		case aiseed.ActionAdopt:
+			reasons[s.Name] = "the next start writes the environment's values"
+		case aiseed.ActionDrifted:
+			reasons[s.Name] = "the difference is not settled"
 		}
 	}
+	variables := p.Variables
 	highest, moves := -1, "" // of the indexed variables that stay
 	for _, v := range variables {
 		if stem, n := indexOf(v.Name); n > highest && reasons[v.Provider] != "" && v.Provider != "" {
