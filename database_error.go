@@ -90,18 +90,12 @@ func sqlStateHint(state string) string {
 		return "some of the schema is there already, and the table aiseed_schema does not say so; complete it by hand from the files of aiseed.Migrations"
 	case stateUndefinedTable, stateUndefinedSchema, stateUndefinedColumn, stateDatatypeMismatch:
 		return "the tables are not those of aiseed's schema; compare them with the files of aiseed.Migrations"
-	case "53100":
-		return "the server's disk is full"
-	case "53200":
-		return "the server is out of memory"
 	case "42501":
 		return "the role lacks a privilege on the database, the schema or its tables; grant it, or connect as their owner"
-	case stateCancelled:
-		return "the server cancelled the statement; check statement_timeout of the role and the database"
 	case "57P01", "57P02":
 		return "the server is shutting down; start again when it is there"
 	}
-	return ""
+	return pg.StateHint(state)
 }
 
 // databaseError turns an error of internal/pg into a DatabaseError, and nil into nil.

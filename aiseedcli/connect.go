@@ -46,7 +46,9 @@ func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
 		return nil, &aboutError{"the connection string of " + source + " " + problem, aiseed.ErrDatabase}
 	}
 	// Processes that wait for our lock see this name.
-	config.ConnConfig.RuntimeParams["application_name"] = a.Name
+	if params := config.ConnConfig.RuntimeParams; params["application_name"] == "" {
+		params["application_name"] = a.Name
+	}
 	config.ConnConfig.ConnectTimeout = cmp.Or(config.ConnConfig.ConnectTimeout, connectTimeout)
 	// A transaction-pooling proxy keeps no prepared statements.
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec

@@ -107,7 +107,7 @@ func runDoctor(ctx context.Context, a *app) (result, error) {
 	for _, c := range checks {
 		findings := d.examine(ctx, c, failed)
 		if ctx.Err() != nil {
-			return result{}, ctx.Err()
+			return result{document: map[string]any{"healthy": false, "findings": all}}, ctx.Err()
 		}
 		for i := range findings {
 			findings[i].Check = c.name

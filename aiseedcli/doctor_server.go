@@ -139,6 +139,11 @@ func (d *doctor) writing(ctx context.Context) (findings []finding) {
 		findings = append(findings, d.forWriting(d.writes, fmt.Sprintf("the role %q may not write to the database %q, since default_transaction_read_only is on", s.login, s.database),
 			"Unless that is meant:", d.alterRole("default_transaction_read_only = off"))...)
 	}
+	mayLock := true
+	if err := d.one(ctx, `select has_function_privilege('pg_catalog.pg_advisory_xact_lock(bigint)', 'EXECUTE')`, &mayLock); err == nil && !mayLock {
+		findings = append(findings, d.forWriting(d.writes, fmt.Sprintf("the role %q lacks EXECUTE on pg_advisory_xact_lock, which makes writers wait for each other", d.session.role), "As a superuser:",
+			"grant execute on function pg_catalog.pg_advisory_xact_lock(bigint) to "+identifier(d.session.role)+";")...)
+	}
 	together, err := d.holdsTogether(ctx)
 	switch {
 	case ctx.Err() != nil:
@@ -299,7 +304,7 @@ func (d *doctor) trouble(ctx context.Context, err error) []finding {
 	case isState(err, insufficientPrivilege):
 		return fail("the role lacks a privilege on the schema or its tables (SQLSTATE 42501)", "Grant it, or connect as their owner")
 	case errors.As(err, &pgErr):
-		return fail("the server refuses the question with SQLSTATE "+pgErr.Code, "")
+		return fail("the server refuses the question with SQLSTATE "+pgErr.Code, pg.StateHint(pgErr.Code))
 	}
 	return fail("the connection was lost", "Look at the server, and run this again")
 }

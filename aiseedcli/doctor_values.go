@@ -104,7 +104,7 @@ func (d *doctor) unusable(err *aiseed.ProvidersError) (findings []finding) {
 			continue
 		}
 		d.damaged[p.ID] = true
-		findings = append(findings, fail(d.message(p.Err), "")...)
+		findings = append(findings, fail(d.inOurWords(bare(p.Err)), "", d.repairs(p.Err)...)...)
 	}
 	return findings
 }
@@ -184,7 +184,7 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 			adopts++
 		}
 		for _, w := range step.Warnings {
-			findings = append(findings, warn(step.Name+": "+w.String(), "")...)
+			findings = append(findings, warn(step.Name+": "+d.inOurWords(w.String()), "")...)
 		}
 	}
 	d.writes = lastDrift < 0 && creates+adopts > 0

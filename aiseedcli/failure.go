@@ -2,10 +2,12 @@ package aiseedcli
 
 import (
 	"errors"
+	"regexp"
 	"strings"
 	"time"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/text"
 )
 
 // A failure is an error in a document.
@@ -144,27 +146,49 @@ func decryptErrors(err error) []*aiseed.DecryptError {
 // place of what the author of a server can do.
 func (a *app) message(err error) string {
 	message := a.inOurWords(bare(err))
+	if commands := a.repairs(err); commands != nil {
+		message += "\nWhat mends it, with a new key or without one:\n  " + strings.Join(commands, "\n  ")
+	}
 	if about := (*aboutError)(nil); errors.Is(err, aiseed.ErrCommitUnknown) && !errors.As(err, &about) {
 		message += "\nRun the same command again: it finds out, and does what is left"
 	}
 	return message
 }
 
+// repairs returns the verbs that replace or remove the bearer keys that cannot be decrypted.
+func (a *app) repairs(err error) (commands []string) {
+	for _, d := range decryptErrors(err) {
+		if d.Column == "api_key" && errors.Is(d, aiseed.ErrUndecryptable) {
+			commands = append(commands, a.sibling("key replace "+text.Label(d.Provider)), a.sibling("key remove "+text.Label(d.Provider)+" "+d.RowID.String()))
+		}
+	}
+	return commands
+}
+
 // inOurWords replaces what the library tells the author of a server by what this command can do.
-func (a *app) inOurWords(text string) string {
+func (a *app) inOurWords(message string) string {
+	if lost := lacking.FindStringSubmatch(message); lost != nil {
+		message += ". If it is lost for good: " + a.sibling("forget "+lost[1]+lost[2])
+	}
 	return strings.NewReplacer(
 		"call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations with your own tool", "apply them with: "+a.sibling("schema -apply"),
 		"the files of aiseed.Migrations", "the files that "+a.sibling("schema -print")+" prints",
 		"aiseed.Migrations", a.sibling("schema -print"),
 		"set StoreOptions.Schema", "give -schema",
 		"choose another StoreOptions.Schema", "choose another -schema",
-		"append it to the keyring, after the key that seals", "append it to the keyring, after the key that seals. If it is lost for good: "+a.sibling("forget KEY-ID"),
+		"restore it in the database", "restore it with: "+a.sibling("restore NAME"),
+		"this version of the library", "this version of the command",
+		"as this library prints it", "as this command prints it",
+		"this library", "this command",
 		"and call Store.Rotate", "and run "+a.sibling("rotate"),
 		"list the providers to see", "run "+a.sibling("list")+" to see",
 		"read the provider again and decide again", "run the command again",
 		"seal them with Store.SealPlaintext", "seal them with: "+a.sibling("seal"),
-	).Replace(text)
+	).Replace(message)
 }
+
+// lacking finds the id of a sealing key that a keyring lacks in the text of an error.
+var lacking = regexp.MustCompile(`it lacks ([0-9a-f]{32})|give the keyring that has ([0-9a-f]{32})`)
 
 // sibling returns another verb with the same flags, to be typed.
 func (a *app) sibling(words string) string {

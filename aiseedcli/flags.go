@@ -11,6 +11,7 @@ import (
 
 	"example.com/aiseed"
 	"example.com/aiseed/internal/terminal"
+	"example.com/aiseed/internal/text"
 )
 
 // flags are the values of the flags.
@@ -72,32 +73,43 @@ func parseFlags(set *flag.FlagSet, args []string) (others []string, err error) {
 }
 
 var (
-	prefixPattern = regexp.MustCompile(`^[A-Z][A-Z0-9_]*_$`)
-	// Keys contain lower-case letters; names of variables do not.
-	variablePattern = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
+	prefixPattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,39}_$`)
+	// A key in base64 ends in an equals sign, and one in hex is longer.
+	variablePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,59}$`)
+	secretPattern   = regexp.MustCompile(`^(sk|pk|rk|xai|gsk)-|^AKIA|^AIza|://`)
 )
+
+// isIdentifier reports whether a text can be the name of a schema or a channel, and is not a secret in
+// the place of one: names are printed.
+func isIdentifier(name string) bool {
+	const maxBytes = 63
+	key, err := base64.StdEncoding.DecodeString(name)
+	return name != "" && len(name) <= maxBytes && text.Check(name) == "" && !secretPattern.MatchString(name) && (err != nil || len(key) < aiseed.KeySize)
+}
 
 // checkFlags completes the flags, and refuses those that cannot be right. It does not show a value,
 // which can be a key that was given to the wrong flag.
 func (a *app) checkFlags(set *flag.FlagSet) (err error) {
+	given := map[string]bool{} // what the host built in is its own matter
 	set.Visit(func(f *flag.Flag) {
+		given[f.Name] = true
 		if slices.Contains(ownFlags, f.Name) && !slices.Contains(a.verb.own, f.Name) {
 			err = a.usage("-" + f.Name + " is not for " + a.verb.name + ", but for " + strings.Join(verbsWith(f.Name), " and "))
 		}
 	})
-	const maxIdentifierBytes = 63
 	if len(a.flags.prefixes) == 0 {
 		a.flags.prefixes = a.Prefixes
 	}
-	key, decodeErr := base64.StdEncoding.DecodeString(a.flags.schema)
 	switch {
 	case err != nil:
 		return err
-	case slices.ContainsFunc(a.flags.prefixes, func(prefix string) bool { return !prefixPattern.MatchString(prefix) }):
-		return a.usage("-prefix takes the start of the names of variables: upper-case letters, digits and underscores, an underscore at the end")
-	case decodeErr == nil && len(key) >= aiseed.KeySize, a.flags.schema == "", len(a.flags.schema) > maxIdentifierBytes, strings.HasPrefix(a.flags.schema, "pg_"):
+	case given["prefix"] && slices.ContainsFunc(a.flags.prefixes, func(prefix string) bool { return !prefixPattern.MatchString(prefix) }):
+		return a.usage("-prefix takes the start of the names of variables: letters, digits and underscores, an underscore at the end")
+	case a.flags.schema == "", given["schema"] && !isIdentifier(a.flags.schema), strings.HasPrefix(a.flags.schema, "pg_"):
 		return a.usage("-schema takes the name of a schema, of at most 63 bytes and not one of Postgres's own")
-	case !variablePattern.MatchString(a.flags.keysVariable):
+	case given["notify-channel"] && !isIdentifier(a.flags.notifyChannel):
+		return a.usage("-notify-channel takes the name of a channel, of at most 63 bytes")
+	case given["keys-variable"] && !variablePattern.MatchString(a.flags.keysVariable):
 		return a.usage("-keys-variable takes the name of a variable, not the keys themselves")
 	}
 	return nil
@@ -154,7 +166,7 @@ type usageError struct {
 
 func (e *usageError) Error() string { return e.text }
 
-func (a *app) usage(text string) error { return &usageError{text, a.verb} }
+func (a *app) usage(problem string) error { return &usageError{problem, a.verb} }
 
 func isUsage(err error) bool {
 	var usage *usageError

@@ -51,7 +51,7 @@ func runKeyAdd(ctx context.Context, a *app) (result, error) {
 		}
 		before, err := e.store.Provider(ctx, p.ID)
 		if err != nil {
-			return edited{}, e.damaged(p, err)
+			return edited{}, err
 		}
 		if i := slices.IndexFunc(before.Keys, func(k aiseed.ProviderKey) bool { return k.APIKey.Equal(key) }); i >= 0 {
 			has := shownKey{before.Keys[i].ID.String(), i + 1, key.String(), false}
@@ -71,16 +71,6 @@ func runKeyAdd(ctx context.Context, a *app) (result, error) {
 		}
 		return did, err
 	})
-}
-
-// damaged says how to go on with a provider whose keys cannot all be decrypted.
-func (e *edit) damaged(p aiseed.ProviderInfo, err error) error {
-	i := slices.IndexFunc(p.Keys, func(k aiseed.ProviderKeyInfo) bool { return k.Undecryptable })
-	if i < 0 {
-		return err
-	}
-	return &aboutError{bare(err) + fmt.Sprintf(".\nTo remove that key: %s. To replace all keys by one: %s",
-		e.sibling("key remove "+text.Label(p.Name)+" "+p.Keys[i].ID.String()), e.sibling("key replace "+text.Label(p.Name))), err}
 }
 
 func runKeyRemove(ctx context.Context, a *app) (result, error) {

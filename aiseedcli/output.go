@@ -130,12 +130,14 @@ func wrap(text string, width int) string {
 	for line := range strings.Lines(text) {
 		line, ended := strings.CutSuffix(line, "\n")
 		start := head.FindString(line)
-		indent := utf8.RuneCountInString(start)
-		if utf8.RuneCountInString(line) <= width || width-indent < narrowest {
+		indent, used := utf8.RuneCountInString(start), utf8.RuneCountInString(start)
+		if width-indent < narrowest {
+			indent = 2 // what follows a break has no room behind the head
+		}
+		if utf8.RuneCountInString(line) <= width {
 			b.WriteString(line)
 		} else {
 			b.WriteString(start)
-			used := indent
 			for i, word := range strings.Fields(line[len(start):]) {
 				length := utf8.RuneCountInString(word)
 				switch {

@@ -153,7 +153,7 @@ func (a *app) printApplied(p planned, did applied) {
 	}
 	for _, s := range p.Steps {
 		for _, w := range s.Warnings {
-			a.printf("warning: %s: %s\n", text.Label(s.Name), w)
+			a.printf("warning: %s: %s\n", text.Label(s.Name), a.inOurWords(w.String()))
 		}
 	}
 	for _, w := range notShown(p.Plan, p.cfg) {

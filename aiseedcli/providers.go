@@ -173,8 +173,11 @@ func (a *app) edit(ctx context.Context, change func(context.Context, *edit) (edi
 // named returns the providers with a name or an id.
 func named(all []aiseed.ProviderInfo, which string) (found []aiseed.ProviderInfo) {
 	id, err := uuid.Parse(which)
+	if i := slices.IndexFunc(all, func(p aiseed.ProviderInfo) bool { return err == nil && p.ID == id }); i >= 0 {
+		return all[i : i+1] // an id can be the name of another provider, too
+	}
 	for _, p := range all {
-		if p.Name == which || err == nil && p.ID == id {
+		if p.Name == which {
 			found = append(found, p)
 		}
 	}
@@ -268,8 +271,11 @@ func (a *app) setEnabled(ctx context.Context, enabled bool) (result, error) {
 
 // used ends a line about a provider that servers use from now on, if they can.
 func used(p aiseed.ProviderInfo) string {
-	if isDamaged(p) {
+	switch {
+	case isDamaged(p):
 		return ""
+	case len(p.Keys) == 0 && p.Region+p.Model == "" && p.Type != aiseed.TypeCopilot:
+		return "; servers use it now, without credentials"
 	}
 	return "; servers use it now"
 }

@@ -18,18 +18,17 @@ type resealed struct {
 	Next      string   `json:"next,omitempty"`
 }
 
-// A resealing is rotate, seal or unseal: its function, its name in the output, the next step.
+// A resealing is rotate, seal or unseal: its function, its name in the output, whether everything has to be sealed afterwards, the next step.
 type resealing struct {
-	do   func(*aiseed.Store, context.Context) (aiseed.RotateResult, error)
-	done string
-	next func(report aiseed.RotateResult, keys int) string
+	do    func(*aiseed.Store, context.Context) (aiseed.RotateResult, error)
+	done  string
+	seals bool // plaintext that is left is an error
+	next  func(report aiseed.RotateResult, keys int) string
 }
 
 func runRotate(ctx context.Context, a *app) (result, error) {
-	return a.reseal(ctx, resealing{(*aiseed.Store).Rotate, "sealed with the first key", func(r aiseed.RotateResult, keys int) string {
+	return a.reseal(ctx, resealing{(*aiseed.Store).Rotate, "sealed with the first key", true, func(r aiseed.RotateResult, keys int) string {
 		switch {
-		case r.Plaintext > 0:
-			return "Servers with this keyring refuse to read what is stored as plaintext. If there was no keyring when it was written, run " + a.sibling("seal") + "; if there was, find out who wrote to the tables."
 		case keys == 1 && r.Changed+len(r.Revoked) == 0:
 			return "Every value is sealed with the only key of the keyring. To rotate, make a new key with openssl rand -base64 32. Give every server OLD,NEW, so that all can decrypt what it seals; then give every server NEW,OLD, and run this again."
 		case keys == 1:
@@ -42,7 +41,7 @@ func runRotate(ctx context.Context, a *app) (result, error) {
 }
 
 func runSeal(ctx context.Context, a *app) (result, error) {
-	return a.reseal(ctx, resealing{(*aiseed.Store).SealPlaintext, "sealed", func(aiseed.RotateResult, int) string {
+	return a.reseal(ctx, resealing{(*aiseed.Store).SealPlaintext, "sealed", true, func(aiseed.RotateResult, int) string {
 		return "Start every server with this keyring. Backups and WAL archives from before still hold the secrets as plaintext."
 	}})
 }
@@ -51,7 +50,7 @@ func runUnseal(ctx context.Context, a *app) (result, error) {
 	if !a.flags.yes {
 		return result{}, a.usage("unseal stores every secret as plaintext, and servers with a keyring refuse to read that; stop them first, and give -yes")
 	}
-	return a.reseal(ctx, resealing{(*aiseed.Store).Unseal, "stored as plaintext", func(aiseed.RotateResult, int) string {
+	return a.reseal(ctx, resealing{(*aiseed.Store).Unseal, "stored as plaintext", false, func(aiseed.RotateResult, int) string {
 		return "Start every server without a keyring, with plaintext accepted. Keep the keys as long as you keep backups from before."
 	}})
 }
@@ -59,6 +58,9 @@ func runUnseal(ctx context.Context, a *app) (result, error) {
 func (a *app) reseal(ctx context.Context, how resealing) (result, error) {
 	return a.withStore(ctx, func(store *aiseed.Store, keyring *aiseed.Keyring) (result, error) {
 		report, err := how.do(store, ctx)
+		if err == nil && how.seals && report.Plaintext > 0 {
+			err = &aboutError{"servers with this keyring refuse to read what is stored as plaintext. If there was no keyring when it was written: " + a.sibling("seal") + "; if there was, find out who wrote to the tables", aiseed.ErrPlaintext}
+		}
 		did := resealed{Complete: err == nil, Changed: report.Changed, Revoked: append([]string{}, report.Revoked...), Left: []value{}, Plaintext: report.Plaintext}
 		for _, l := range report.Left {
 			did.Left = append(did.Left, value{l.Provider, l.Table, l.Column, l.RowID.String(), l.KeyID})
@@ -68,7 +70,7 @@ func (a *app) reseal(ctx context.Context, how resealing) (result, error) {
 		}
 		return result{document: did, text: func() {
 			a.printResealed(did, how.done)
-			if err != nil && !errors.Is(err, aiseed.ErrUndecryptable) {
+			if err != nil && !errors.Is(err, aiseed.ErrUndecryptable) && !errors.Is(err, aiseed.ErrPlaintext) {
 				a.printf("It ended before all values were looked at; run it again for the rest.\n")
 			}
 		}}, err

@@ -3,6 +3,7 @@ package aiseedcli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -55,22 +56,23 @@ func staying(p *aiseed.Plan) map[string]string {
 			reasons[s.Name] = "the difference is not settled"
 		}
 	}
-	variables := p.Variables
-	highest, moves := -1, "" // of the indexed variables that stay
-	for _, v := range variables {
-		if stem, n := indexOf(v.Name); n > highest && reasons[v.Provider] != "" && v.Provider != "" {
-			highest, moves = n, stem
+	var needed []int // the indexes that stay
+	stem := ""
+	for _, v := range p.Variables {
+		if prefix, n := indexOf(v.Name); n >= 0 && v.Provider != "" && reasons[v.Provider] != "" && !slices.Contains(needed, n) {
+			stem, needed = prefix, append(needed, n)
 		}
 	}
+	slices.Sort(needed)
 	stays := map[string]string{}
-	for _, v := range variables {
+	for _, v := range p.Variables {
 		reason := reasons[v.Provider]
-		stem, n := indexOf(v.Name)
+		_, n := indexOf(v.Name)
 		switch {
 		case v.Provider == "":
 			continue
-		case reason == "" && n >= 0 && n < highest:
-			reason = "would leave a gap below " + moves + "*, which has to stay; to remove these, rename " + moves + "* to " + stem + "* in the same step"
+		case reason == "" && n >= 0 && len(needed) > 0 && n < needed[len(needed)-1]:
+			reason = gap(stem, needed)
 		}
 		if reason != "" {
 			stays[v.Name] = reason
@@ -79,9 +81,21 @@ func staying(p *aiseed.Plan) map[string]string {
 	return stays
 }
 
-var indexed = regexp.MustCompile(`^(.*_PROVIDER_(\d+)_)`)
+// gap says why a variable with a lower index than one that stays cannot simply be removed, and how to move those that stay.
+func gap(stem string, needed []int) string {
+	var moves []string
+	for to, from := range needed {
+		if from != to {
+			moves = append(moves, fmt.Sprintf("%s%d_* becomes %s%d_*", stem, from, stem, to))
+		}
+	}
+	return fmt.Sprintf("would leave a gap below %s%d_*, which has to stay; to remove all that would, number those that stay from 0 in the same step: %s",
+		stem, needed[len(needed)-1], strings.Join(moves, ", "))
+}
 
-// indexOf returns the start of an indexed variable's name, and its index, or -1.
+var indexed = regexp.MustCompile(`^(.*_PROVIDER_)(\d+)_`)
+
+// indexOf returns what is before the index in a variable's name, and the index, or -1.
 func indexOf(name string) (stem string, n int) {
 	found := indexed.FindStringSubmatch(name)
 	if found == nil {
@@ -187,8 +201,7 @@ func (a *app) printFates(heading string, variables []aiseed.VariableFate) {
 	}
 	a.printf("%s\n", heading)
 	for i, v := range variables {
-		about := v
-		if about.Name = ""; i == 0 || about != (aiseed.VariableFate{Provider: variables[i-1].Provider, Fate: variables[i-1].Fate, Reason: variables[i-1].Reason}) {
+		if i == 0 || v.Provider != variables[i-1].Provider || v.Reason != variables[i-1].Reason {
 			a.printf("\n  %s\n", strings.TrimSpace(v.Provider+"  "+v.Reason))
 		}
 		a.print("    " + v.Name + "\n")

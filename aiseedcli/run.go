@@ -123,17 +123,19 @@ func (a *app) dispatch(ctx context.Context, args []string) (result, error) {
 	if len(args) == 0 {
 		return result{}, a.noVerb()
 	}
-	switch args[0] {
-	case "help", "-h", "-help", "--help":
-		return a.help(args[1:])
-	case "-version", "--version":
-		args = []string{"version"}
+	if args[0] == "-version" || args[0] == "--version" {
+		args[0] = "version"
 	}
 	set := a.flagSet()
 	var err error
-	if strings.HasPrefix(args[0], "-") { // the verb is somewhere behind
-		if args, err = parseFlags(set, args); err != nil {
+	if strings.HasPrefix(args[0], "-") || args[0] == "help" { // the verb, or what help is about, is somewhere behind
+		switch args, err = parseFlags(set, args); {
+		case errors.Is(err, flag.ErrHelp):
+			return a.help(nil)
+		case err != nil:
 			return result{}, a.usage(flagProblem(err))
+		case len(args) > 0 && args[0] == "help":
+			return a.help(args[1:])
 		}
 	}
 	if a.verb, args, err = a.findVerb(args); err != nil {

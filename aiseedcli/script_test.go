@@ -474,4 +474,7 @@ func TestO7_FieldsOfDocumentsAreDescribed(t *testing.T) {
 		}
 	}
 	require.Greater(t, described, 100)
+	for _, class := range classes {
+		assert.Contains(t, string(page), "`"+class.name+"`", "the page for operators lacks a class of errors")
+	}
 }

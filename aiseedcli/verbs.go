@@ -198,13 +198,13 @@ func (a *app) brief(v verb) string {
 
 func (a *app) help(args []string) (result, error) {
 	if len(args) == 0 || args[0] == "help" {
-		return result{text: a.overview}, nil
+		return a.helpText(a.overview), nil
 	}
 	v, _, err := a.findVerb(args)
 	if err != nil {
 		return result{}, err
 	}
-	return result{text: func() {
+	return a.helpText(func() {
 		a.printf("%s %s: %s\n\n%s\n\n", a.Name, strings.TrimSpace(v.name+" "+v.takes), v.summary, a.fill(v.about))
 		set := a.flagSet()
 		if len(v.own) > 0 {
@@ -227,7 +227,20 @@ func (a *app) help(args []string) (result, error) {
 		}
 		a.print("\nExample:\n")
 		a.print("  " + a.fill(v.example) + "\n")
-	}}, nil
+	}), nil
+}
+
+// helpText is a result whose document has the text.
+func (a *app) helpText(print func()) result {
+	if !a.flags.json {
+		return result{text: print}
+	}
+	var b strings.Builder
+	out := a.stdout
+	a.stdout = &checkedWriter{w: &b}
+	print()
+	a.stdout = out
+	return result{document: map[string]any{"help": b.String()}}
 }
 
 func (a *app) printFlag(f *flag.Flag) {

@@ -60,12 +60,17 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 // serve is the server: it seeds, and logs what it would serve until ctx ends.
 func serve(ctx context.Context, environ []string, log *slog.Logger) error {
 	logger := stdslog.New(log)
-	keyring, keyringErr := aiseed.ParseKeyring(lookup(environ, keysVariable))
+	keys, keysErr := value(environ, keysVariable)
+	database, databaseErr := value(environ, databaseVariable)
+	if err := errors.Join(keysErr, databaseErr); err != nil {
+		return err
+	}
+	keyring, keyringErr := aiseed.ParseKeyring(keys)
 	cfg, configErr := aiseed.ParseEnviron(ctx, environ, logger, aiseed.WithPrefix(prefix))
 	if err := errors.Join(keyringErr, configErr); err != nil {
 		return err
 	}
-	pool, err := pgxpool.New(ctx, lookup(environ, databaseVariable))
+	pool, err := pgxpool.New(ctx, database)
 	if err != nil { // it can quote a part of the password
 		return errors.New(databaseVariable + " cannot be read")
 	}
@@ -80,6 +85,19 @@ func serve(ctx context.Context, environ []string, log *slog.Logger) error {
 	return store.Watch(ctx, func(providers []aiseed.Provider, err error) {
 		log.InfoContext(ctx, "serving", "providers", providers, "error", err)
 	})
+}
+
+// value returns the value of a variable, or of the file that its _FILE twin names, as the command does.
+func value(environ []string, name string) (string, error) {
+	path := lookup(environ, name+"_FILE")
+	if path == "" {
+		return lookup(environ, name), nil
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil { // it quotes the path, which can be the secret in the wrong variable
+		return "", errors.New(name + "_FILE: the file that it names cannot be read")
+	}
+	return strings.TrimSpace(string(raw)), nil
 }
 
 func lookup(environ []string, name string) string {

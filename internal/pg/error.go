@@ -103,3 +103,16 @@ func networkReason(err error) string {
 	}
 	return "closed by the other side"
 }
+
+// StateHint says what an operator can do about a SQLSTATE that has the same reason whatever the statement, or "".
+func StateHint(state string) string {
+	switch state {
+	case "53100":
+		return "the server's disk is full"
+	case "53200":
+		return "the server is out of memory"
+	case "57014":
+		return "the server cancelled the statement; check statement_timeout of the role and the database"
+	}
+	return ""
+}
