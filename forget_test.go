@@ -272,7 +272,8 @@ func TestO7_S4_AStoreThatWasOpenSealsNothingWithAForgottenKey(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A key that took over, sealed nothing and is lost would keep the older ones from being used.
+// A key that took over, sealed nothing and is lost is forgotten with a new key first. The older one, which a rotation has
+// revoked, does not come back into use.
 func TestO7_S4_AKeyThatSealedNothingIsForgottenToo(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -293,6 +294,10 @@ func TestO7_S4_AKeyThatSealedNothingIsForgottenToo(t *testing.T) {
 	pool, options, _ := f.Connect()
 	_, err = aiseed.Open(ctx, pool, options)
 	require.ErrorContains(t, err, "is revoked")
+	_, err = aiseed.ForgetKey(ctx, pool, options, "bob", rotated.IDs()[0])
+	require.ErrorIs(t, err, aiseed.ErrKeyring)
+	require.ErrorContains(t, err, "make a new key")
+	options.Keyring = storetest.Keyring(t, 3, 1)
 	forgotten, err := aiseed.ForgetKey(ctx, pool, options, "bob", rotated.IDs()[0])
 	require.NoError(t, err)
 	require.Empty(t, forgotten)

@@ -96,7 +96,11 @@ var actionColours = map[Action]string{
 func (p *Plan) writeTable(b *wrapper, colour bool) {
 	rows := [][]string{{"ACTION", "NAME", "TYPE", "CREDENTIALS", "BASE URL"}}
 	for _, s := range p.Steps {
-		rows = append(rows, []string{string(s.Action), text.Label(s.Name), text.Brief(string(s.Type)), s.inUse().credentials(), text.OrNone(s.BaseURL)})
+		baseURL := MaskURL(s.inUse().BaseURL)
+		if s.Action == ActionDeleted || s.Action == ActionUnsupported { // nothing is in use
+			baseURL = s.BaseURL
+		}
+		rows = append(rows, []string{string(s.Action), text.Label(s.Name), text.Brief(string(s.Type)), s.inUse().credentials(), text.OrNone(baseURL)})
 	}
 	last := len(rows[0]) - 1
 	widths := make([]int, last)

@@ -394,9 +394,12 @@ func openWithout(ctx context.Context, function string, pool *pgxpool.Pool, opts 
 	if _, has := s.vault.ring.ByID(keyID); has {
 		return nil, keyringErrorf("it has key %s, so nothing is lost; to stop using the key, put another one first and call Store.Rotate. Nothing was changed", keyID)
 	}
-	err = s.checkSchema(ctx, s.vault.ring, opts.Migrate, func(stored []storedKey, _ string) error {
+	err = s.checkSchema(ctx, s.vault.ring, opts.Migrate, func(stored []storedKey, successor string) error {
 		if !slices.ContainsFunc(stored, func(k storedKey) bool { return k.ID == keyID }) {
 			return notFound("there is no sealing key with id %s in the schema %q: nothing there was ever sealed with it; check the id, the database and the schema", keyID, s.schema)
+		}
+		if successor != "" { // to take it back into use would undo a rotation
+			return keyringErrorf("its first key, %s, is revoked, and must seal nothing more; make a new key with: openssl rand -base64 32, put it first, and the others after it. Nothing was changed", s.vault.ring[0].ID)
 		}
 		return nil
 	})

@@ -137,7 +137,7 @@ func (d *doctor) writing(ctx context.Context) (findings []finding) {
 			"Take it out of the connection string and its options")...)
 	case s.readOnly:
 		findings = append(findings, d.forWriting(d.writes, fmt.Sprintf("the role %q may not write to the database %q, since default_transaction_read_only is on", s.login, s.database),
-			"Unless that is meant:", d.alterRole("default_transaction_read_only = off"))...)
+			"Unless that is meant:", "set default_transaction_read_only = off;", d.alterRole("default_transaction_read_only = off"))...)
 	}
 	mayLock := true
 	if err := d.one(ctx, `select has_function_privilege('pg_catalog.pg_advisory_xact_lock(bigint)', 'EXECUTE')`, &mayLock); err == nil && !mayLock {

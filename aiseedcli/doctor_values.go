@@ -81,7 +81,12 @@ func (d *doctor) values(ctx context.Context) (findings []finding) {
 	}
 	for _, p := range all {
 		undecryptable := p.SettingsUndecryptable || slices.ContainsFunc(p.Keys, func(k aiseed.ProviderKeyInfo) bool { return k.Undecryptable })
-		if !undecryptable || p.Enabled && !p.Deleted {
+		live := p.Enabled && !p.Deleted
+		switch {
+		case live && !undecryptable && lacksCredentials(p):
+			findings = append(findings, warn(fmt.Sprintf("%s is enabled, and has no credentials", text.Label(p.Name)), "Give it some, or disable it:", d.givesCredentials(p)...)...)
+			continue
+		case !undecryptable || live:
 			continue
 		}
 		is := "disabled: a start reads it only if the environment names the provider"
@@ -92,9 +97,18 @@ func (d *doctor) values(ctx context.Context) (findings []finding) {
 			"Replace its keys or its settings, or restore the row from a backup")...)
 	}
 	if findings == nil {
-		return ok("every value can be decrypted, for %s and %d others", text.Count(len(providers), "enabled provider"), len(all)-len(providers))
+		return ok("every value can be decrypted; %s, %s", text.Count(len(providers), "enabled provider"), countOf(len(all)-len(providers), "other", "others"))
 	}
 	return findings
+}
+
+// givesCredentials returns what an operator can run for a provider without credentials.
+func (d *doctor) givesCredentials(p aiseed.ProviderInfo) []string {
+	disable := d.sibling("disable " + text.Label(p.Name))
+	if p.Type == aiseed.TypeBedrock {
+		return []string{disable}
+	}
+	return []string{d.sibling("key add " + text.Label(p.Name)), disable}
 }
 
 // unusable reports each provider that was not reported yet.
@@ -200,7 +214,10 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 		f.Do = "See: " + d.sibling("plan") + ". Then set one of these for the server. In this order: " + strings.Join(meanings, "; ") + "."
 	}
 	if findings == nil {
-		findings = ok("no drift; a start creates %d of %s", creates, text.Count(len(plan.Steps), "provider"))
+		findings = ok("no drift, and nothing to create")
+		if creates > 0 {
+			findings = ok("no drift; a start creates %d of %s", creates, text.Count(len(plan.Steps), "provider"))
+		}
 	}
 	return findings
 }

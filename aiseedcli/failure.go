@@ -22,6 +22,8 @@ type failure struct {
 
 	Values []value `json:"values,omitempty"` // classes undecryptable and plaintext
 
+	KeyIDs []string `json:"key_ids,omitempty"` // class keyring: the sealing keys that the message is about
+
 	Holder *holder `json:"holder,omitempty"` // class lock_timeout: who holds the lock, if that is known
 
 	SQLState   string `json:"sqlstate,omitempty"` // class database: the server's answer
@@ -120,6 +122,9 @@ func (a *app) failureOf(err error) *failure {
 	case errors.As(err, &database):
 		f.SQLState, f.Table, f.Constraint = database.SQLState, database.Table, database.Constraint
 	}
+	if f.Class == "keyring" {
+		f.KeyIDs = keyID.FindAllString(bare(err), -1)
+	}
 	for _, d := range decryptErrors(err) {
 		f.Values = append(f.Values, value{d.Provider, d.Table, d.Column, d.RowID.String(), d.KeyID})
 	}
@@ -168,7 +173,11 @@ func (a *app) repairs(err error) (commands []string) {
 // inOurWords replaces what the library tells the author of a server by what this command can do.
 func (a *app) inOurWords(message string) string {
 	if lost := lacking.FindStringSubmatch(message); lost != nil {
-		message += ". If it is lost for good: " + a.sibling("forget "+lost[1]+lost[2])
+		first := ""
+		if lost[2] != "" {
+			first = "put a new key first, and "
+		}
+		message += ". If it is lost for good: " + first + a.sibling("forget "+lost[1]+lost[2])
 	}
 	return strings.NewReplacer(
 		"call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations with your own tool", "apply them with: "+a.sibling("schema -apply"),
@@ -177,6 +186,7 @@ func (a *app) inOurWords(message string) string {
 		"set StoreOptions.Schema", "give -schema",
 		"choose another StoreOptions.Schema", "choose another -schema",
 		"restore it in the database", "restore it with: "+a.sibling("restore NAME"),
+		"grant it, or connect as their owner", "grant it, or connect as their owner. Which one: "+a.sibling("doctor"),
 		"this version of the library", "this version of the command",
 		"as this library prints it", "as this command prints it",
 		"this library", "this command",
@@ -186,6 +196,8 @@ func (a *app) inOurWords(message string) string {
 		"seal them with Store.SealPlaintext", "seal them with: "+a.sibling("seal"),
 	).Replace(message)
 }
+
+var keyID = regexp.MustCompile(`\b[0-9a-f]{32}\b`)
 
 // lacking finds the id of a sealing key that a keyring lacks in the text of an error.
 var lacking = regexp.MustCompile(`it lacks ([0-9a-f]{32})|give the keyring that has ([0-9a-f]{32})`)

@@ -76,7 +76,7 @@ type planned struct {
 func (a *app) withPlan(ctx context.Context, use func(planned) (result, error)) (result, error) {
 	cfg, err := a.config(ctx)
 	if err != nil {
-		return result{}, err
+		return result{document: map[string]any{"warnings": list(cfg.Warnings)}}, err
 	}
 	keyring, err := a.requiredKeyring()
 	if err != nil {

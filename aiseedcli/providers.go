@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"cdr.dev/slog/v3"
 	"github.com/google/uuid"
 
 	"example.com/aiseed"
@@ -161,6 +162,9 @@ func (a *app) edit(ctx context.Context, change func(context.Context, *edit) (edi
 			did.Warning = "not all of its secrets can be decrypted, so servers do without it. What is wrong: " + a.sibling("doctor") +
 				". To give it a key in place of all that it has: " + a.sibling("key replace "+did.Provider.ID.String())
 		}
+		if did.Changed && did.Key != nil && did.Warning == "" && a.environmentDiffers(ctx, store, did.Provider.Name) {
+			did.Warning = "the environment has other credentials for it, and the next start will say so. Remove its variables: " + a.sibling("retire")
+		}
 		return result{document: did, text: func() {
 			a.printf("%s\n", did.said)
 			if did.Warning != "" {
@@ -168,6 +172,17 @@ func (a *app) edit(ctx context.Context, change func(context.Context, *edit) (edi
 			}
 		}}, nil
 	})
+}
+
+// environmentDiffers reports whether a start would find other credentials in the environment. If that cannot be found
+// out, there is nothing to say.
+func (a *app) environmentDiffers(ctx context.Context, store *aiseed.Store, name string) bool {
+	cfg, err := aiseed.ParseEnviron(ctx, a.Environ, slog.Logger{}, aiseed.WithPrefix(a.flags.prefixes...))
+	if err != nil {
+		return false
+	}
+	plan, err := aiseed.PlanAIProvidersFromEnv(ctx, store, cfg, slog.Logger{})
+	return err == nil && slices.ContainsFunc(plan.Steps, func(s aiseed.Step) bool { return s.Name == name && s.Action == aiseed.ActionDiverged })
 }
 
 // named returns the providers with a name or an id.
@@ -269,12 +284,19 @@ func (a *app) setEnabled(ctx context.Context, enabled bool) (result, error) {
 	})
 }
 
+// lacksCredentials reports whether requests of a provider most likely fail: it has neither keys nor Bedrock settings,
+// and its type needs one of them.
+func lacksCredentials(p aiseed.ProviderInfo) bool {
+	without := []aiseed.ProviderType{aiseed.TypeCopilot, aiseed.TypeOpenAICompat}
+	return len(p.Keys) == 0 && p.Region+p.Model == "" && !p.SettingsUndecryptable && !slices.Contains(without, p.Type)
+}
+
 // used ends a line about a provider that servers use from now on, if they can.
 func used(p aiseed.ProviderInfo) string {
 	switch {
 	case isDamaged(p):
 		return ""
-	case len(p.Keys) == 0 && p.Region+p.Model == "" && p.Type != aiseed.TypeCopilot:
+	case lacksCredentials(p):
 		return "; servers use it now, without credentials"
 	}
 	return "; servers use it now"

@@ -2,6 +2,7 @@ package aiseedcli
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"strings"
 
@@ -19,6 +20,10 @@ func runSchema(ctx context.Context, a *app) (result, error) {
 	}
 	return a.withPool(ctx, func(pool *pgxpool.Pool) (result, error) {
 		if err := aiseed.Migrate(ctx, pool, a.flags.schema); err != nil {
+			return result{}, err
+		}
+		// Migrate looks at versions only.
+		if _, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: a.flags.schema}); errors.Is(err, aiseed.ErrSchema) {
 			return result{}, err
 		}
 		return result{

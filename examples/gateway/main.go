@@ -66,6 +66,9 @@ func serve(ctx context.Context, environ []string, log *slog.Logger) error {
 		return err
 	}
 	keyring, keyringErr := aiseed.ParseKeyring(keys)
+	if keyringErr != nil {
+		keyringErr = fmt.Errorf("%s: %w", keysVariable, keyringErr)
+	}
 	cfg, configErr := aiseed.ParseEnviron(ctx, environ, logger, aiseed.WithPrefix(prefix))
 	if err := errors.Join(keyringErr, configErr); err != nil {
 		return err

@@ -111,6 +111,8 @@ func StateHint(state string) string {
 		return "the server's disk is full"
 	case "53200":
 		return "the server is out of memory"
+	case "08P01":
+		return "a pooler refused it, most likely one that pools statements: connect to the server itself, or set pool_mode = transaction"
 	case "57014":
 		return "the server cancelled the statement; check statement_timeout of the role and the database"
 	}
