@@ -321,7 +321,7 @@ func (s *Store) revokeUnused(columns []sealedColumn, is, id string, revoked *[]s
 // [Store.Rotate] replaces it. Other keys that the keyring lacks do not prevent it.
 //
 // Errors match [ErrNotFound] if the database does not know the key, or those of [Open] and of the
-// operations. [ErrKeyring] also means that the keyring has the key, or that a column refers to
+// operations. [ErrKeyring] also means that the keyring has the key, that its first key is revoked, or that a column refers to
 // ai_encryption_keys in a way that is not understood. Nothing was changed then.
 func ForgetKey(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions, actor, keyID string) (forgotten []ProviderInfo, err error) {
 	const operation = "forgetting a key"
