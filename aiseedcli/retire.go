@@ -58,7 +58,7 @@ func staying(p *aiseed.Plan) map[string]string {
 	variables := p.Variables
 	highest, moves := -1, "" // of the indexed variables that stay
 	for _, v := range variables {
-		if stem, n := indexOf(v.Name); n > highest && reasons[v.Provider] != "" && v.Provider != "" {
+		if stem, n := indexOf(v.Name); n > highest && reasons[v.Provider] != "" {
 			highest, moves = n, stem
 		}
 	}
