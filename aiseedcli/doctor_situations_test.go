@@ -32,9 +32,7 @@ func situations() (all []situation) {
 	add(situation{
 		name: "SELECT only", writing: true, mends: true,
 		there: func(p *patient) {
-			role := p.login("reader_")
-			p.exec("grant usage on schema public to " + role)
-			p.exec("grant select on all tables in schema public to " + role)
+			p.mayRead("reader_")
 		},
 	})
 	add(situation{
@@ -88,6 +86,30 @@ func situations() (all []situation) {
 		there: func(p *patient) { p.adopts = true; p.exec("revoke delete on ai_provider_keys from " + p.mayWrite()) },
 	})
 	add(situation{
+		name: "no UPDATE on ai_provider_keys, and a key to replace", mends: true, // none moves
+		there: func(p *patient) { p.adopts = true; p.exec("revoke update on ai_provider_keys from " + p.mayWrite()) },
+	})
+	add(situation{
+		name: "no DELETE on ai_provider_keys, and a key to remove", writing: true, mends: true,
+		there: func(p *patient) {
+			_, err := p.store().AddProviderKey(context.Background(), "alice", p.provider("openai").ID, aiseed.NewSecret("sk-0b8d5f2e71c649aa83f2d0"))
+			require.NoError(p.t, err)
+			p.creates = []string{p.adopting()}
+			p.exec("revoke delete on ai_provider_keys from " + p.mayWrite())
+		},
+	})
+	add(situation{
+		name: "no INSERT of sealing keys, and Bedrock settings to adopt", writing: true, mends: true,
+		there: func(p *patient) {
+			p.environ = []string{"CODER_AIBRIDGE_PROVIDER_0_TYPE=bedrock", "CODER_AIBRIDGE_PROVIDER_0_BEDROCK_REGION=us-east-1", "CODER_AIBRIDGE_PROVIDER_0_BEDROCK_MODEL=one"}
+			require.NoError(p.t, p.start())
+			_, err := p.store().UpdateProvider(context.Background(), "alice", p.provider("bedrock").ID, aiseed.ProviderUpdate{Model: new("two")})
+			require.NoError(p.t, err)
+			p.creates = []string{p.adopting()}
+			p.exec("revoke insert on ai_encryption_keys from " + p.mayWrite())
+		},
+	})
+	add(situation{
 		name: "no INSERT of keys, and a provider without a secret to create", mends: true,
 		there: func(p *patient) {
 			p.creates = []string{"CODER_AIBRIDGE_PROVIDER_0_TYPE=copilot"}
@@ -124,9 +146,17 @@ func situations() (all []situation) {
 			p.schema = `My "own" schema`
 			require.NoError(p.t, aiseed.Migrate(context.Background(), p.owner, p.schema))
 			require.NoError(p.t, p.start())
-			role := p.login(`O'Neil "x" `)
-			p.exec("grant usage on schema " + identifier(p.schema) + " to " + role)
-			p.exec("grant select on all tables in schema " + identifier(p.schema) + " to " + role)
+			p.mayRead(`O'Neil "x" `)
+		},
+	})
+	add(situation{
+		name: "a login that becomes another role", writing: true, mends: true,
+		there: func(p *patient) {
+			group := p.mayRead("group_")
+			login := p.login("login_")
+			p.exec("grant " + group + " to " + login)
+			p.set("alter role {role} set", "role = "+group)
+			p.set("alter role {role} set", "default_transaction_read_only = on")
 		},
 	})
 	add(situation{
@@ -249,6 +279,16 @@ func situations() (all []situation) {
 	add(situation{
 		name: "a sequence behind its rows", mends: true,
 		there: func(p *patient) { p.exec("select setval('ai_provider_audits_seq_seq', 1)") },
+	})
+	add(situation{
+		name: "a sequence behind its rows, in a schema with an odd name, and audits that wait", mends: true,
+		there: func(p *patient) {
+			p.schema = `O'Neil "x"`
+			require.NoError(p.t, aiseed.Migrate(context.Background(), p.owner, p.schema))
+			require.NoError(p.t, p.start())
+			p.exec("update " + identifier(p.schema, "ai_provider_audits") + " set delivered_at = null")
+			p.exec(`select setval('"O''Neil ""x""".ai_provider_audits_seq_seq', 1)`)
+		},
 	})
 	add(situation{
 		name: "tables of somebody else", idle: true, writing: true,

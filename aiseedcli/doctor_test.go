@@ -86,6 +86,14 @@ func (p *patient) login(name string) string {
 	return role
 }
 
+// mayRead makes a role that may only read.
+func (p *patient) mayRead(name string) string {
+	role := p.login(name)
+	p.exec("grant usage on schema " + identifier(p.schema) + " to " + role)
+	p.exec("grant select on all tables in schema " + identifier(p.schema) + " to " + role)
+	return role
+}
+
 // mayWrite makes a role that may do all that a server does.
 func (p *patient) mayWrite() string {
 	role := p.login("app_")
@@ -191,6 +199,21 @@ func (p *patient) store() *aiseed.Store {
 	store, err := aiseed.Open(context.Background(), p.owner, aiseed.StoreOptions{Keyring: keyring, Schema: p.schema})
 	require.NoError(p.t, err)
 	return store
+}
+
+func (p *patient) provider(name string) aiseed.Provider {
+	provider, err := p.store().ProviderByName(context.Background(), name)
+	require.NoError(p.t, err)
+	return provider
+}
+
+// adopting is the variable that settles the difference of the first provider.
+func (p *patient) adopting() string {
+	cfg, err := aiseed.ParseEnviron(context.Background(), p.environ, slog.Logger{})
+	require.NoError(p.t, err)
+	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), p.store(), cfg, slog.Logger{})
+	require.NoError(p.t, err)
+	return "CODER_AIBRIDGE_DRIFT_ADOPT=" + plan.Steps[0].Name + "@" + plan.Steps[0].Digest
 }
 
 func (p *patient) created(name string) {
@@ -308,6 +331,13 @@ func TestO10_DoctorEndsIfNothingAnswers(t *testing.T) {
 	require.Contains(t, p.doctor().troubles(), "no answer within 100ms")
 }
 
+// A name in the database can hold a line break, and then nobody should paste it.
+func TestO10_WhatCannotBeShownIsNotToBePasted(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, []string{"grant b;"}, fail("", "", "grant a\n;", "grant b;", "\x1b[2J;")[0].Run)
+	require.Empty(t, warn("", "", "grant a\n;")[0].Run)
+}
+
 // A look is what doctor said, and what came of it.
 type look struct{ said, outcome string }
 
@@ -387,9 +417,5 @@ func (p *patient) wants() {
 		return
 	}
 	p.environ = []string{"CODER_AIBRIDGE_OPENAI_KEY=sk-4c0e77d1a59b4f0e8b2a61"}
-	cfg, err := aiseed.ParseEnviron(context.Background(), p.environ, slog.Logger{})
-	require.NoError(p.t, err)
-	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), p.store(), cfg, slog.Logger{})
-	require.NoError(p.t, err)
-	p.environ = append(p.environ, "CODER_AIBRIDGE_DRIFT_ADOPT=openai@"+plan.Steps[0].Digest)
+	p.environ = append(p.environ, p.adopting())
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
@@ -89,14 +90,25 @@ func TestO7_TheCommandDoesNotWaitForItself(t *testing.T) {
 	require.NoError(t, testkit.Awaited(t, waited))
 }
 
-// The verbs that can wait for the lock are those that say for whom.
+// The verbs that can wait for the lock are those that say for whom. The others do not even look.
 func TestO7_VerbsThatOnlyLookWaitForNobody(t *testing.T) {
 	t.Parallel()
+	o := newOperator(t)
+	watching := map[bool]*pgxpool.Pool{}
 	var looking []string
 	for _, v := range verbs() {
 		if !v.writes {
 			looking = append(looking, v.name)
 		}
+		if watching[v.writes] == nil {
+			pool, err := pgxpool.New(t.Context(), o.DSN())
+			require.NoError(t, err)
+			defer pool.Close()
+			watching[v.writes] = pool
+			defer (&app{verb: v, flags: flags{schema: "public"}}).watchLock(t.Context(), pool)()
+		}
 	}
+	require.Eventually(t, func() bool { return watching[true].Stat().AcquireCount() > 9 }, testkit.Patience, time.Millisecond)
+	require.Zero(t, watching[false].Stat().AcquireCount())
 	require.Equal(t, "plan list doctor retire env version", strings.Join(looking, " "))
 }

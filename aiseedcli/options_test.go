@@ -123,6 +123,6 @@ func TestO7_TheHostsSchemaLockAndChannel(t *testing.T) {
 	require.NotContains(t, output, "CODER")
 	_, output = runOfHost(t, append(environ[:1:1], "GATEWAY_KEYS="+secondKey+","+firstKey), "rotate")
 	require.Contains(t, output, "has the new key first in GATEWAY_KEYS, and")
-	_, output = runOfHost(t, append(environ[:1:1], "GATEWAY_KEYS="+firstKey), "forget "+o.Rows(`select id from gateway.ai_encryption_keys where revoked_at is null`)[0])
+	_, output = runOfHost(t, append(environ[:1:1], "GATEWAY_KEYS=Y2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2M=,"+firstKey), "forget "+o.Rows(`select id from gateway.ai_encryption_keys where revoked_at is null`)[0])
 	require.Contains(t, output, "append it to GATEWAY_KEYS instead")
 }

@@ -67,6 +67,8 @@ func TestO7_TextsHaveTheWidthOfTheTerminal(t *testing.T) {
 		between(40, 50, stderr)
 		_, stderr = show([]string{"COLUMNS=100"}, strings.Fields(args)...)
 		between(70, 100, stderr)
+		_, stderr = show([]string{"COLUMNS=0"}, strings.Fields(args)...) // of a terminal that does not know
+		between(40, 50, stderr)
 	}
 }
 

@@ -46,9 +46,9 @@ func writes(s aiseed.Step) bool {
 	return s.Action == aiseed.ActionCreate || s.Action == aiseed.ActionAdopt
 }
 
-// stops reports whether a start would stop over an error, too.
+// stops reports whether a start would stop over an error, too. A drift is none: the plan has it.
 func stops(err error) bool {
-	classes := []error{aiseed.ErrInvalidConfig, aiseed.ErrDrift, aiseed.ErrKeyring, aiseed.ErrSchema, aiseed.ErrUndecryptable, aiseed.ErrPlaintext}
+	classes := []error{aiseed.ErrInvalidConfig, aiseed.ErrKeyring, aiseed.ErrSchema, aiseed.ErrUndecryptable, aiseed.ErrPlaintext}
 	return slices.ContainsFunc(classes, func(class error) bool { return errors.Is(err, class) })
 }
 

@@ -59,7 +59,7 @@ func staying(p *aiseed.Plan) map[string]string {
 	var needed []int // the indexes that stay
 	stem := ""
 	for _, v := range p.Variables {
-		if prefix, n := indexOf(v.Name); n >= 0 && v.Provider != "" && reasons[v.Provider] != "" && !slices.Contains(needed, n) {
+		if prefix, n := indexOf(v.Name); n >= 0 && reasons[v.Provider] != "" && !slices.Contains(needed, n) {
 			stem, needed = prefix, append(needed, n)
 		}
 	}
