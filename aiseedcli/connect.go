@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -172,15 +173,16 @@ func (a *app) withStore(ctx context.Context, use func(*aiseed.Store, *aiseed.Key
 // process, it says so.
 func (a *app) withPool(ctx context.Context, use func(*pgxpool.Pool) (result, error)) (result, error) {
 	ctx, end := context.WithCancel(ctx)
+	defer end()
 	pool, err := a.poolDuring(ctx)
 	if err != nil {
-		end()
 		return result{}, err
 	}
 	defer pool.Close()
-	defer end()
-	stop := a.watchLock(ctx, pool)
-	defer stop()
+	var watching sync.WaitGroup
+	watching.Go(func() { a.watchLock(ctx, pool) })
+	defer watching.Wait()
+	defer end() // first
 	return use(pool)
 }
 
