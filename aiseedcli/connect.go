@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,9 +36,14 @@ var (
 	watchPatience = func(*pgx.ConnConfig) time.Duration { return 5 * time.Second }
 )
 
-// pool makes a pool, which connects when it is first used. pgx reads the PG*
-// variables.
+// pool is poolDuring for a context that is shorter than the use of the pool.
 func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
+	return a.poolDuring(context.WithoutCancel(ctx))
+}
+
+// poolDuring makes a pool, which connects when it is first used. No connection outlives ctx for
+// long. pgx reads the PG* variables.
+func (a *app) poolDuring(ctx context.Context) (*pgxpool.Pool, error) {
 	dsn, source, err := a.connectionString()
 	if err != nil {
 		return nil, err
@@ -52,6 +59,7 @@ func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
 	config.ConnConfig.ConnectTimeout = cmp.Or(config.ConnConfig.ConnectTimeout, connectTimeout)
 	// A transaction-pooling proxy keeps no prepared statements.
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	closeAfter(ctx, config.ConnConfig)
 	config.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
 		a.sessions.Store(int(conn.PgConn().PID()), true)
 		return nil
@@ -61,6 +69,29 @@ func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
 		return nil, fmt.Errorf("the settings of %s make no pool; check its pool_* parameters", source)
 	}
 	return pool, nil
+}
+
+// closePatience is for what pgx and the library send after the end: a cancellation, a rollback, a
+// look-up of what was committed.
+const closePatience = time.Second
+
+// closeAfter makes every connection end closePatience after ctx has ended, or after it was dialled
+// if that is later. Otherwise pgx waits 15 seconds for a server that has stopped answering.
+func closeAfter(ctx context.Context, config *pgx.ConnConfig) {
+	after := func(end func()) (stop func() bool) {
+		return context.AfterFunc(ctx, func() { time.AfterFunc(closePatience, end) })
+	}
+	dial := config.DialFunc
+	config.DialFunc = func(dialling context.Context, network, address string) (net.Conn, error) {
+		dialling, cancel := context.WithCancel(dialling)
+		defer cancel()
+		defer after(cancel)()
+		conn, err := dial(dialling, network, address)
+		if err == nil {
+			after(func() { _ = conn.Close() })
+		}
+		return conn, err
+	}
 }
 
 // connectionString returns the connection string, and where it comes from. It is "" if only the PG* variables say
@@ -143,13 +174,17 @@ func (a *app) withStore(ctx context.Context, use func(*aiseed.Store, *aiseed.Key
 // withPool makes a pool, calls use, and closes the pool. While use waits for the lock of another
 // process, it says so.
 func (a *app) withPool(ctx context.Context, use func(*pgxpool.Pool) (result, error)) (result, error) {
-	pool, err := a.pool(ctx)
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	pool, err := a.poolDuring(ctx)
 	if err != nil {
 		return result{}, err
 	}
 	defer pool.Close()
-	stop := a.watchLock(ctx, pool)
-	defer stop()
+	var watching sync.WaitGroup
+	watching.Go(func() { a.watchLock(ctx, pool) })
+	defer watching.Wait()
+	defer end() // first
 	return use(pool)
 }
 

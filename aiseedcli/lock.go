@@ -3,7 +3,6 @@ package aiseedcli
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,31 +17,43 @@ const isAwaited = `
    and exists (select from pg_locks w
                 where w.locktype = 'advisory' and not w.granted and (w.database, w.classid, w.objid, w.objsubid) = (l.database, l.classid, l.objid, l.objsubid))`
 
-// watchLock says for whom the verb waits, if it waits for long. stop ends that.
-func (a *app) watchLock(ctx context.Context, pool *pgxpool.Pool) (stop func()) {
+// watchLock says for whom the verb waits, if it waits for long, until ctx ends. It looks on a
+// connection of its own, after the verb has one: a limit can leave the verb only one. If it cannot
+// look, it says nothing.
+func (a *app) watchLock(ctx context.Context, pool *pgxpool.Pool) {
 	if !a.verb.writes {
-		return func() {}
+		return
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	var watching sync.WaitGroup
-	watching.Go(func() {
-		for {
-			select {
-			case <-ctx.Done():
+	var conn *pgx.Conn
+	defer func() {
+		if conn != nil {
+			_ = conn.Close(context.WithoutCancel(ctx))
+			<-conn.PgConn().CleanupDone()
+		}
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(lockPatience):
+		}
+		if has := pool.Stat(); has.AcquiredConns()+has.IdleConns() == 0 {
+			continue
+		}
+		var err error
+		if conn == nil {
+			if conn, err = pgx.ConnectConfig(ctx, pool.Config().ConnConfig); err != nil {
 				return
-			case <-time.After(lockPatience):
 			}
-			holder, err := a.lockHolder(ctx, pool, isAwaited)
-			if err != nil || holder == nil || a.isOwn(holder.PID) {
-				continue
-			}
+		}
+		holder, err := a.holderOn(ctx, conn, isAwaited)
+		switch {
+		case err != nil:
+			return
+		case holder != nil && !a.isOwn(holder.PID):
 			a.notice("waiting for " + described(holder) + ", which holds the lock for writing AI providers")
 			return
 		}
-	})
-	return func() {
-		cancel()
-		watching.Wait()
 	}
 }
 
@@ -53,8 +64,11 @@ func (a *app) lockHolder(ctx context.Context, pool *pgxpool.Pool, narrowed strin
 		return nil, err
 	}
 	defer pg.Release(ctx, conn)
-	var holder *aiseed.LockHolder
-	err = pg.RoundTrip(ctx, conn.Conn(), pg.Query{SQL: pg.SelectLockHolder + narrowed, Args: [][]byte{pg.Int64(aiseed.LockKey(a.flags.schema))}, Rows: func(rows pgx.Rows) error {
+	return a.holderOn(ctx, conn.Conn(), narrowed)
+}
+
+func (a *app) holderOn(ctx context.Context, conn *pgx.Conn, narrowed string) (holder *aiseed.LockHolder, err error) {
+	err = pg.RoundTrip(ctx, conn, pg.Query{SQL: pg.SelectLockHolder + narrowed, Args: [][]byte{pg.Int64(aiseed.LockKey(a.flags.schema))}, Rows: func(rows pgx.Rows) error {
 		for rows.Next() {
 			var since *time.Time
 			holder = &aiseed.LockHolder{}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
@@ -90,25 +89,44 @@ func TestO7_TheCommandDoesNotWaitForItself(t *testing.T) {
 	require.NoError(t, testkit.Awaited(t, waited))
 }
 
-// The verbs that can wait for the lock are those that say for whom. The others do not even look.
+// The verb waits on its only connection, and who holds the lock is asked on another one.
+func TestO7_AVerbWithOneConnectionSaysWhomItWaitsFor(t *testing.T) {
+	t.Parallel()
+	o := newOperator(t, "PROVIDER_0_TYPE=openai")
+	code, _, stderr := o.meanwhile(`select 1`, "disable", "openai", "-database", o.DSN()+" pool_max_conns=1")
+	require.Zero(t, code, stderr)
+	require.Contains(t, stderr, "waiting for pid ")
+}
+
+// Where it cannot ask, it says nothing that it does not know.
+func TestO7_WhomItWaitsForCanBeUnknown(t *testing.T) {
+	t.Parallel()
+	o := newOperator(t, "PROVIDER_0_TYPE=openai")
+	role := o.Role("single")
+	o.Exec(`alter role ` + role + ` connection limit 1`)
+	o.Exec(`grant select, insert, update, delete on all tables in schema public to ` + role)
+	o.Exec(`grant usage on all sequences in schema public to ` + role)
+	holder := o.begin(`select pg_advisory_xact_lock($1)`, aiseed.LockKey("public"))
+	var stdout, stderr bytes.Buffer
+	wait := o.runTo(t.Context(), &stdout, &stderr, "disable", "openai", "-database", o.DSN()+" user="+role)
+	require.Eventually(t, func() bool {
+		return o.Rows(`select count(*) from pg_stat_activity where usename = $1 and wait_event = 'advisory'`, role)[0] == "1"
+	}, testkit.Patience, time.Millisecond)
+	require.NoError(t, holder.Rollback(t.Context()))
+	var code int
+	wait(&code)
+	require.Zero(t, code, stderr.String())
+	require.Empty(t, stderr.String())
+}
+
+// The verbs that can wait for the lock are those that say for whom.
 func TestO7_VerbsThatOnlyLookWaitForNobody(t *testing.T) {
 	t.Parallel()
-	o := newOperator(t)
-	watching := map[bool]*pgxpool.Pool{}
 	var looking []string
 	for _, v := range verbs() {
 		if !v.writes {
 			looking = append(looking, v.name)
 		}
-		if watching[v.writes] == nil {
-			pool, err := pgxpool.New(t.Context(), o.DSN())
-			require.NoError(t, err)
-			defer pool.Close()
-			watching[v.writes] = pool
-			defer (&app{verb: v, flags: flags{schema: "public"}}).watchLock(t.Context(), pool)()
-		}
 	}
-	require.Eventually(t, func() bool { return watching[true].Stat().AcquireCount() > 9 }, testkit.Patience, time.Millisecond)
-	require.Zero(t, watching[false].Stat().AcquireCount())
 	require.Equal(t, "plan list doctor retire env version", strings.Join(looking, " "))
 }

@@ -16,6 +16,9 @@ import (
 
 const maxBytes = 64 << 10
 
+// NotRegular is the problem of a folder, a device or a pipe.
+const NotRegular = "is not a regular file"
+
 // Read returns the contents of a file without one line break (\n or
 // \r\n) at the end. problem says
 // what is wrong with the file, as the rest of a sentence, or is "".
@@ -26,7 +29,7 @@ func Read(path string) (contents, problem string) {
 		return "", problemOf(err)
 	}
 	if !info.Mode().IsRegular() {
-		return "", "is not a regular file"
+		return "", NotRegular
 	}
 	f, err := os.Open(path)
 	if err != nil {

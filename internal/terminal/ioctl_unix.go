@@ -35,6 +35,11 @@ func hideInput(fd uintptr) (restore func(), err error) {
 	hidden := before
 	hidden.Lflag &^= syscall.ECHO
 	hidden.Lflag |= syscall.ICANON | syscall.ISIG
+	// A shell shows input again when it takes the terminal of a program that stopped, and leaves it
+	// without echo after one that quit.
+	for _, character := range stopping {
+		hidden.Cc[character] = disabled
+	}
 	if err := ioctl(fd, setState, unsafe.Pointer(&hidden)); err != nil {
 		return nil, err
 	}

@@ -35,8 +35,8 @@ func Is(stream any) bool {
 	return ok && isTerminal(f.Fd())
 }
 
-// ReadSecret asks a terminal for one line without showing what is typed. If ctx ends first, it
-// shows input again and returns the context's error; what is typed next is lost.
+// ReadSecret asks a terminal for one line without showing what is typed. Meanwhile Ctrl-Z and Ctrl-\
+// are characters like others. Ctrl-C stays an interrupt. If ctx ends first, ReadSecret shows input again and returns the context's error; what is typed next is lost.
 func ReadSecret(ctx context.Context, stream any, prompt io.Writer, question string) (string, error) {
 	f, ok := stream.(*os.File)
 	if !ok {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -56,6 +57,18 @@ func TestO7_AnInterruptedQuestionShowsInputAgain(t *testing.T) {
 	cancel()
 	require.ErrorIs(t, testkit.Awaited(t, answers).err, context.Canceled)
 	require.True(t, term.Echoes())
+}
+
+func TestO7_NoKeyStopsOrQuitsAQuestion(t *testing.T) {
+	t.Parallel()
+	term := testkit.NewTerminal(t)
+	before := term.Modes()
+	answers := ask(t.Context(), term)
+	term.AwaitShown("secret? ")
+	require.Equal(t, before.Cc[syscall.VINTR], term.Modes().Cc[syscall.VINTR])
+	term.Type("sk-\x1a\x1c\n") // Ctrl-Z and Ctrl-\; as signals, they would drop what was typed
+	require.Equal(t, answer{"sk-\x1a\x1c", nil}, testkit.Awaited(t, answers))
+	require.Equal(t, before, term.Modes())
 }
 
 func TestO7_ATerminalThatAnswersNothing(t *testing.T) {

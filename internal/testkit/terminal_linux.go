@@ -96,9 +96,12 @@ func (term *Terminal) Resize(columns uint16) {
 	term.ioctl(term.person, syscall.TIOCSWINSZ, unsafe.Pointer(&size))
 }
 
-// Echoes reports whether the terminal shows what is typed.
-func (term *Terminal) Echoes() bool {
-	var state syscall.Termios
-	term.ioctl(term.person, syscall.TCGETS, unsafe.Pointer(&state))
-	return state.Lflag&syscall.ECHO != 0
+// Modes returns how the terminal treats what is typed.
+func (term *Terminal) Modes() syscall.Termios {
+	var modes syscall.Termios
+	term.ioctl(term.person, syscall.TCGETS, unsafe.Pointer(&modes))
+	return modes
 }
+
+// Echoes reports whether the terminal shows what is typed.
+func (term *Terminal) Echoes() bool { return term.Modes().Lflag&syscall.ECHO != 0 }
