@@ -36,14 +36,9 @@ var (
 	watchPatience = func(*pgx.ConnConfig) time.Duration { return 5 * time.Second }
 )
 
-// pool is poolDuring for a context that is shorter than the use of the pool.
-func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
-	return a.poolDuring(context.WithoutCancel(ctx))
-}
-
-// poolDuring makes a pool, which connects when it is first used. No connection outlives ctx for
+// pool makes a pool, which connects when it is first used. No connection outlives ctx for
 // long. pgx reads the PG* variables.
-func (a *app) poolDuring(ctx context.Context) (*pgxpool.Pool, error) {
+func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
 	dsn, source, err := a.connectionString()
 	if err != nil {
 		return nil, err
@@ -176,7 +171,7 @@ func (a *app) withStore(ctx context.Context, use func(*aiseed.Store, *aiseed.Key
 func (a *app) withPool(ctx context.Context, use func(*pgxpool.Pool) (result, error)) (result, error) {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	pool, err := a.poolDuring(ctx)
+	pool, err := a.pool(ctx)
 	if err != nil {
 		return result{}, err
 	}

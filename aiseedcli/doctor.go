@@ -86,6 +86,7 @@ type doctor struct {
 	cfg     aiseed.Config
 	keyring *aiseed.Keyring
 	pool    *pgxpool.Pool
+	poolErr error // why there is none
 	session session
 	access  access // to the tables
 	store   *aiseed.Store
@@ -96,8 +97,11 @@ type doctor struct {
 }
 
 func runDoctor(ctx context.Context, a *app) (result, error) {
+	ctx, end := context.WithCancel(ctx)
 	d := &doctor{app: a, damaged: map[uuid.UUID]bool{}}
+	d.pool, d.poolErr = a.pool(ctx) // not in a check, whose context ends before the pool does
 	defer func() {
+		end()
 		if d.pool != nil {
 			d.pool.Close()
 		}

@@ -41,12 +41,10 @@ select current_user::text, session_user::text, current_database()::text, current
 
 // connection connects to the database, and counts the server's connection slots.
 func (d *doctor) connection(ctx context.Context) []finding {
-	pool, err := d.app.pool(ctx)
-	if err != nil {
-		return fail(err.Error(), "")
+	if d.poolErr != nil {
+		return fail(d.poolErr.Error(), "")
 	}
-	d.pool = pool
-	conn, err := pool.Acquire(ctx)
+	conn, err := d.pool.Acquire(ctx)
 	if err != nil {
 		return d.cannotConnect(ctx, err)
 	}

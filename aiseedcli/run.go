@@ -93,7 +93,8 @@ type app struct {
 // Run runs the operator's command and returns its exit code: 0 done, 1 an error, 130 interrupted,
 // which is what it returns when ctx ends; of the verb plan also 2, a start would write, and 3, a
 // start would stop. args are those behind the command's name. Results go to Stdout, errors to
-// Stderr; with -json, everything is one document on Stdout. No secret is printed.
+// Stderr; with -json, everything is one document on Stdout, except the question for a key at a
+// terminal. No secret is printed.
 //
 // It handles no signals: cancel ctx at the first. It is safe for concurrent use, if the
 // streams are.
