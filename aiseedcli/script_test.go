@@ -32,7 +32,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	connectTimeout, checkTimeout, lockTimeout, lockPatience = time.Hour, time.Hour, time.Hour, time.Millisecond
+	connectTimeout, checkTimeout, lockTimeout, lockPatience = time.Hour, time.Hour, time.Hour, 50*time.Millisecond
 	watchPatience = func(c *pgx.ConnConfig) time.Duration {
 		if c.Port == 6432 { // a pooler, which passes none
 			return time.Millisecond
