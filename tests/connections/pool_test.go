@@ -3,8 +3,10 @@ package connections
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"testing"
 
@@ -125,7 +127,7 @@ func TestO11_AnotherProgram(t *testing.T) {
 		serve                func(net.Conn)
 	}{
 		{"it answers otherwise", "sslmode=disable", "the answer is not that of a PostgreSQL server; check host and port", answer},
-		{"it hangs up", "sslmode=disable", "closed by the other side; check that a PostgreSQL server listens there, and its log", func(net.Conn) {}},
+		{"it hangs up", "sslmode=disable", "closed by the other side; check that a PostgreSQL server listens there, and its log", readStartup},
 		{"it speaks no TLS", "sslmode=require sslnegotiation=direct", "the other side does not speak TLS; check host and port, and sslnegotiation", answer},
 		{"it says nothing", "sslmode=disable connect_timeout=1", "timed out; check host, port and firewall, or raise connect_timeout", func(conn net.Conn) {
 			for buffer := make([]byte, 100); ; {
@@ -154,5 +156,13 @@ func TestO11_AnotherProgram(t *testing.T) {
 			require.Equal(t, fmt.Sprintf("aiseed: opening the store: cannot connect to 127.0.0.1, port %d: %s", port, tt.want),
 				refused(t, fmt.Sprintf("host=127.0.0.1 port=%d user=guest password=%s %s", port, canary, tt.settings)).Error())
 		})
+	}
+}
+
+// readStartup reads the first message. A connection that is closed with something unread is reset instead.
+func readStartup(conn net.Conn) {
+	var length [4]byte
+	if _, err := io.ReadFull(conn, length[:]); err == nil {
+		_, _ = io.CopyN(io.Discard, conn, int64(binary.BigEndian.Uint32(length[:]))-4)
 	}
 }
