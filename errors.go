@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/text"
 )
 
@@ -129,16 +130,7 @@ func (e *LockTimeoutError) Error() string {
 		return text + ". No holder is to be found any more: start again"
 	}
 	h := e.Holder
-	text += fmt.Sprintf(". Holder: pid %d", h.PID)
-	if h.ApplicationName != "" {
-		text += fmt.Sprintf(", application %q", h.ApplicationName)
-	}
-	if h.ClientAddr != "" {
-		text += ", from " + h.ClientAddr
-	}
-	if !h.Since.IsZero() {
-		text += ", since " + h.Since.UTC().Format(time.RFC3339)
-	}
+	text += ". Holder: " + pg.DescribeSession(h.PID, h.ApplicationName, h.ClientAddr, h.Since)
 	return text + fmt.Sprintf(". Start again; if it is still there, end it with: select pg_terminate_backend(%d)", h.PID)
 }
 

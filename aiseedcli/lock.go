@@ -2,7 +2,6 @@ package aiseedcli
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -86,17 +85,7 @@ func (a *app) holderOn(ctx context.Context, conn *pgx.Conn, narrowed string) (ho
 
 // described says who holds a lock.
 func described(h *aiseed.LockHolder) string {
-	text := fmt.Sprintf("pid %d", h.PID)
-	if h.ApplicationName != "" {
-		text += fmt.Sprintf(", application %q", h.ApplicationName)
-	}
-	if h.ClientAddr != "" {
-		text += ", from " + h.ClientAddr
-	}
-	if !h.Since.IsZero() {
-		text += ", since " + h.Since.UTC().Format(time.RFC3339)
-	}
-	return text
+	return pg.DescribeSession(h.PID, h.ApplicationName, h.ClientAddr, h.Since)
 }
 
 // isOwn reports whether a session is one of this process. Behind a pooler it is not found.

@@ -88,3 +88,18 @@ select a.pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), ''
  where l.locktype = 'advisory' and l.granted and l.objsubid = 1
    and l.database = (select oid from pg_database where datname = current_database())
    and (l.classid::bigint << 32 | l.objid::bigint) = $1`
+
+// DescribeSession names what SelectLockHolder finds. It leaves out what is zero.
+func DescribeSession(pid int, application, address string, since time.Time) string {
+	said := fmt.Sprintf("pid %d", pid)
+	if application != "" {
+		said += fmt.Sprintf(", application %q", application)
+	}
+	if address != "" {
+		said += ", from " + address
+	}
+	if !since.IsZero() {
+		said += ", since " + since.UTC().Format(time.RFC3339)
+	}
+	return said
+}
