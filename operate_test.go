@@ -434,14 +434,14 @@ func TestO4_TheKeyThatWasAddedIsReturned(t *testing.T) {
 	f := setup(t)
 	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	other, _ := f.Open()
-	var first sync.Once
-	f.Wire.Reset(func(sent []byte) testkit.Action {
-		if strings.Contains(string(sent), "where id = $1") && !strings.Contains(string(sent), "lock") {
-			first.Do(func() { assert.NoError(t, second(other.AddProviderKey(ctx, "b", p.ID, aiseed.NewSecret("theirs")))) })
-		}
-		return testkit.Pass
-	})
+	// Before the lock is taken: afterwards the other one would wait for it.
+	f.Wire.Reset(testkit.Once(testkit.Pass, "pg_advisory_xact_lock", func() {
+		assert.NoError(t, second(other.AddProviderKey(ctx, "b", p.ID, aiseed.NewSecret("theirs"))))
+	}))
 	key, err := f.Store.AddProviderKey(ctx, "a", p.ID, aiseed.NewSecret("mine"))
 	require.NoError(t, err)
 	require.Equal(t, "mine", key.APIKey.Reveal())
+	p, err = f.Store.ProviderByName(ctx, "x")
+	require.NoError(t, err)
+	require.Len(t, p.Keys, 2)
 }

@@ -62,7 +62,7 @@ func NewPool(tb testing.TB, opts ...Option) *pgxpool.Pool {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), setupTimeout)
 		defer cancel()
-		if err := s.exec(ctx, "drop database "+name+" with (force)"); err != nil {
+		if err := s.drop(ctx, name); err != nil {
 			tb.Errorf("aiseedtest: drop database %s: %v", name, err)
 		}
 	})
@@ -174,9 +174,32 @@ func (s *testServer) create(ctx context.Context, name, template string) error {
 	return s.exec(ctx, sql)
 }
 
-// exec runs one statement at a time on a connection that stays open, because connecting can
-// cost more than creating a database.
+// drop drops a database, whoever is connected. DROP DATABASE sleeps 100 ms if a session is
+// there, even one that is ending as those of the test are, so they get a moment.
+func (s *testServer) drop(ctx context.Context, name string) error {
+	used := true
+	for tries := 0; used && tries < 20; tries++ {
+		time.Sleep(time.Duration(tries) * time.Millisecond)
+		err := s.maintain(ctx, func(conn *pgx.Conn) error {
+			return conn.QueryRow(ctx, "select exists (select from pg_stat_activity where datname = $1)", name).Scan(&used)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return s.exec(ctx, "drop database "+name+" with (force)")
+}
+
 func (s *testServer) exec(ctx context.Context, sql string) error {
+	return s.maintain(ctx, func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, sql)
+		return err
+	})
+}
+
+// maintain lends its callers one connection after the other, which stays open, because connecting can
+// cost more than creating a database.
+func (s *testServer) maintain(ctx context.Context, use func(*pgx.Conn) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.admin == nil || s.admin.IsClosed() {
@@ -186,8 +209,7 @@ func (s *testServer) exec(ctx context.Context, sql string) error {
 		}
 		s.admin = conn
 	}
-	_, err := s.admin.Exec(ctx, sql)
-	return err
+	return use(s.admin)
 }
 
 // hint says what to do about a server that does not do what a test needs.

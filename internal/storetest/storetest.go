@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,9 +71,31 @@ func Setup(t *testing.T, opts ...Option) *Fixture {
 // pool's own is there, and so no lock and no transaction.
 func (f *Fixture) requireNothingLeft() {
 	require.Eventually(f.T, func() bool {
-		left := f.Rows(`select count(*) from pg_stat_activity where datname = current_database() and backend_type = 'client backend'`)
-		return left[0] == fmt.Sprint(f.Pool.Stat().TotalConns())
+		return backends(f.T, f.Pool.Config().ConnConfig) == int(f.Pool.Stat().TotalConns())
 	}, testkit.Patience, 5*time.Millisecond, "a backend is left")
+}
+
+// overseer is a connection that all tests share: to connect is what costs most in a test.
+var overseer struct {
+	mu   sync.Mutex
+	conn *pgx.Conn
+}
+
+// backends counts the clients that a database has.
+func backends(t *testing.T, of *pgx.ConnConfig) (n int) {
+	overseer.mu.Lock()
+	defer overseer.mu.Unlock()
+	ctx := context.Background()
+	if overseer.conn == nil || overseer.conn.IsClosed() {
+		config := of.Copy()
+		config.Database = "postgres"
+		conn, err := pgx.ConnectConfig(ctx, config)
+		require.NoError(t, err)
+		overseer.conn = conn
+	}
+	err := overseer.conn.QueryRow(ctx, `select count(*) from pg_stat_activity where datname = $1 and backend_type = 'client backend'`, of.Database).Scan(&n)
+	require.NoError(t, err)
+	return n
 }
 
 // Open makes another store on the same database, over connections of its own.
