@@ -19,6 +19,8 @@ demo: ## Show what the library does, on a database that is gone afterwards
 
 # Tests that wait for a server do not use the processor, so more of them run at once
 # than there are processors. make lint runs go vet.
+# By default a process with the race detector sleeps a second before it exits.
+export GORACE := atexit_sleep_ms=0
 TESTFLAGS := -race -shuffle=on -count=1 -parallel=4 -timeout=15m -vet=off
 
 .PHONY: test

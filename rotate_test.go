@@ -80,10 +80,16 @@ func TestO5_RotationThatIsCutConverges(t *testing.T) {
 	f.Keyring = storetest.Keyring(t, 1)
 	f.Store, _ = f.Open()
 	f.seedMany(60)
+	shared, options, _ := f.Connect()
+	open := func(keys ...byte) *aiseed.Store {
+		options.Keyring = storetest.Keyring(t, keys...)
+		store, err := aiseed.Open(ctx, shared, options)
+		require.NoError(t, err)
+		return store
+	}
 	for n := 1; ; n++ {
 		old, current := byte(n), byte(n+1)
-		f.Keyring = storetest.Keyring(t, old, current) // the keyring of the running servers
-		server, _ := f.Open()
+		server := open(old, current) // the keyring of the running servers
 		f.Keyring = storetest.Keyring(t, current, old)
 		rotating, w := f.Open()
 		sent := 0
@@ -102,8 +108,7 @@ func TestO5_RotationThatIsCutConverges(t *testing.T) {
 		require.NoError(t, readErr, "after a cut at %d", n)
 		require.Len(t, providers, 60)
 
-		again, _ := f.Open()
-		_, againErr := again.Rotate(ctx)
+		_, againErr := open(current, old).Rotate(ctx)
 		require.NoError(t, againErr)
 		require.Len(t, f.keyIDs(), 1)
 		if err == nil {

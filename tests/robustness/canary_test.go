@@ -193,7 +193,7 @@ func forms(part []byte) (out [][2]string) {
 
 // A search looks for canaries in megabytes of text, in one pass.
 type search struct {
-	starts [1 << 16]bool          // of a hash of the first 4 bytes
+	starts [1 << 20]bool          // of a hash of the first 4 bytes
 	forms  map[uint32][]foundForm // by those
 }
 
@@ -221,7 +221,7 @@ func newSearch(all canaries) *search {
 	return s
 }
 
-func startHash(start uint32) uint32 { return start * 2654435769 >> 16 }
+func startHash(start uint32) uint32 { return start * 2654435769 >> 12 }
 
 // find returns an error that says what it found, or nil.
 func (s *search) find(where string, text []byte) error {
