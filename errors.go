@@ -66,8 +66,21 @@ type classError struct {
 func (e *classError) Error() string { return "aiseed: " + e.text }
 func (e *classError) Unwrap() error { return e.class }
 
+// A KeyringError says why a keyring cannot be built, or does not fit the database. It matches
+// [ErrKeyring].
+type KeyringError struct {
+	Missing []string // the ids of keys that the database needs and the keyring lacks; nil if it lacks none
+	Revoked string   // the id of its first key, if that was revoked and must seal nothing more; else ""
+	text    string
+}
+
+func (e *KeyringError) Error() string { return "aiseed: keyring: " + e.text }
+
+// Unwrap returns [ErrKeyring].
+func (e *KeyringError) Unwrap() error { return ErrKeyring }
+
 func keyringErrorf(format string, args ...any) error {
-	return &classError{class: ErrKeyring, text: "keyring: " + fmt.Sprintf(format, args...)}
+	return &KeyringError{text: fmt.Sprintf(format, args...)}
 }
 
 func schemaErrorf(class error, format string, args ...any) error {

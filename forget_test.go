@@ -297,6 +297,9 @@ func TestO7_S4_AKeyThatSealedNothingIsForgottenToo(t *testing.T) {
 	_, err = aiseed.ForgetKey(ctx, pool, options, "bob", rotated.IDs()[0])
 	require.ErrorIs(t, err, aiseed.ErrKeyring)
 	require.ErrorContains(t, err, "make a new key")
+	var revoked *aiseed.KeyringError
+	require.ErrorAs(t, err, &revoked)
+	require.Equal(t, idOf(t, 1), revoked.Revoked)
 	options.Keyring = storetest.Keyring(t, 3, 1)
 	forgotten, err := aiseed.ForgetKey(ctx, pool, options, "bob", rotated.IDs()[0])
 	require.NoError(t, err)

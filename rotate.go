@@ -399,7 +399,8 @@ func openWithout(ctx context.Context, function string, pool *pgxpool.Pool, opts 
 			return notFound("there is no sealing key with id %s in the schema %q: nothing there was ever sealed with it; check the id, the database and the schema", keyID, s.schema)
 		}
 		if successor != "" { // to take it back into use would undo a rotation
-			return keyringErrorf("its first key, %s, is revoked, and must seal nothing more; make a new key with: openssl rand -base64 32, put it first, and the others after it. Nothing was changed", s.vault.ring[0].ID)
+			first := s.vault.ring[0].ID
+			return &KeyringError{Revoked: first, text: "its first key, " + first + ", is revoked, and must seal nothing more; make a new key with: openssl rand -base64 32, put it first, and the others after it. Nothing was changed"}
 		}
 		return nil
 	})

@@ -301,6 +301,10 @@ func TestS4_ARevokedKeyIsNoFirstKey(t *testing.T) {
 				_, err := aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: ring})
 				require.ErrorIs(t, err, aiseed.ErrKeyring)
 				require.ErrorContains(t, err, want)
+				var keyring *aiseed.KeyringError
+				require.ErrorAs(t, err, &keyring)
+				require.Equal(t, first, keyring.Revoked)
+				require.Equal(t, len(ring.IDs()) == 1, slices.Equal(keyring.Missing, []string{second}), "missing: %q", keyring.Missing)
 			}
 			for _, ring := range []*aiseed.Keyring{storetest.Keyring(t, 2), storetest.Keyring(t, 2, 1), storetest.Keyring(t, 3, 2)} {
 				_, err := aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: ring})

@@ -102,9 +102,15 @@ func TestS4_KeyringIsCheckedBeforeAnythingElse(t *testing.T) {
 	require.ErrorIs(t, err, aiseed.ErrKeyring)
 	require.ErrorContains(t, err, "it lacks "+id+" (for ai_providers.settings and ai_provider_keys.api_key)")
 	require.ErrorContains(t, err, "append it to the keyring")
+	var keyring *aiseed.KeyringError
+	require.ErrorAs(t, err, &keyring)
+	require.Equal(t, []string{id}, keyring.Missing)
+	require.Empty(t, keyring.Revoked)
 	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{AllowPlaintext: true})
 	require.ErrorIs(t, err, aiseed.ErrKeyring)
 	require.ErrorContains(t, err, "there is none, and the tables hold values that are sealed with "+id)
+	require.ErrorAs(t, err, &keyring)
+	require.Equal(t, []string{id}, keyring.Missing)
 	require.Equal(t, before, f.State())
 
 	// A new key in front is fine if the old key is behind it.

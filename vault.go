@@ -7,12 +7,16 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
+	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/seal"
 )
 
@@ -295,4 +299,78 @@ func (v *vault) openSettings(provider uuid.UUID, stored storedText) (*BedrockSet
 		Region: b.Region, Model: b.Model, SmallFastModel: b.SmallFastModel,
 		AccessKey: NewSecret(b.AccessKey), AccessKeySecret: NewSecret(b.AccessKeySecret),
 	}, nil
+}
+
+// storedKey is a row of ai_encryption_keys, and the columns with values that need it.
+type storedKey struct {
+	ID, Canary string
+	Needed     []string
+}
+
+// selectStoredKeys reads the keys in one statement, since opening takes one round trip.
+var selectStoredKeys = func() string {
+	var needed []string
+	for _, c := range sealedCells {
+		needed = append(needed, fmt.Sprintf(`case when exists (select from {schema}.%[1]s where %[2]s_key_id = k.id) then '%[1]s.%[2]s' end`, c.Table, c.Column))
+	}
+	return `select k.id, k.canary, array_remove(array[` + strings.Join(needed, ", ") + `], null) from {schema}.ai_encryption_keys k order by k.created_at, k.id`
+}()
+
+// selectSuccessor finds the key that is in use in place of the first key of a keyring, or sets
+// *successor to "" if the first may seal: it was not revoked, or no key is in use, as after an
+// unseal.
+func (d *database) selectSuccessor(ring seal.Ring, successor *string) pg.Query {
+	var first string
+	if len(ring) > 0 {
+		first = ring[0].ID
+	}
+	return pg.Query{
+		SQL: d.sql(`
+select coalesce((select u.id from {schema}.ai_encryption_keys u where u.revoked_at is null order by u.created_at desc, u.id limit 1), '')
+ where exists (select from {schema}.ai_encryption_keys k where k.id = $1 and k.revoked_at is not null)`),
+		Args: [][]byte{[]byte(first)},
+		Rows: func(rows pgx.Rows) error {
+			*successor = ""
+			_, err := pgx.ForEachRow(rows, []any{successor}, func() error { return nil })
+			return err
+		},
+	}
+}
+
+// revokedKey is the error of a keyring whose first key has a successor.
+func revokedKey(ring seal.Ring, successor string) error {
+	if successor == "" {
+		return nil
+	}
+	e := &KeyringError{Revoked: ring[0].ID}
+	do := "put %[2]s first, and the other, if at all, after it"
+	if _, has := ring.ByID(successor); !has {
+		e.Missing = []string{successor}
+		do = "give the keyring that has %[2]s, and put that first"
+	}
+	e.text = fmt.Sprintf("its first key, %s, is revoked: a rotation has put %s in its place, so it must seal nothing more; "+do, e.Revoked, successor)
+	return e
+}
+
+// checkKeys compares the keyring with the keys that sealed the values in the tables.
+func checkKeys(ring seal.Ring, stored []storedKey) error {
+	var missing, needs []string
+	for _, k := range stored {
+		key, ok := ring.ByID(k.ID)
+		switch {
+		case ok && !key.OpensCanary(k.Canary):
+			return keyringErrorf("key %s cannot decrypt its own canary in ai_encryption_keys; the row was changed, restore it from a backup", k.ID)
+		case !ok && len(k.Needed) > 0:
+			missing = append(missing, k.ID)
+			needs = append(needs, k.ID+" (for "+strings.Join(k.Needed, " and ")+")")
+		}
+	}
+	text := "it lacks %s, which stored values are sealed with; append it to the keyring, after the key that seals"
+	switch {
+	case len(missing) == 0:
+		return nil
+	case len(ring) == 0:
+		text = "there is none, and the tables hold values that are sealed with %s; give the keyring that sealed them"
+	}
+	return &KeyringError{Missing: missing, text: fmt.Sprintf(text, strings.Join(needs, ", "))}
 }

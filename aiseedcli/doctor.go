@@ -30,6 +30,8 @@ type finding struct {
 	Found string   `json:"found"`
 	Do    string   `json:"do,omitempty"`
 	Run   []string `json:"run,omitempty"` // statements, commands or settings; Do says where they go
+
+	unlooked bool // it is skipped because another check failed or was skipped
 }
 
 func ok(format string, args ...any) []finding {
@@ -38,6 +40,10 @@ func ok(format string, args ...any) []finding {
 
 func skip(format string, args ...any) []finding {
 	return []finding{{State: stateSkip, Found: fmt.Sprintf(format, args...)}}
+}
+
+func skipFor(check string) []finding {
+	return []finding{{State: stateSkip, Found: "needs: " + check, unlooked: true}}
 }
 
 func warn(found, do string, run ...string) []finding {
@@ -108,6 +114,7 @@ func runDoctor(ctx context.Context, a *app) (result, error) {
 	}()
 	failed := map[string]bool{} // or skipped
 	code, all := exitDone, []finding{}
+	var others []string // one line for all: what matters are those that failed
 	for _, c := range checks {
 		findings := d.examine(ctx, c, failed)
 		if ctx.Err() != nil {
@@ -121,11 +128,17 @@ func runDoctor(ctx context.Context, a *app) (result, error) {
 			case stateSkip:
 				failed[c.name] = true
 			}
-			if !a.flags.json {
+			switch {
+			case findings[i].unlooked:
+				others = append(others, c.name)
+			case !a.flags.json:
 				a.printFinding(findings[i])
 			}
 		}
 		all = append(all, findings...)
+	}
+	if len(others) > 0 && !a.flags.json {
+		a.printFinding(finding{State: stateSkip, Check: "the others", Found: strings.Join(others, ", ") + ": each needs one that failed"})
 	}
 	return result{code: code, document: map[string]any{"healthy": code == exitDone, "findings": all}}, nil
 }
@@ -133,7 +146,7 @@ func runDoctor(ctx context.Context, a *app) (result, error) {
 func (d *doctor) examine(ctx context.Context, c check, failed map[string]bool) []finding {
 	for _, need := range c.needs {
 		if failed[need] {
-			return skip("needs: %s", need)
+			return skipFor(need)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)

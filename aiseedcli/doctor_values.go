@@ -178,7 +178,7 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 	switch {
 	case errors.As(err, &unusable):
 		if findings = d.unusable(unusable); findings == nil {
-			return skip("needs: values")
+			return skipFor("values")
 		}
 		return findings
 	case err != nil:

@@ -2,7 +2,6 @@ package aiseedcli
 
 import (
 	"errors"
-	"regexp"
 	"strings"
 	"time"
 
@@ -22,7 +21,8 @@ type failure struct {
 
 	Values []value `json:"values,omitempty"` // classes undecryptable and plaintext
 
-	KeyIDs []string `json:"key_ids,omitempty"` // class keyring: the sealing keys that the message is about
+	MissingKeys []string `json:"missing_key_ids,omitempty"` // class keyring: keys that the keyring lacks
+	RevokedKey  string   `json:"revoked_key_id,omitempty"`  // class keyring: its first key, which must seal nothing more
 
 	Holder *holder `json:"holder,omitempty"` // class lock_timeout: who holds the lock, if that is known
 
@@ -101,6 +101,7 @@ func (a *app) failureOf(err error) *failure {
 	}
 	var config *aiseed.ConfigError
 	var drifted *aiseed.DriftError
+	var keyring *aiseed.KeyringError
 	var lock *aiseed.LockTimeoutError
 	var database *aiseed.DatabaseError
 	switch {
@@ -119,11 +120,10 @@ func (a *app) failureOf(err error) *failure {
 		if !h.Since.IsZero() {
 			f.Holder.Since = &h.Since
 		}
+	case errors.As(err, &keyring):
+		f.MissingKeys, f.RevokedKey = keyring.Missing, keyring.Revoked
 	case errors.As(err, &database):
 		f.SQLState, f.Table, f.Constraint = database.SQLState, database.Table, database.Constraint
-	}
-	if f.Class == "keyring" {
-		f.KeyIDs = keyID.FindAllString(bare(err), -1)
 	}
 	for _, d := range decryptErrors(err) {
 		f.Values = append(f.Values, value{d.Provider, d.Table, d.Column, d.RowID.String(), d.KeyID})
@@ -151,6 +151,14 @@ func decryptErrors(err error) []*aiseed.DecryptError {
 // place of what the author of a server can do.
 func (a *app) message(err error) string {
 	message := a.inOurWords(bare(err))
+	// With -plaintext it is likelier that the keyring was not given than that it is lost.
+	if lacks := (*aiseed.KeyringError)(nil); errors.As(err, &lacks) && len(lacks.Missing) > 0 && !a.flags.acceptPlaintext {
+		first := ""
+		if lacks.Revoked != "" {
+			first = "put a new key first, and "
+		}
+		message += ". If it is lost for good: " + first + a.sibling("forget "+lacks.Missing[0])
+	}
 	if commands := a.repairs(err); commands != nil {
 		message += "\nWhat mends it, with a new key or without one:\n  " + strings.Join(commands, "\n  ")
 	}
@@ -172,13 +180,6 @@ func (a *app) repairs(err error) (commands []string) {
 
 // inOurWords replaces what the library tells the author of a server by what this command can do.
 func (a *app) inOurWords(message string) string {
-	if lost := lacking.FindStringSubmatch(message); lost != nil {
-		first := ""
-		if lost[2] != "" {
-			first = "put a new key first, and "
-		}
-		message += ". If it is lost for good: " + first + a.sibling("forget "+lost[1]+lost[2])
-	}
 	return strings.NewReplacer(
 		"call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations with your own tool", "apply them with: "+a.sibling("schema -apply"),
 		"the files of aiseed.Migrations", "the files that "+a.sibling("schema -print")+" prints",
@@ -196,11 +197,6 @@ func (a *app) inOurWords(message string) string {
 		"seal them with Store.SealPlaintext", "seal them with: "+a.sibling("seal"),
 	).Replace(message)
 }
-
-var keyID = regexp.MustCompile(`\b[0-9a-f]{32}\b`)
-
-// lacking finds the id of a sealing key that a keyring lacks in the text of an error.
-var lacking = regexp.MustCompile(`it lacks ([0-9a-f]{32})|give the keyring that has ([0-9a-f]{32})`)
 
 // sibling returns another verb with the same flags, to be typed.
 func (a *app) sibling(words string) string {

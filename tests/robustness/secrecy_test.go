@@ -167,8 +167,11 @@ func (w *secretWorld) walk() (called []string) {
 	ring, err := aiseed.ParseKeyring(encoded)
 	must(err)
 	_, err = aiseed.ParseKeyring(encoded + "," + encoded[:43] + "," + all.value("created key"))
-	require.ErrorIs(t, err, aiseed.ErrKeyring)
+	var unfit *aiseed.KeyringError
+	require.ErrorAs(t, err, &unfit)
 	show("ParseKeyring", ring, *ring, err)
+	show("KeyringError.Error", unfit.Error(), *unfit)
+	show("KeyringError.Unwrap", unfit.Unwrap())
 	ring, err = aiseed.NewKeyring(raw[0], raw[1:]...)
 	must(err)
 	_, err = aiseed.NewKeyring(raw[0], raw[0])
