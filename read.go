@@ -88,7 +88,8 @@ func scanProviders(rows pgx.Rows) ([]*storedProvider, error) {
 		id, provider                     uuid.UUID // equal for a provider
 		kind, name, displayName, baseURL string
 		number                           int64 // the revision, or the position of a key
-		value, sealedBy                  pgtype.Text
+		value                            pgtype.Text
+		sealedBy                         repeated
 		created, updated                 time.Time
 	)
 	columns := []any{
@@ -107,24 +108,35 @@ func scanProviders(rows pgx.Rows) ([]*storedProvider, error) {
 			stored, byID[provider] = append(stored, p), p
 		}
 		if isKey {
-			p.insertKey(ProviderKey{ID: id, CreatedAt: created, UpdatedAt: updated}, int(number), storedText{text: value.String, keyID: pointerTo(sealedBy)})
+			p.insertKey(ProviderKey{ID: id, CreatedAt: created, UpdatedAt: updated}, int(number), storedText{text: value.String, keyID: sealedBy.value})
 			continue
 		}
 		p.ID, p.Type, p.Name, p.DisplayName, p.BaseURL = id, ProviderType(kind), name, displayName, baseURL
 		p.Enabled, p.deleted, p.Revision, p.CreatedAt, p.UpdatedAt = enabled, deleted, number, created, updated
 		if value.Valid {
-			p.settings = &storedText{text: value.String, keyID: pointerTo(sealedBy)}
+			p.settings = &storedText{text: value.String, keyID: sealedBy.value}
 		}
 	}
 	slices.SortFunc(stored, (*storedProvider).compare)
 	return stored, rows.Err()
 }
 
-func pointerTo(t pgtype.Text) *string {
-	if !t.Valid {
+// repeated is a column that mostly has the text of the row before. Equal ones share their memory.
+type repeated struct {
+	value *string // nil for null
+	last  *string
+}
+
+// ScanBytes implements [pgtype.BytesScanner].
+func (r *repeated) ScanBytes(text []byte) error {
+	if r.value = nil; text == nil {
 		return nil
 	}
-	return &t.String
+	if r.last == nil || *r.last != string(text) {
+		r.last = new(string(text))
+	}
+	r.value = r.last
+	return nil
 }
 
 // A reading reads one provider. It sets *found to nil if there is none.

@@ -50,7 +50,7 @@ import (
 // [ErrPlaintext], [ErrCommitUnknown] or [ErrDatabase]. An [ErrDatabase] also matches the
 // error of a cancelled ctx. Any number of processes and goroutines can call it at once.
 func SeedAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, auditor Auditor, logger slog.Logger) error {
-	_, err := store.Seed(ctx, cfg, auditor, logger)
+	_, _, err := store.seed(ctx, cfg, auditor, logger)
 	return err
 }
 
@@ -59,15 +59,24 @@ func SeedAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, audit
 // could not be carried out. The plan is nil if an error came before it. A nil Store is an
 // error.
 func (s *Store) Seed(ctx context.Context, cfg Config, auditor Auditor, logger slog.Logger) (*Plan, error) {
+	want, plan, err := s.seed(ctx, cfg, auditor, logger)
+	if plan != nil {
+		plan.Variables = cfg.fates(want, plan)
+	}
+	return plan, err
+}
+
+// seed makes no fates of variables: only a caller who gets the plan can see them.
+func (s *Store) seed(ctx context.Context, cfg Config, auditor Auditor, logger slog.Logger) ([]desired, *Plan, error) {
 	if s == nil {
-		return nil, errors.New("aiseed: the store is nil; make one with Open")
+		return nil, nil, errors.New("aiseed: the store is nil; make one with Open")
 	}
 	if err := checkAuditor(auditor); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	want, err := normalise(cfg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r := &start{store: s, want: want, settle: cfg.settlement(), audits: handover{store: s, auditor: auditor}}
 	err = r.run(ctx)
@@ -76,14 +85,13 @@ func (s *Store) Seed(ctx context.Context, cfg Config, auditor Auditor, logger sl
 		plan.Warnings = slices.Concat(cfg.ineffective(), plan.Warnings)
 		plan.warn(ctx, logger, err == nil)
 		plan.Warnings = slices.Concat(cfg.Warnings, plan.Warnings) // the parser has logged the former
-		plan.Variables = cfg.fates(want, plan)
 	}
 	if err != nil {
-		return plan, err
+		return want, plan, err
 	}
 	plan.report(ctx, logger)
 	r.audits.warn(ctx, logger)
-	return plan, nil
+	return want, plan, nil
 }
 
 // PlanAIProvidersFromEnv returns what [SeedAIProvidersFromEnv] would do. It writes nothing and

@@ -18,6 +18,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/google/uuid"
 )
@@ -80,13 +81,13 @@ const prefix = "aiseed:v1:"
 // IsSealed reports whether a stored text has the form of a sealed one.
 func IsSealed(stored string) bool { return strings.HasPrefix(stored, prefix) }
 
-func (c Cell) associatedData(keyID string) []byte {
-	return AppendFields(nil, prefix, c.Table, c.Column, c.Row, c.Provider.String(), keyID)
+func (c Cell) appendAssociatedData(b []byte, keyID string) []byte {
+	return AppendFields(b, prefix, c.Table, c.Column, c.Row, c.Provider.String(), keyID)
 }
 
 // Seal encrypts a text for a cell, with a random nonce.
 func (k Key) Seal(c Cell, plaintext string) string {
-	sealed := k.aead.Seal(nil, nil, []byte(plaintext), c.associatedData(k.ID))
+	sealed := k.aead.Seal(nil, nil, []byte(plaintext), c.appendAssociatedData(nil, k.ID))
 	return prefix + base64.StdEncoding.EncodeToString(sealed)
 }
 
@@ -102,13 +103,28 @@ func (k Key) Open(c Cell, stored string) (plaintext string, ok bool) {
 	if strings.ContainsAny(encoded, "\r\n") {
 		return "", false
 	}
-	sealed, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	data := c.appendAssociatedData((*buffer)[:0], k.ID)
+	all := append(data, encoded...)
+	text := all[len(data):]
+	all, err := strictBase64.AppendDecode(all, text)
 	if err != nil {
 		return "", false
 	}
-	opened, err := k.aead.Open(nil, nil, sealed, c.associatedData(k.ID))
-	return string(opened), err == nil
+	sealed := all[len(data)+len(text):]
+	all = slices.Grow(all, len(sealed))
+	opened, err := k.aead.Open(all[len(all):], nil, sealed, data)
+	plaintext = string(opened)
+	clear(opened)
+	*buffer = all
+	return plaintext, err == nil
 }
+
+var strictBase64 = base64.StdEncoding.Strict()
+
+// buffers are for what Open needs beside the plaintext that it returns. A start decrypts many values.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // A Ring holds keys: the first one seals, and each one can decrypt what it sealed. If the
 // ring is empty, nothing is sealed and plaintext is stored.
