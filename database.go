@@ -40,14 +40,14 @@ func (d *database) acquire(ctx context.Context, operation string) (*pgxpool.Conn
 	return conn, databaseError(ctx, operation, err)
 }
 
-// query runs queries outside of our own transactions.
-func (d *database) query(ctx context.Context, operation string, queries ...pg.Query) error {
+// query runs queries outside of our own transactions. first sets what holds for the others.
+func (d *database) query(ctx context.Context, operation string, first pg.Query, queries ...pg.Query) error {
 	conn, err := d.acquire(ctx, operation)
 	if err != nil {
 		return err
 	}
 	defer pg.Release(ctx, conn)
-	err = pg.RoundTrip(ctx, conn.Conn(), append([]pg.Query{pg.SeeAllRows}, queries...)...)
+	err = pg.RoundTrip(ctx, conn.Conn(), append([]pg.Query{first}, queries...)...)
 	return d.failed(ctx, conn.Conn(), operation, err)
 }
 
@@ -80,7 +80,7 @@ select array(select c.relname::text from pg_class c join pg_namespace n on n.oid
 // read is query for queries that can be repeated. It hides a lost connection by
 // retrying.
 func (d *database) read(ctx context.Context, operation string, queries ...pg.Query) error {
-	return retry(ctx, func() error { return d.query(ctx, operation, queries...) })
+	return retry(ctx, func() error { return d.query(ctx, operation, pg.SeeAllRows, queries...) })
 }
 
 // notification returns the statement that notifies a channel. In the transaction of a write it

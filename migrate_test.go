@@ -29,7 +29,7 @@ func TestS8_MissingAndOlderSchema(t *testing.T) {
 	require.NoError(t, err)
 	_, err = aiseed.Open(ctx, pool, options)
 	require.ErrorIs(t, err, aiseed.ErrSchemaOutdated)
-	require.ErrorContains(t, err, "are at version 1, and this library needs 3; call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations")
+	require.ErrorContains(t, err, "are at version 1, and this library needs 4; call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations")
 
 	_, err = pool.Exec(ctx, `insert into aiseed_schema (version) values (99)`)
 	require.NoError(t, err)
@@ -74,7 +74,7 @@ func TestS8_MigrateIsSafeUnderConcurrentStarts(t *testing.T) {
 	all.Wait()
 	var versions string
 	require.NoError(t, pool.QueryRow(ctx, `select (select string_agg(version::text, ',') from fresh.aiseed_schema) || ';' || (select string_agg(version::text, ',') from "also-fresh".aiseed_schema)`).Scan(&versions))
-	require.Equal(t, "1,2,3;1,2,3", versions)
+	require.Equal(t, "1,2,3,4;1,2,3,4", versions)
 }
 
 func TestS8_OpenOnACurrentSchemaTakesNoLock(t *testing.T) {

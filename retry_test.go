@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
+	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/storetest"
 	"example.com/aiseed/internal/testkit"
 )
@@ -302,4 +303,37 @@ func TestL7_NoGoroutineOfAConnectionThatWasCutOutlivesTheCall(t *testing.T) {
 			require.False(t, early.Load())
 		})
 	}
+}
+
+// R4, Q3: of the providers of one name, the server reads one: the live one, or else that which was deleted last. The plan
+// is that of a start.
+func TestR4_Q3_OfManyTombstonesOneIsRead(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	f.Exec(`insert into ai_providers (id, type, name, deleted, updated_at)
+		select gen_random_uuid(), 'openai', 'x', true, timestamptz '2020-01-01' + n * interval '1 hour' from generate_series(1, 2000) n`)
+	latest := f.Rows(`select id::text from ai_providers order by updated_at desc limit 1`)[0]
+	for range 2 {
+		_, err := f.Store.ProviderByName(ctx, "x")
+		require.ErrorContains(t, err, latest)
+		tx, err := f.Pool.Begin(ctx)
+		require.NoError(t, err)
+		_, err = tx.Exec(ctx, pg.UseOrderOfIndexes.SQL)
+		require.NoError(t, err)
+		rows, err := tx.Query(ctx, "explain (analyze, costs off, timing off) "+aiseed.LoadSQL(f.Store), `["x"]`)
+		require.NoError(t, err)
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		require.NoError(t, err)
+		require.NoError(t, tx.Rollback(ctx))
+		plan := strings.Join(lines, "\n")
+		require.Regexp(t, `Index Scan using ai_providers_latest_idx on ai_providers \(actual rows=1(\.00)? `, plan)
+		require.NotContains(t, plan, "Sort")
+		require.NotContains(t, plan, "Seq Scan on ai_providers ")
+		f.Exec("analyze")
+	}
+	live := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	found, err := f.Store.ProviderByName(ctx, "x")
+	require.NoError(t, err)
+	require.Equal(t, live.ID, found.ID)
 }

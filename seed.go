@@ -176,7 +176,8 @@ func (r *start) reads() []pg.Query {
 
 // read reads, and makes the plan.
 func (r *start) read(ctx context.Context) error {
-	if err := r.store.read(ctx, "reading the providers", r.reads()...); err != nil {
+	err := retry(ctx, func() error { return r.store.query(ctx, "reading the providers", pg.UseOrderOfIndexes, r.reads()...) })
+	if err != nil {
 		return err
 	}
 	return r.makePlan()

@@ -209,11 +209,9 @@ func (v *vault) openProviders(stored []*storedProvider) ([]*storedProvider, erro
 	return opened, nil
 }
 
-// openedByName decrypts providers that were read, and chooses one for each name: the live one,
-// or else its latest tombstone.
+// openedByName decrypts providers that were read, one for each name.
 func (v *vault) openedByName(stored []*storedProvider) (map[string]*storedProvider, error) {
-	first := slices.CompactFunc(slices.Clone(stored), func(a, b *storedProvider) bool { return a.Name == b.Name }) // they are sorted
-	opened, err := v.openProviders(first)
+	opened, err := v.openProviders(stored)
 	if err != nil {
 		return nil, err
 	}

@@ -184,7 +184,7 @@ func (w *watcher) listen(ctx context.Context, conn *pgx.Conn, channel string) er
 // notifyTest sends the notification of a test. It goes through the pool: a proxy passes on what the
 // server sends while a statement runs, so over the same connection it could arrive by chance.
 func (w *watcher) notifyTest(ctx context.Context) error {
-	return w.store.query(ctx, watching, notification(w.test))
+	return w.store.query(ctx, watching, pg.SeeAllRows, notification(w.test))
 }
 
 // hearsNothing says once that Watch only polls.

@@ -132,12 +132,13 @@ func TestQ1_RoundTrips(t *testing.T) {
 // for the whole process, so this test runs alone.
 func TestQ3_WorkGrowsWithTheEnvironmentOnly(t *testing.T) {
 	ctx := context.Background()
-	count := func(n, foreign int) map[string]float64 {
+	count := func(n, foreign, deleted int) map[string]float64 {
 		f := setup(t)
 		environ := storetest.Prefixed(manyProviders(n))
 		cfg := f.Seeded(manyProviders(n)...)
 		f.Exec(`insert into ai_providers (id, type, name, enabled) select gen_random_uuid(), 'openai', 'foreign-' || n, false from generate_series(1, $1) n`, foreign)
 		f.Exec(`insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 0, 'foreign' from ai_providers where name like 'foreign-%'`)
+		f.Exec(`insert into ai_providers (id, type, name, deleted) select gen_random_uuid(), 'openai', name, true from ai_providers, generate_series(1, $1) where name like '%-0'`, deleted)
 		counts := map[string]float64{}
 		for operation, do := range map[string]func() error{
 			"parse":     func() error { _, err := aiseed.ParseEnviron(ctx, environ, slog.Logger{}); return err },
@@ -154,10 +155,11 @@ func TestQ3_WorkGrowsWithTheEnvironmentOnly(t *testing.T) {
 		}
 		return counts
 	}
-	few, many, beside := count(100, 0), count(1000, 0), count(100, 5000)
+	few, many, beside, deleted := count(100, 0, 0), count(1000, 0, 0), count(100, 5000, 0), count(100, 0, 5000)
 	for operation := range few {
 		require.Less(t, many[operation], 12*few[operation], operation)
 		require.InEpsilon(t, few[operation], beside[operation], 0.1, "%s beside other providers", operation)
+		require.InEpsilon(t, few[operation], deleted[operation], 0.1, "%s beside deleted providers of one name", operation)
 	}
 }
 
