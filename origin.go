@@ -64,12 +64,12 @@ select p.id, a.new
   join lateral (select new from {schema}.ai_provider_audits
                  where resource_id = p.id and resource = 'ai_provider' and actor = 'system' and action in ('create', 'update')
                  order by seq desc limit 1) a on true
- where not p.deleted and p.{named}`
+ where not p.deleted and p.name = any (array(select json_array_elements_text($1::json)))`
 
 // selectOrigins reads the origins of providers with some names.
 func (d *database) selectOrigins(names []string, into *origins) pg.Query {
 	return pg.Query{
-		SQL:  d.sql(strings.ReplaceAll(selectOrigins, "{named}", isNamed)),
+		SQL:  d.sql(selectOrigins),
 		Args: [][]byte{pg.JSON(names)},
 		Rows: func(rows pgx.Rows) error {
 			*into = origins{}

@@ -23,7 +23,7 @@ import (
 // Errors match [ErrUndecryptable], [ErrPlaintext] or [ErrDatabase].
 func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
 	var stored []*storedProvider
-	err := s.read(ctx, "reading the providers", s.selectProviders(providersWhere+`enabled and not deleted`, keysOfLive, func(p []*storedProvider) { stored = p }))
+	err := s.read(ctx, "reading the providers", s.selectProviders(`enabled and not deleted`, keysOfLive, func(p []*storedProvider) { stored = p }))
 	if err != nil {
 		return nil, err
 	}
@@ -40,12 +40,12 @@ func (s *Store) load(names []string, into *[]*storedProvider) pg.Query {
 	return s.selectProviders(latestNamed, keysOfLive, func(stored []*storedProvider) { *into = stored }, pg.JSON(names))
 }
 
-// providersAndKeys returns one row for each provider that a query chooses, and then one
+// providersAndKeys returns one row for each provider that a condition chooses, and then one
 // row for each of their keys. A join would send a provider again with each of its keys. It is
 // one statement, for one snapshot. The planner does not know how many providers are chosen.
 // So it uses index look-ups in every table except a small one, analysed or not.
 const providersAndKeys = `
-with chosen as materialized ({chosen})
+with chosen as materialized (select * from {schema}.ai_providers where {condition})
 select false, id, id, type, name, coalesce(display_name, ''), base_url, enabled, deleted, revision,
        settings, settings_key_id, created_at, updated_at
   from chosen
@@ -55,17 +55,11 @@ select true, id, provider_id, '', '', '', '', false, false, position,
   from {schema}.ai_provider_keys
  where provider_id = any (array(select id from chosen {whose}))`
 
-// providersWhere chooses the providers for which a condition holds.
-const providersWhere = `select * from {schema}.ai_providers where `
-
-// isNamed is the condition for the providers with the names in the JSON array $1.
-const isNamed = `name = any (array(select json_array_elements_text($1::json)))`
-
-// latestNamed chooses one provider for each of those names, in the order of
+// latestNamed chooses one provider for each of the names in the JSON array $1, in the order of
 // [storedProvider.compare], however many tombstones share the name. See [pg.UseOrderOfIndexes].
-const latestNamed = `
-select p.* from json_array_elements_text($1::json) as wanted (name)
- cross join lateral (` + providersWhere + `name = wanted.name order by deleted, updated_at desc, id limit 1) p`
+const latestNamed = `id = any (array(
+	select (select id from {schema}.ai_providers where name = wanted order by deleted, updated_at desc, id limit 1)
+	  from (select json_array_elements_text($1::json) as wanted) w))`
 
 // keysOf says of which providers the keys are read.
 type keysOf string
@@ -75,11 +69,11 @@ const (
 	keysOfAll  keysOf = ``
 )
 
-// selectProviders reads the providers that a query chooses, and sorts them. It decrypts
+// selectProviders reads the providers that a condition chooses, and sorts them. It decrypts
 // nothing.
-func (s *Store) selectProviders(chosen string, keys keysOf, take func([]*storedProvider), args ...[]byte) pg.Query {
+func (s *Store) selectProviders(condition string, keys keysOf, take func([]*storedProvider), args ...[]byte) pg.Query {
 	return pg.Query{
-		SQL:  s.sql(strings.NewReplacer("{chosen}", chosen, "{whose}", string(keys)).Replace(providersAndKeys)),
+		SQL:  s.sql(strings.NewReplacer("{condition}", condition, "{whose}", string(keys)).Replace(providersAndKeys)),
 		Args: args,
 		Rows: func(rows pgx.Rows) error {
 			stored, err := scanProviders(rows)
@@ -152,16 +146,14 @@ func (r *repeated) ScanBytes(text []byte) error {
 type reading func(found **storedProvider) pg.Query
 
 // byID reads the provider with an id.
-func (s *Store) byID(id uuid.UUID) reading {
-	return s.readFirst(providersWhere+`id = $1`, []byte(id.String()))
-}
+func (s *Store) byID(id uuid.UUID) reading { return s.readFirst(`id = $1`, []byte(id.String())) }
 
 // byName reads the live provider with a name, or else its latest tombstone.
 func (s *Store) byName(name string) reading { return s.readFirst(latestNamed, pg.JSON([]string{name})) }
 
-func (s *Store) readFirst(chosen string, arg []byte) reading {
+func (s *Store) readFirst(condition string, arg []byte) reading {
 	return func(found **storedProvider) pg.Query {
-		return s.selectProviders(chosen, keysOfAll, func(stored []*storedProvider) {
+		return s.selectProviders(condition, keysOfAll, func(stored []*storedProvider) {
 			if *found = nil; len(stored) > 0 { // discard an earlier attempt's result
 				*found = stored[0]
 			}
@@ -257,7 +249,7 @@ type ProviderKeyInfo struct {
 // comes first, then the deleted ones, the latest first.
 func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
 	var stored []*storedProvider
-	err := s.read(ctx, "listing the providers", s.selectProviders(providersWhere+`true`, keysOfAll, func(p []*storedProvider) { stored = p }))
+	err := s.read(ctx, "listing the providers", s.selectProviders(`true`, keysOfAll, func(p []*storedProvider) { stored = p }))
 	if err != nil {
 		return nil, err
 	}

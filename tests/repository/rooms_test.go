@@ -1,7 +1,9 @@
 package repository
 
 import (
+	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -75,4 +77,22 @@ func TestRoomsImportOnlyWhatTheyMay(t *testing.T) {
 	for room := range rooms {
 		assert.True(t, seen[room], "there is no package %s: take it out of rooms", room)
 	}
+}
+
+// docs/architecture.md lists the modules that a host links with the library, and has no other list like it.
+func TestModulesThatComeWithTheLibraryAreWrittenDown(t *testing.T) {
+	t.Parallel()
+	out, err := exec.Command("go", "list", "-buildvcs=false", "-deps", "-f", `{{with .Module}}{{if not .Main}}{{.Path}}{{end}}{{end}}`, "example.com/aiseed", "example.com/aiseed/stdslog", "example.com/aiseed/aiseedcli").Output()
+	require.NoError(t, err)
+	linked := slices.Compact(slices.Sorted(slices.Values(strings.Fields(string(out)))))
+	require.NotEmpty(t, linked)
+	page, err := os.ReadFile("docs/architecture.md")
+	require.NoError(t, err)
+	_, table, _ := strings.Cut(string(page), "## What a host links")
+	table, _, _ = strings.Cut(table, "\n\n| binary")
+	var listed []string
+	for _, module := range regexp.MustCompile("`([^`]+/[^`]+)`").FindAllStringSubmatch(table, -1) {
+		listed = append(listed, module[1])
+	}
+	require.ElementsMatch(t, linked, listed)
 }
