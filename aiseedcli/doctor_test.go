@@ -82,7 +82,8 @@ func (p *patient) login(name string) string {
 		p.exec("drop role " + role)
 	})
 	if password := p.owner.Config().ConnConfig.Password; password != "" {
-		p.exec(fmt.Sprintf("alter role %s password '%s'", role, strings.ReplaceAll(password, "'", "''")))
+		// standard_conforming_strings can be off
+		p.exec(fmt.Sprintf("do $do$ begin execute format('alter role %%I password %%L', $r$%s$r$, $r$%s$r$); end $do$", p.role, password))
 	}
 	return role
 }
