@@ -164,7 +164,7 @@ func (s *Store) beginDelivery(d *delivery, after int64) []pg.Query {
 	return append(s.begin(s.lockTimeout, s.auditTimeout+2*pg.CleanupTimeout),
 		// If the statistics are older than the entries, they say that few are undelivered, and
 		// the planner would read and sort all of them for each batch, instead of using the index.
-		pg.Query{SQL: `select set_config('enable_sort', 'off', true)`},
+		pg.UseOrderOfIndexes,
 		pg.Query{
 			// Deliver nothing if entries cannot be marked, or each start would
 			// deliver them again.

@@ -27,8 +27,9 @@ var binaryResults = []int16{pgx.BinaryFormatCode}
 // See https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-ROW-SECURITY.
 var SeeAllRows = Query{SQL: `select set_config('row_security', 'off', true)`}
 
-// UseOrderOfIndexes is [SeeAllRows], and lets the planner use an index for an order, where it would
-// rather read and sort a whole table that is small, once for each name.
+// UseOrderOfIndexes is [SeeAllRows], and lets the planner use an index for an order where it would
+// rather read and sort a whole table. Not for statements that have to sort: they then cost so much
+// that the server compiles them.
 var UseOrderOfIndexes = Query{SQL: `select set_config('row_security', 'off', true), set_config('enable_sort', 'off', true)`}
 
 // RoundTrip sends queries at once and waits once. It returns the first error: the server's,
