@@ -332,6 +332,12 @@ func TestR4_Q3_OfManyTombstonesOneIsRead(t *testing.T) {
 		require.NotRegexp(t, `Seq Scan on "?ai_providers"? `, plan)
 		f.Exec("analyze")
 	}
+	f.Wire.Reset(nil)
+	require.NoError(t, f.Seed(f.Parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=x")))
+	n, sent := f.Wire.Count()
+	require.Equal(t, 1, n)
+	require.Contains(t, sent, pg.UseOrderOfIndexes.SQL)
+
 	live := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
 	found, err := f.Store.ProviderByName(ctx, "x")
 	require.NoError(t, err)
