@@ -3,12 +3,14 @@ package robustness
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
@@ -201,4 +203,64 @@ func TestF2_DiskIsFull(t *testing.T) {
 			require.NoError(t, r.converge(op, cfg, before, r.after[op.name], nil, audits))
 		})
 	}
+}
+
+// F2: the disk is full for the write-ahead log. The server then ends itself in the middle of a
+// commit, and cannot recover until there is room again.
+func TestF2_DiskIsFullForTheWriteAheadLog(t *testing.T) {
+	t.Parallel()
+	const full = "/dev/full"
+	if runtime.GOOS != "linux" {
+		t.Skip("needs " + full + ", which only Linux has")
+	}
+	// A commit has to write to the log itself, and not a process behind it.
+	f, server := owned(t, "synchronous_commit=on")
+	r := f.rig()
+	for _, op := range operations {
+		if op.constant || !*torture && op.name != "first start" {
+			continue
+		}
+		t.Run(op.name, func(t *testing.T) {
+			r.T = t
+			room := make(chan error, 1)
+			fill := func() {
+				r.Exec(`select pg_switch_wal()`)
+				next := filepath.Join(f.Rows(`show data_directory`)[0], "pg_wal", f.Rows(`select pg_walfile_name(pg_current_wal_insert_lsn() + 1)`)[0])
+				before := panics(t, server)
+				existed := os.Rename(next, next+".free") == nil
+				assert.NoError(t, os.Symlink(full, next))
+				go func() {
+					for deadline := time.Now().Add(testkit.Patience); panics(t, server) == before && time.Now().Before(deadline); {
+						time.Sleep(time.Millisecond)
+					}
+					err := os.Remove(next)
+					if existed {
+						err = errors.Join(err, os.Rename(next+".free", next))
+					}
+					err = errors.Join(err, server.Restart(context.Background()))
+					r.Pool.Reset()
+					room <- err
+				}()
+			}
+			before := panics(t, server)
+			r.begin(op) // the undisturbed run
+			run := op.run
+			op.run = func(ctx context.Context, r *rig, store *aiseed.Store, cfg aiseed.Config, auditor aiseed.Auditor) error {
+				err := run(ctx, r, store, cfg, auditor)
+				require.NoError(t, <-room)
+				return err
+			}
+			hit, err := r.disturb(op, disturbance{fault: faultproxy.Fault{Direction: faultproxy.ToServer, Message: 1, Kind: faultproxy.None}, restart: fill})
+			require.True(t, hit)
+			require.Greater(t, panics(t, server), before)
+			cases.check(t, "F2 disk full", t.Name(), err)
+		})
+	}
+}
+
+// panics counts how often a server ended itself.
+func panics(tb testing.TB, server *ephemeral.Server) int {
+	log, err := os.ReadFile(server.LogFile())
+	assert.NoError(tb, err)
+	return bytes.Count(log, []byte("PANIC:"))
 }
