@@ -35,7 +35,7 @@ func (e *ConfigError) Unwrap() error { return ErrInvalidConfig }
 type Problem struct {
 	// Variables are the full names of the variables concerned.
 	Variables []string
-	// Provider is the provider's name, or "" if it has no name (yet).
+	// Provider is the provider's name, or "" if it has no name (yet). What is no name is masked from 20 bytes on.
 	Provider string
 	// Reason says what was wanted and what was found, without the value.
 	Reason string
@@ -46,11 +46,11 @@ func (p Problem) String() string {
 	for _, v := range p.Variables {
 		variables = append(variables, text.Printable(v))
 	}
-	text := strings.Join(variables, ", ")
+	about := strings.Join(variables, ", ")
 	if p.Provider != "" {
-		text += " (provider " + p.Provider + ")"
+		about += " (provider " + p.Provider + ")"
 	}
-	return text + ": " + p.Reason
+	return about + ": " + p.Reason
 }
 
 // problem is a [Problem] with the position of its entry in the order of the variables.
@@ -72,6 +72,7 @@ func configError(problems []problem) *ConfigError {
 	})
 	err := &ConfigError{}
 	for _, p := range problems {
+		p.Provider = text.Label(p.Provider) // a secret can be in the place of a name
 		err.Problems = append(err.Problems, p.Problem)
 	}
 	return err

@@ -76,7 +76,7 @@ type parser struct {
 
 // problem records a problem of variables, by their full names.
 func (p *parser) problem(place int, provider, reason string, names ...string) {
-	p.problems = append(p.problems, problem{place, Problem{Variables: names, Provider: text.Label(provider), Reason: reason}})
+	p.problems = append(p.problems, problem{place, Problem{Variables: names, Provider: provider, Reason: reason}})
 }
 
 func (p *parser) checkPrefixes() (problems []problem) {

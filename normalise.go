@@ -142,7 +142,7 @@ func (n *normaliser) problem(e *entry, reason string, fields ...string) {
 		names = append(names, e.variable(f))
 	}
 	n.wrong = withKey(n.wrong, e.place, append(n.wrong[e.place], fields...))
-	n.problems = append(n.problems, problem{e.place, Problem{Variables: names, Provider: text.Label(e.name()), Reason: reason}})
+	n.problems = append(n.problems, problem{e.place, Problem{Variables: names, Provider: e.name(), Reason: reason}})
 }
 
 func (n *normaliser) checkValues(e *entry) {

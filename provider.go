@@ -228,7 +228,7 @@ func (f *fieldProblems) report(reason string, fields ...string) {
 	for i, field := range fields {
 		names[i] = strings.ToLower(field)
 	}
-	f.problems = append(f.problems, problem{0, Problem{Variables: names, Provider: text.Label(f.provider), Reason: reason}})
+	f.problems = append(f.problems, problem{0, Problem{Variables: names, Provider: f.provider, Reason: reason}})
 }
 
 func (f *fieldProblems) err() error {

@@ -156,6 +156,10 @@ func TestF5_E10_NoConfigErrorShowsASecret(t *testing.T) {
 				}
 				for _, typ := range []string{"openai", "anthropic", "cohere", ""} {
 					environ := []string{name + "=" + change(c.value), aiseed.DefaultPrefix + "PROVIDER_0_TYPE=" + typ, aiseed.DefaultPrefix + "PROVIDER_0_NAME=name"}
+					// A second provider of the same name, which differs.
+					if another := strings.Replace(name, "_0_NAME", "_1_NAME", 1); another != name {
+						environ = append(environ, another+"="+change(c.value), aiseed.DefaultPrefix+"PROVIDER_1_TYPE=openai", aiseed.DefaultPrefix+"PROVIDER_1_KEY=key")
+					}
 					_, err := aiseed.ParseEnviron(context.Background(), environ, w.logger)
 					text := fmt.Sprint(err)
 					for _, verb := range []string{"%+v", "%#v", "%x", "%d"} {
