@@ -165,7 +165,7 @@ func auditedKey(position int, key Secret) any {
 }
 
 func (d *database) insertAudits(rows ...auditRow) pg.Query {
-	return pg.Query{SQL: d.sql(insertAudits), Args: [][]byte{pg.JSON(rows)}, Rows: pg.WantRows(len(rows), "ai_provider_audits")}
+	return pg.Write("ai_provider_audits", len(rows), d.sql(insertAudits), pg.JSON(rows))
 }
 
 const insertAudits = `

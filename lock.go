@@ -175,12 +175,6 @@ func (l *lockedCall) write(ctx context.Context, conn *pgxpool.Conn, w *write) er
 	if l.notifyChannel != "" {
 		writes = append(writes, notification(l.notifyChannel))
 	}
-	if pg.AnyChecked(writes) {
-		if err := pg.RoundTrip(ctx, conn.Conn(), writes...); err != nil {
-			return l.failed(ctx, conn.Conn(), l.operation, err)
-		}
-		writes = nil
-	}
 	committed, err := pg.Commit(ctx, conn.Conn(), writes, w.behind...)
 	if committed {
 		if err != nil && !conn.Conn().IsClosed() {

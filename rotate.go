@@ -223,11 +223,7 @@ func (s *Store) resealSome(ctx context.Context, operation string, how resealing,
 		if changed = len(rewritten); changed == 0 {
 			return write{}, nil
 		}
-		update := pg.Query{
-			SQL:  s.sqlFor(updateValues, c),
-			Args: [][]byte{pg.JSON(rewritten)},
-			Rows: pg.WantRows(changed, c.table), Checked: true,
-		}
+		update := pg.Write(c.table, changed, s.sqlFor(updateValues, c), pg.JSON(rewritten))
 		writes := []pg.Query{{SQL: `select set_config('aiseed.resealing', 'on', true)`}, update}
 		if how.seal {
 			writes = append(s.registerKey(), writes...)

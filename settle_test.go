@@ -189,7 +189,7 @@ func TestO4_WhatWasNotWrittenIsNotAudited(t *testing.T) {
 		"remove": f.Store.RemoveProviderKey(ctx, "a", p.ID, p.Keys[0].ID),
 	} {
 		require.ErrorIs(t, err, aiseed.ErrDatabase, name)
-		require.ErrorContains(t, err, "1 of 1 row of ai_provider", name)
+		require.ErrorContains(t, err, "want 1 row of ai_provider", name)
 	}
 	require.Equal(t, before, f.Rows(`select id from ai_provider_audits`))
 }

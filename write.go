@@ -233,25 +233,20 @@ func (c *changes) write() write {
 		out = c.store.registerKey()
 	}
 	for _, rows := range []struct {
-		sql     string
-		count   int
-		arg     any
-		checked string // the table, if each row must be there
+		table string
+		sql   string
+		count int
+		arg   any
 	}{
-		{insertProviders, len(c.inserts), c.inserts, ""},
-		{updateProviders, len(c.updates), c.updates, "ai_providers"},
-		{removeKeys, len(c.removed), c.removed, "ai_provider_keys"},
-		{moveKeys, len(c.moved), c.moved, "ai_provider_keys"},
-		{insertKeys, len(c.keys), c.keys, ""},
+		{"ai_providers", insertProviders, len(c.inserts), c.inserts},
+		{"ai_providers", updateProviders, len(c.updates), c.updates},
+		{"ai_provider_keys", removeKeys, len(c.removed), c.removed},
+		{"ai_provider_keys", moveKeys, len(c.moved), c.moved},
+		{"ai_provider_keys", insertKeys, len(c.keys), c.keys},
 	} {
-		if rows.count == 0 {
-			continue
+		if rows.count > 0 {
+			out = append(out, pg.Write(rows.table, rows.count, c.store.sql(rows.sql), pg.JSON(rows.arg)))
 		}
-		q := pg.Query{SQL: c.store.sql(rows.sql), Args: [][]byte{pg.JSON(rows.arg)}}
-		if rows.checked != "" {
-			q.Rows, q.Checked = pg.WantRows(rows.count, rows.checked), true
-		}
-		out = append(out, q)
 	}
 	return write{queries: append(out, c.store.insertAudits(c.audits...)), witness: c.audits[0].ID, seals: c.seals}
 }
@@ -260,11 +255,8 @@ func (c *changes) write() write {
 func (s *Store) flip(actor string, action AuditAction, p Provider, column string, value bool) write {
 	audit := auditOfProvider(actor, action, p, map[string]bool{column: !value}, map[string]bool{column: value})
 	return write{witness: audit.ID, queries: []pg.Query{
-		{
-			SQL:  s.sql(`update {schema}.ai_providers set ` + column + ` = $2, updated_at = now() where id = $1 and ` + column + ` <> $2`),
-			Args: [][]byte{[]byte(p.ID.String()), pg.JSON(value)},
-			Rows: pg.WantRows(1, "ai_providers"), Checked: true,
-		},
+		pg.Write("ai_providers", 1, s.sql(`update {schema}.ai_providers set `+column+` = $2, updated_at = now() where id = $1 and `+column+` <> $2`),
+			[]byte(p.ID.String()), pg.JSON(value)),
 		s.insertAudits(audit),
 	}}
 }

@@ -3,7 +3,6 @@ package pg
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -18,12 +17,18 @@ type Query struct {
 	Args [][]byte
 	Rows func(pgx.Rows) error // nil if the result does not matter
 
-	Checked bool // a write that must not be committed before Rows accepted its result
+	written *rowsError // what it means that the server divides by zero
 }
 
-// AnyChecked reports whether a commit has to wait for the result of a query.
-func AnyChecked(queries []Query) bool {
-	return slices.ContainsFunc(queries, func(q Query) bool { return q.Checked })
+// Write is a statement that has to write n rows of a table. If it writes another number, because
+// somebody changed the rows meanwhile, or a rule or a trigger forbids it, the server itself refuses
+// it, and so the commit that is sent behind it.
+func Write(table string, n int, sql string, args ...[]byte) Query {
+	return Query{
+		SQL:     "with written as (" + sql + "\nreturning 1)\nselect 1 / (count(*) = " + strconv.Itoa(n) + ")::int from written",
+		Args:    args,
+		written: &rowsError{table, n},
+	}
 }
 
 // JSON encodes a parameter. Nil slices become empty lists. It panics on a value that JSON
@@ -56,26 +61,14 @@ func One(into ...any) func(pgx.Rows) error {
 	}
 }
 
-// WantRows fails if a statement did not write n rows: somebody changed them meanwhile, or a
-// row security policy, a rule or a trigger forbids it.
-func WantRows(n int, table string) func(pgx.Rows) error {
-	return func(rows pgx.Rows) error {
-		rows.Close()
-		if got := rows.CommandTag().RowsAffected(); rows.Err() == nil && got != int64(n) {
-			return &rowsError{table: table, want: n, got: int(got)}
-		}
-		return rows.Err()
-	}
-}
-
 type rowsError struct {
-	table     string
-	want, got int
+	table string
+	want  int
 }
 
 func (e *rowsError) Error() string {
-	return fmt.Sprintf("%d of %s of %s could not be written; someone keeps changing them, or a row security policy, "+
-		"a rule or a trigger forbids it to this role", e.want-e.got, text.Count(e.want, "row"), e.table)
+	return fmt.Sprintf("want %s of %s written, and the server wrote another number; someone keeps changing the table, or a rule or a trigger forbids it",
+		text.Count(e.want, "row"), e.table)
 }
 
 // SelectLockHolder finds who holds the advisory lock of the key $1 in this database: the pid,

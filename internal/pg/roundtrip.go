@@ -12,11 +12,14 @@ package pg
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
+
+const stateDivisionByZero = "22012"
 
 // binaryResults asks for results that do not depend on settings like DateStyle.
 var binaryResults = []int16{pgx.BinaryFormatCode}
@@ -42,6 +45,7 @@ func RoundTrip(ctx context.Context, conn *pgx.Conn, queries ...Query) error {
 		batch.ExecParams(q.SQL, q.Args, nil, nil, binaryResults)
 	}
 	var rowsErr error
+	answered := 0 // without an error
 	ctx, trace := startTrace(ctx, conn, texts...)
 	results := conn.PgConn().ExecBatch(ctx, batch)
 	endPartialWrite(conn)
@@ -55,10 +59,17 @@ func RoundTrip(ctx context.Context, conn *pgx.Conn, queries ...Query) error {
 		}
 		rows.Close()
 		trace.result(rows.CommandTag(), rows.Err())
+		if rows.Err() == nil {
+			answered++
+		}
 	}
 	err := results.Close()
 	trace.end(err)
 	if err != nil {
+		var answer *pgconn.PgError
+		if errors.As(err, &answer) && answer.Code == stateDivisionByZero && answered < len(queries) && queries[answered].written != nil {
+			return queries[answered].written
+		}
 		return lostIfClosed(conn, err)
 	}
 	return rowsErr
