@@ -227,7 +227,7 @@ func (w *secretWorld) walk() (called []string) {
 	showWithURL("Store.Provider", one, err)
 	one, err = w.store.ProviderByName(ctx, providers[at].Name)
 	must(err)
-	_, err = w.store.ProviderByName(ctx, all.value("created key"))
+	_, err = w.store.ProviderByName(ctx, all.value("created key")+"!") // no name: a name is shown, also one that is a secret
 	showWithURL("Store.ProviderByName", one, err)
 
 	diverged, err := aiseed.PlanAIProvidersFromEnv(ctx, w.store, w.parse(w.divergent()), w.logger)
