@@ -12,12 +12,14 @@ import (
 )
 
 // An Auditor receives each audit entry at least once and in order, after the
-// change was committed. An entry is delivered once Audit returns nil. The next
-// start offers an undelivered entry again, under the same ID.
+// change was committed. An entry is delivered once Audit returns nil. An undelivered
+// entry is offered again, under the same ID, by the next start, by the next operation of a
+// Store with [StoreOptions.Auditor], or by [Store.DeliverAudits].
 //
 // Entries are offered one at a time, on a goroutine that is not the caller's.
 // ctx ends after half of [StoreOptions.AuditTimeout]; it does not end when the caller of
-// the seed or the operation is cancelled. Delivery does not wait for an Audit that takes longer.
+// the seed or the operation is cancelled. Delivery does not wait for an Audit that takes longer;
+// the next delivery then calls Audit while that one still runs.
 // Delivery holds one connection of the Store's pool meanwhile, so an Auditor that uses the same
 // pool needs a second connection. An Auditor may call the Store: the entries of an operation that
 // it makes are offered to it later, by the same delivery.

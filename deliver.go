@@ -75,6 +75,9 @@ func (s *Store) undeliveredAfter(after int64, skip int, into *bool) pg.Query {
 // entries could not be marked as delivered. DeliverAudits stops at the first entry that
 // the auditor does not accept, and returns an error. If the connection is lost while entries are
 // marked, they are not counted.
+//
+// Errors match what the auditor returned or [ErrDatabase], or no class if entries were accepted
+// and could not be marked.
 func (s *Store) DeliverAudits(ctx context.Context, auditor Auditor) (delivered int, err error) {
 	if err := checkAuditor(auditor); err != nil {
 		return 0, err

@@ -24,6 +24,7 @@ type Choice struct {
 	Value    string `json:"value"`
 }
 
+// String returns the assignment, as a shell or a file of variables has it.
 func (c Choice) String() string { return c.Variable + "=" + c.Value }
 
 // A ProviderDrift is one provider that drifted.

@@ -37,7 +37,9 @@ func WithPrefix(prefixes ...string) ParseOption {
 // indexed ones have one.
 //
 // ParseEnviron reports all problems at once, in one [*ConfigError]. The Config then has
-// only its warnings. Variables that look misspelt are logged as warnings.
+// only its warnings. These are about variables that nothing reads although they look like ours;
+// logger gets them too, unless it is the zero Logger. ctx is only for logger: it does not end the
+// reading of a file.
 func ParseEnviron(ctx context.Context, environ []string, logger slog.Logger, opts ...ParseOption) (Config, error) {
 	p := &parser{}
 	for _, opt := range opts {

@@ -30,7 +30,7 @@ type ProviderSpec struct {
 	DisplayName string           // "" means Name
 	Disabled    bool             // false is enabled
 	BaseURL     string           // "" is the default of the type
-	Bedrock     *BedrockSettings // a model "" is the default
+	Bedrock     *BedrockSettings // nil for none; a model "" is the default
 	Keys        []Secret         // bearer keys, at most 5
 }
 
@@ -46,14 +46,15 @@ func (n ProviderSpec) Format(f fmt.State, verb rune) { formatMasked(f, verb, n) 
 // MarshalJSON encodes the values with the base URL masked.
 func (n ProviderSpec) MarshalJSON() ([]byte, error) { return json.Marshal(n.masked()) }
 
-// ProviderUpdate says what to change in a provider. A nil field stays as it is. A Bedrock
-// field adds Bedrock settings to a provider that has none.
+// ProviderUpdate says what to change in a provider. A nil field stays as it is, so the zero
+// ProviderUpdate changes nothing. A Bedrock field adds Bedrock settings to a provider that has
+// none.
 type ProviderUpdate struct {
 	// Revision is the [Provider.Revision] that the change was decided on. If the provider has
 	// another one, the update fails with [ErrConflict]. 0 means any.
 	Revision int64
 
-	DisplayName, BaseURL          *string
+	DisplayName, BaseURL          *string // a base URL "" is the default of the type
 	Region, Model, SmallFastModel *string
 	AccessKey, AccessKeySecret    *Secret // both or neither
 

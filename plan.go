@@ -44,7 +44,7 @@ type Step struct {
 	BaseURL string // from the environment, with the values of its query masked
 	Keys    int    // number of bearer keys in the environment
 
-	// The rest of the fields up to Digest are set where environment and database differ.
+	// The rest of the fields up to Digest are set if environment and database differ.
 	Drift    []FieldDrift // the fields of the shape that differ
 	Adopting []string     // what else adopting changes, and which credentials stay; with fingerprints
 	Moved    Side         // which side moved since a start last wrote the row; "" if nobody asked

@@ -245,8 +245,11 @@ type ProviderKeyInfo struct {
 
 // ListProviders returns all providers sorted by name, including disabled and deleted ones. A
 // secret that cannot be decrypted is reported as such and is no error, so an operator can find
-// the id of a provider to repair or delete even if a key is lost. For each name, the live provider
-// comes first, then the deleted ones, the latest first.
+// the id of a provider to repair or delete even if a value is damaged; for a key that is lost there
+// is [SealedWith]. For each name, the live provider comes first, then the deleted ones, the latest
+// first.
+//
+// Errors match [ErrDatabase].
 func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
 	var stored []*storedProvider
 	err := s.read(ctx, "listing the providers", s.selectProviders(`true`, keysOfAll, func(p []*storedProvider) { stored = p }))

@@ -19,9 +19,9 @@ import (
 // even if it returned an error: completed changes stay.
 type RotateResult struct {
 	Changed   int             // number of values that were rewritten
-	Revoked   []string        // ids of the keys that no row needs any more
+	Revoked   []string        // ids of the keys that were marked as revoked: no row needs them any more; nil if none
 	Left      []*DecryptError // values that cannot be decrypted; they stay as they are
-	Plaintext int             // number of values that are not sealed; 0 if it was interrupted
+	Plaintext int             // number of values that are not sealed, whoever wrote them; 0 if it was interrupted
 }
 
 // Rotate seals again every value that is not sealed with the first key of the keyring,
@@ -51,8 +51,8 @@ func (s *Store) Rotate(ctx context.Context) (RotateResult, error) {
 // SealPlaintext seals every value that was stored before there was a keyring, including
 // values of deleted providers. Until then [Store.Providers] and a seed refuse to read them.
 // First stop the servers that still run without the keyring: they cannot read sealed values.
-// It returns without an error only if no plaintext is left. Otherwise it works like
-// [Store.Rotate].
+// Check [RotateResult.Plaintext], which is 0 if no plaintext is left: it can be more without an
+// error if another process writes plaintext meanwhile. Otherwise it works like [Store.Rotate].
 func (s *Store) SealPlaintext(ctx context.Context) (RotateResult, error) {
 	return s.reseal(ctx, "sealing plaintext", resealing{
 		from: `{key} is null`,

@@ -18,7 +18,7 @@ import (
 // the fields, which are the mask and an address.
 //
 // The zero Secret means no secret and prints as the empty string. A Secret is immutable and
-// safe for concurrent use.
+// safe for concurrent use. Compare secrets with [Secret.Equal]: == compares addresses.
 type Secret struct {
 	mask  string
 	value *string

@@ -43,12 +43,13 @@ import (
 // After the commit, auditor gets the audit entries of what was written, together with those
 // that an earlier process left behind, as far as [StoreOptions.AuditTimeout] allows. If this
 // fails, it is logged and the seed does not fail. logger gets a warning for each thing that an
-// operator should look at.
+// operator should look at; the zero Logger discards it.
 //
 // A *[ProvidersError] lists each provider that cfg names whose row cannot be decrypted. Errors
 // match [ErrInvalidConfig], [ErrDrift], [ErrKeyring], [ErrLockTimeout], [ErrUndecryptable],
 // [ErrPlaintext], [ErrCommitUnknown] or [ErrDatabase]. An [ErrDatabase] also matches the
-// error of a cancelled ctx. Any number of processes and goroutines can call it at once.
+// error of a cancelled ctx. The error of a nil store or auditor matches no class. Any number of
+// processes and goroutines can call it at once.
 func SeedAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, auditor Auditor, logger slog.Logger) error {
 	_, _, err := store.seed(ctx, cfg, auditor, logger)
 	return err
@@ -97,6 +98,9 @@ func (s *Store) seed(ctx context.Context, cfg Config, auditor Auditor, logger sl
 // PlanAIProvidersFromEnv returns what [SeedAIProvidersFromEnv] would do. It writes nothing and
 // takes no lock. A drift is a step of the plan, not an error. A nil store stands for a database
 // without tables: everything is to be created, and no database is used.
+//
+// Warnings are only in the plan: logger gets one line at level debug. Errors match
+// [ErrInvalidConfig], [ErrUndecryptable], [ErrPlaintext] or [ErrDatabase].
 func PlanAIProvidersFromEnv(ctx context.Context, store *Store, cfg Config, logger slog.Logger) (*Plan, error) {
 	want, err := normalise(cfg)
 	if err != nil {

@@ -26,7 +26,8 @@ type StoreOptions struct {
 	AllowPlaintext bool
 	// Schema is the schema of the tables. "" means "public".
 	Schema string
-	// Migrate applies the schema on opening if it is missing or older.
+	// Migrate applies the schema on opening if it is missing or older, and creates Schema. With the
+	// name of another schema it creates a second, empty set of tables there.
 	Migrate bool
 	// LockTimeout bounds each wait for a lock: for the advisory lock while another process
 	// writes, and for locks on rows, also when audits are marked as delivered. If the answer
@@ -89,10 +90,11 @@ type WatchStatus struct {
 }
 
 // Open makes a Store on a pool. It checks that the schema exists, is ours and not too new to
-// write to, and that the keyring has every key that rows still need. It writes nothing, except the schema if opts.Migrate is set.
+// write to, and that the keyring has every key that rows still need. It writes nothing, except the
+// schema if opts.Migrate is set.
 //
 // Errors match [ErrSchema], [ErrKeyring] or [ErrDatabase]; with Migrate,
-// [ErrLockTimeout] too.
+// [ErrLockTimeout] too. The error of a nil pool or of other wrong options matches no class.
 func Open(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions) (*Store, error) {
 	s, err := newStore("Open", pool, opts)
 	if err != nil {

@@ -33,7 +33,9 @@ import (
 //
 // changed does not get an error that the next attempt can resolve, such as a lost connection. After
 // any other error of the database Watch tries again, as after a lost connection. Watch calls changed
-// from the goroutine that called Watch, one call at a time. See also [Store.WatchStatus].
+// from the goroutine that called Watch, one call at a time: a slow one delays the next read. It may
+// keep and sort providers, but must not change what their Keys and Bedrock point to. See also
+// [Store.WatchStatus].
 func (s *Store) Watch(ctx context.Context, changed func(providers []Provider, err error)) error {
 	if changed == nil {
 		return xerrors.New("aiseed: Watch needs a function to call back")
