@@ -349,3 +349,13 @@ func TestO5_O7_ASchemaWithBracesInItsName(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, forgotten, 2)
 }
+
+func TestO6_SealedWithWritesNothing(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	pool, options, _ := f.Connect()
+	options.Schema, options.Migrate = "later", true
+	_, err := aiseed.SealedWith(context.Background(), pool, options, storetest.Keyring(t, 1).IDs()[0])
+	require.ErrorIs(t, err, aiseed.ErrSchemaMissing)
+	require.Empty(t, f.Rows(`select nspname from pg_namespace where nspname = 'later'`))
+}

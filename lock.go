@@ -303,10 +303,12 @@ func (d *database) begin(lockTimeout, silence time.Duration) []pg.Query {
 		{SQL: `begin isolation level read committed`},
 		{
 			// A shorter statement_timeout of the role would end the wait for the
-			// lock too early, without naming the holder.
+			// lock too early, without naming the holder. So would a
+			// transaction_timeout, which servers have from version 17 on.
 			SQL: `
 select set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true),
-       set_config('statement_timeout', '0', true), set_config('row_security', 'off', true)`,
+       set_config('statement_timeout', '0', true), set_config('row_security', 'off', true),
+       case when current_setting('transaction_timeout', true) <> '0' then set_config('transaction_timeout', '0', true) end`,
 			Args: [][]byte{pg.Milliseconds(lockTimeout), pg.Milliseconds(silence)},
 		},
 	}

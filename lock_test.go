@@ -349,18 +349,26 @@ func TestL7_CancelledWaiterReturnsAndLeavesTheQueue(t *testing.T) {
 
 // The test reads the setting in place of waiting: a timeout that is short enough to end
 // the wait soon could end an earlier statement on a busy machine.
-func TestL3_StatementTimeoutOfTheRoleDoesNotEndTheWait(t *testing.T) {
+func TestL3_TimeoutsOfTheRoleDoNotEndTheWait(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.Exec(`create schema nolock; create table seen (statement_timeout text)`)
+	timeouts := f.Rows(`select name from pg_settings where name in ('statement_timeout', 'transaction_timeout') order by name`)
+	f.Exec(`create schema nolock; create table seen (name text, value text)`)
 	f.Exec(`create function nolock.pg_advisory_xact_lock(bigint) returns void language sql as $$
-		insert into public.seen select current_setting('statement_timeout'); select pg_catalog.pg_advisory_xact_lock($1) $$`)
+		insert into public.seen select name, setting from pg_settings where name in ('statement_timeout', 'transaction_timeout') order by name;
+		select pg_catalog.pg_advisory_xact_lock($1) $$`)
 	store, w := f.Open(storetest.WithoutLock, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
-		c.ConnConfig.RuntimeParams["statement_timeout"] = "10min"
+		for _, name := range timeouts {
+			c.ConnConfig.RuntimeParams[name] = "10min"
+		}
 	})
 	w.Reset(nil)
 	require.NoError(t, aiseed.SeedAIProvidersFromEnv(context.Background(), store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{}))
-	require.Equal(t, []string{"0"}, f.Rows(`select statement_timeout from seen`))
+	require.NotEmpty(t, timeouts)
+	for i, name := range timeouts {
+		timeouts[i] = name + " 0"
+	}
+	require.Equal(t, timeouts, f.Rows(`select name, value from seen`))
 	_, sent := w.Count()
 	require.Contains(t, sent, "\x00select pg_advisory_xact_lock($1)\x00", "a statement of its own: one that has begun keeps its timeout")
 }

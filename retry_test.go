@@ -371,3 +371,38 @@ func TestA1_F1_RowsThatAreNotInsertedAreAnError(t *testing.T) {
 		}
 	}
 }
+
+// A trigger that undoes an update counts it as written.
+func TestO5_ARotationThatIsUndoneEnds(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.Keyring = storetest.Keyring(t, 1)
+	f.Store, _ = f.Open()
+	f.Seeded("OPENAI_KEY=key")
+	f.Exec(`create function undo() returns trigger language plpgsql as 'begin return old; end'`)
+	f.Exec(`create trigger undo before update on ai_provider_keys for each row execute function undo()`)
+	f.Keyring = storetest.Keyring(t, 2, 1)
+	f.Store, _ = f.Open()
+	before := f.Rows(`select api_key from ai_provider_keys`)
+	report, err := f.Store.Rotate(context.Background())
+	require.ErrorIs(t, err, aiseed.ErrDatabase)
+	require.ErrorContains(t, err, "a trigger undoes it, or servers still seal with an earlier keyring")
+	require.Empty(t, report.Revoked)
+	require.Equal(t, before, f.Rows(`select api_key from ai_provider_keys`))
+}
+
+// The revision is counted in each statement; the trigger is there for whoever writes in SQL.
+func TestO4_RevisionsCountWithoutTheTrigger(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	f.Exec(`alter table ai_providers disable trigger user`)
+	require.NoError(t, f.Store.DeleteProvider(ctx, "a", p.ID))
+	restored, err := f.Store.RestoreProvider(ctx, "a", p.ID)
+	require.NoError(t, err)
+	require.Equal(t, p.Revision+2, restored.Revision)
+	stored, err := f.Store.Provider(ctx, p.ID)
+	require.NoError(t, err)
+	require.Equal(t, restored.Revision, stored.Revision)
+}

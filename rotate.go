@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -142,10 +143,11 @@ type storedValue struct {
 
 const (
 	resealBatch = 100
+	maxPasses   = 20
 
 	selectValues = `
 select id, {provider}, coalesce((select p.name from {schema}.ai_providers p where p.id = t.{provider}), ''), {value}, {key} from {schema}.{table} t
- where {value} is not null and {from} and ($1 = '' or id > $1::uuid) order by id limit 100 for update`
+ where {value} is not null and {from} and ($1 = '' or id > $1::uuid) order by id limit {batch} for update`
 
 	updateValues = `
 update {schema}.{table} t set {value} = r.new, {key} = r.new_key
@@ -167,7 +169,10 @@ func (s *Store) reseal(ctx context.Context, operation string, how resealing) (re
 		return report, err
 	}
 	// Repeat until a pass finds nothing to do: others write at the same time.
-	for before := -1; report.Changed > before; {
+	for pass, before := 1, -1; report.Changed > before; pass++ {
+		if pass > maxPasses {
+			return report, &DatabaseError{Operation: operation, cause: pg.Error{Reason: "each time that all was written, there was more to write; a trigger undoes it, or servers still seal with an earlier keyring"}}
+		}
 		before, report.Left = report.Changed, nil
 		for _, column := range columns {
 			for last, more := "", true; more && err == nil; {
@@ -190,7 +195,7 @@ func (s *Store) reseal(ctx context.Context, operation string, how resealing) (re
 // sqlFor fills in the names of a column.
 func (s *Store) sqlFor(text string, c sealedColumn) string {
 	name := func(n string) string { return pgx.Identifier{n}.Sanitize() }
-	return strings.NewReplacer("{schema}", name(s.schema), "{table}", name(c.table), "{value}", name(c.value), "{key}", name(c.key), "{provider}", name(c.provider)).Replace(text)
+	return strings.NewReplacer("{schema}", name(s.schema), "{table}", name(c.table), "{value}", name(c.value), "{key}", name(c.key), "{provider}", name(c.provider), "{batch}", strconv.Itoa(resealBatch)).Replace(text)
 }
 
 // resealSome rewrites the next few values of a column, in one transaction.
@@ -362,6 +367,7 @@ func ForgetKey(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions, actor
 // that are sealed with it, and SettingsUndecryptable says whether its Bedrock settings are. It
 // writes nothing and takes no lock. The options and the errors are those of [ForgetKey].
 func SealedWith(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions, keyID string) ([]ProviderInfo, error) {
+	opts.Migrate = false // this writes nothing
 	s, err := openWithout(ctx, "SealedWith", pool, opts, keyID)
 	if err != nil {
 		return nil, err

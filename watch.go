@@ -34,8 +34,7 @@ import (
 // changed does not get an error that the next attempt can resolve, such as a lost connection. After
 // any other error of the database Watch tries again, as after a lost connection. Watch calls changed
 // from the goroutine that called Watch, one call at a time: a slow one delays the next read. It may
-// keep and sort providers, but must not change what their Keys and Bedrock point to. See also
-// [Store.WatchStatus].
+// keep and change providers. See also [Store.WatchStatus].
 func (s *Store) Watch(ctx context.Context, changed func(providers []Provider, err error)) error {
 	if changed == nil {
 		return xerrors.New("aiseed: Watch needs a function to call back")
@@ -226,7 +225,14 @@ func (w *watcher) tell(providers []Provider, err error) {
 		return
 	}
 	w.told, w.last, w.trouble = true, providers, trouble
-	w.changed(slices.Clone(providers), err) // a host may sort it
+	own := slices.Clone(providers) // the host's, to change as it likes
+	for i := range own {
+		own[i].Keys = slices.Clone(own[i].Keys)
+		if bedrock := own[i].Bedrock; bedrock != nil {
+			own[i].Bedrock = new(*bedrock)
+		}
+	}
+	w.changed(own, err)
 }
 
 // wait waits for a notification. Without a connection none arrives.

@@ -255,7 +255,7 @@ func (c *changes) write() write {
 func (s *Store) flip(actor string, action AuditAction, p Provider, column string, value bool) write {
 	audit := auditOfProvider(actor, action, p, map[string]bool{column: !value}, map[string]bool{column: value})
 	return write{witness: audit.ID, queries: []pg.Query{
-		pg.Write("ai_providers", 1, s.sql(`update {schema}.ai_providers set `+column+` = $2, updated_at = now() where id = $1 and `+column+` <> $2`),
+		pg.Write("ai_providers", 1, s.sql(`update {schema}.ai_providers set `+column+` = $2, revision = revision + 1, updated_at = now() where id = $1 and `+column+` <> $2`),
 			[]byte(p.ID.String()), pg.JSON(value)),
 		s.insertAudits(audit),
 	}}
