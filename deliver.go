@@ -86,7 +86,7 @@ func (s *Store) DeliverAudits(ctx context.Context, auditor Auditor) (delivered i
 	defer cancel()
 	conn, err := s.acquire(ctx, delivering)
 	if err != nil {
-		return 0, err
+		return 0, s.inTime(err)
 	}
 	defer pg.Release(ctx, conn)
 	d, err := s.begunDelivery(ctx, conn.Conn())
@@ -185,12 +185,17 @@ func (s *Store) beginDelivery(d *delivery, after int64) []pg.Query {
 // begunDelivery begins a delivery in a round trip of its own.
 func (s *Store) begunDelivery(ctx context.Context, conn *pgx.Conn) (d delivery, err error) {
 	err = pg.RoundTrip(ctx, conn, s.beginDelivery(&d, beforeAll)...)
-	return d, s.failed(ctx, conn, delivering, err)
+	return d, s.inTime(s.failed(ctx, conn, delivering, err))
 }
 
 // deliveryContext limits a delivery, which the caller's cancellation does not reach.
 func (s *Store) deliveryContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), s.auditTimeout)
+}
+
+// inTime says whose limit it was that ended a delivery.
+func (s *Store) inTime(err error) error {
+	return withoutOurDeadline(err, fmt.Sprintf("StoreOptions.AuditTimeout, which is %s", s.auditTimeout))
 }
 
 // deliver finishes a delivery that has begun, and then delivers batch after batch. It commits the
@@ -253,7 +258,7 @@ func (s *Store) mark(ctx context.Context, conn *pgx.Conn, accepted []uuid.UUID, 
 		finish = append([]pg.Query{{SQL: `savepoint marked`}}, s.markSome(ctx, accepted, &marked)...)
 	}
 	committed, err := pg.Commit(ctx, conn, finish, behind...)
-	err = s.failed(ctx, conn, marking, err)
+	err = s.inTime(s.failed(ctx, conn, marking, err))
 	switch {
 	case !committed && isTimeLimit(err) && len(accepted) > 0:
 		return s.markSlowly(ctx, conn, accepted)
@@ -284,7 +289,7 @@ func (s *Store) markSlowly(ctx context.Context, conn *pgx.Conn, accepted []uuid.
 	}
 	committed, err := pg.Commit(ctx, conn, []pg.Query{{SQL: `rollback to marked`}})
 	if !committed {
-		return 0, s.failed(ctx, conn, marking, err)
+		return 0, s.inTime(s.failed(ctx, conn, marking, err))
 	}
 	return marked, xerrors.Errorf("aiseed: there was time to mark %d of %d accepted audit entries as delivered, and the others will be offered again; "+
 		"find what locks rows of ai_provider_audits or slows their updates, or raise StoreOptions.AuditTimeout, which is %s", marked, len(accepted), s.auditTimeout)

@@ -102,7 +102,9 @@ func (l *lockedCall) run(ctx context.Context) error {
 				return err
 			}
 		default:
-			err = l.withoutOurDeadline(ctx, err)
+			if ctx.Err() == nil {
+				err = withoutOurDeadline(err, l.lockTimeout.String())
+			}
 			if l.reason == nil || time.Now().Before(l.deadline) {
 				l.reason = err // later, it says less than what was in the way before
 			}
@@ -239,15 +241,6 @@ func (l *lockedCall) acquireBy(ctx context.Context) (*pgxpool.Conn, error) {
 		ctx = bounded
 	}
 	return l.acquire(ctx, l.operation)
-}
-
-// withoutOurDeadline replaces an error of a context that is ours and not the caller's.
-func (l *lockedCall) withoutOurDeadline(ctx context.Context, err error) error {
-	var db *DatabaseError
-	if ctx.Err() != nil || !errors.As(err, &db) || db.cause.Context == nil {
-		return err
-	}
-	return &DatabaseError{Operation: l.operation, cause: pg.Error{Unreachable: true, Reason: "neither the pool nor the server answered within " + l.lockTimeout.String()}}
 }
 
 // unknown is the error of a look-up that failed.

@@ -406,3 +406,18 @@ func TestO4_RevisionsCountWithoutTheTrigger(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, restored.Revision, stored.Revision)
 }
+
+func TestA5_TheTimeOfADeliveryIsNotTheCallers(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	pool, options, _ := f.Connect(storetest.AuditTimeout(20*time.Millisecond), func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
+	store, err := aiseed.Open(context.Background(), pool, options)
+	require.NoError(t, err)
+	held, err := pool.Acquire(context.Background())
+	require.NoError(t, err)
+	defer held.Release()
+	_, err = store.DeliverAudits(context.Background(), f.Audits)
+	require.ErrorIs(t, err, aiseed.ErrDatabase)
+	require.NotErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "neither the pool nor the server answered within StoreOptions.AuditTimeout, which is 20ms")
+}
