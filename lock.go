@@ -120,14 +120,18 @@ func (l *lockedCall) run(ctx context.Context) error {
 func (l *lockedCall) attempt(ctx context.Context) error {
 	asking, reads := ctx, l.reads
 	var standby bool
+	var lost []uuid.UUID
 	var witnesses []string
-	if len(l.lost) > 0 {
+	for _, w := range l.lost {
+		lost = append(lost, w.witness)
+	}
+	if len(lost) > 0 {
 		if l.look != nil {
 			asking = l.look
 		}
 		// The server is asked first whether it is a standby, since it can be promoted
 		// meanwhile, and last for the witnesses, so that no read sees more than the look-up.
-		reads = slices.Concat([]pg.Query{{SQL: `select pg_is_in_recovery()`, Rows: pg.One(&standby)}}, reads, []pg.Query{l.selectWitnesses(&witnesses)})
+		reads = slices.Concat([]pg.Query{{SQL: `select pg_is_in_recovery()`, Rows: pg.One(&standby)}}, reads, []pg.Query{l.selectWitnesses(&witnesses, lost...)})
 	}
 	conn, err := l.acquireBy(asking)
 	if err != nil {
@@ -256,13 +260,10 @@ func (l *lockedCall) unknown(ctx context.Context) error {
 	return e
 }
 
-func (l *lockedCall) selectWitnesses(into *[]string) pg.Query {
-	ids := make([]uuid.UUID, len(l.lost))
-	for i, w := range l.lost {
-		ids[i] = w.witness
-	}
+// selectWitnesses reads which of some audit entries are there.
+func (d *database) selectWitnesses(into *[]string, ids ...uuid.UUID) pg.Query {
 	return pg.Query{
-		SQL: l.sql(`
+		SQL: d.sql(`
 select array(select id::text from {schema}.ai_provider_audits
               where id in (select id::uuid from json_array_elements_text($1::json) as lost (id)))`),
 		Args: [][]byte{pg.JSON(ids)},

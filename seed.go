@@ -29,6 +29,7 @@ import (
 	"slices"
 
 	"cdr.dev/slog/v3"
+	"github.com/google/uuid"
 
 	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/text"
@@ -130,13 +131,14 @@ type start struct {
 	stored  []*storedProvider // as last read
 	origins origins           // read with them if a choice depends on the side that moved
 	plan    *Plan             // that was carried out, or could not be
+	witness uuid.UUID         // of what was written
 }
 
 func (r *start) run(ctx context.Context) error {
 	for attempt := 1; ; attempt++ {
-		written := r.plan // by an earlier attempt, whose server may be gone
+		written, witness := r.plan, r.witness // of an earlier attempt, whose server may be gone
 		err := r.reconcile(ctx)
-		if written != nil && written.writes() && (err == nil && !r.plan.writes() || errors.Is(err, ErrDrift)) {
+		if written != nil && written.writes() && (err == nil && !r.plan.writes() || errors.Is(err, ErrDrift) && r.store.has(ctx, witness)) {
 			r.plan, err = written, nil // it is there, whatever others did to it since
 		}
 		if err != nil {
@@ -233,9 +235,15 @@ func (r *start) decide(ctx context.Context) (write, error) {
 		return write{}, err
 	}
 	w := c.write()
-	w.done = func() { r.plan = plan }
+	w.done = func() { r.plan, r.witness = plan, w.witness }
 	r.audits.follow(ctx, &w)
 	return w, nil
+}
+
+// has reports whether an audit entry is there.
+func (d *database) has(ctx context.Context, id uuid.UUID) bool {
+	var found []string
+	return d.read(ctx, "looking for what was written", d.selectWitnesses(&found, id)) == nil && len(found) == 1
 }
 
 // carryOut returns the changes that carry out a plan, with rows in its order.

@@ -129,6 +129,43 @@ func TestL10_ConnectionLostInALaterBatchOfTheDelivery(t *testing.T) {
 	}
 }
 
+// A start that wrote, and then loses two connections in its delivery, finds another provider than its
+// own. That is a drift only if the server that is left lacks what the start wrote.
+func TestL10_DriftOnTheServerThatTookOver(t *testing.T) {
+	t.Parallel()
+	for name, missing := range map[string]bool{"and it is there": false, "and it is missing": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.Exec(`insert into ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name)
+				select gen_random_uuid(), 'a', 'create', 'ai_provider', gen_random_uuid(), gen_random_uuid(), 'x' from generate_series(1, 1500)`)
+			entries := 0
+			auditor := aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
+				switch entries++; entries {
+				case 1100:
+					f.takeOver(false)
+				case 1600: // of the second offer of the second batch
+					f.takeOver(missing)
+					if missing {
+						f.Created(aiseed.ProviderSpec{Type: "openai", Name: "openai", BaseURL: "https://other.example/"})
+					} else {
+						f.Exec(`update ai_providers set base_url = 'https://other.example/'`)
+					}
+				}
+				return nil
+			})
+			plan, err := f.Store.Seed(context.Background(), f.Parse("OPENAI_KEY=key"), auditor, slog.Logger{})
+			require.GreaterOrEqual(t, entries, 1600)
+			if missing {
+				require.ErrorIs(t, err, aiseed.ErrDrift)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, aiseed.ActionCreate, plan.Steps[0].Action)
+		})
+	}
+}
+
 // takeOver ends the connection of the delivery, as a server that fails does. The one that takes
 // over can lack everything.
 func (f *fixture) takeOver(missing bool) {
