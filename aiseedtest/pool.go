@@ -42,6 +42,14 @@ func NewPool(tb testing.TB, opts ...Option) *pgxpool.Pool {
 	if err != nil {
 		tb.Fatalf("aiseedtest: %v", err)
 	}
+	leave := s.admin.Join()
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), setupTimeout)
+		defer cancel()
+		if err := leave(ctx); err != nil {
+			tb.Errorf("aiseedtest: disconnect: %v", err)
+		}
+	})
 	template, err := s.template(ctx, options.schema)
 	if err != nil {
 		tb.Fatalf("aiseedtest: prepare the template database: %v%s", err, s.hint())
@@ -74,8 +82,9 @@ const setupTimeout = time.Minute
 type testServer struct {
 	*ephemeral.Server
 
+	admin ephemeral.Lender
+
 	mu        sync.Mutex
-	admin     *pgx.Conn         // to the maintenance database; nil until it is needed
 	templates map[string]string // by schema, those that are known to be there
 }
 
@@ -197,19 +206,13 @@ func (s *testServer) exec(ctx context.Context, sql string) error {
 	})
 }
 
-// maintain lends its callers one connection after the other, which stays open, because connecting can
-// cost more than creating a database.
+// maintain lends its callers one connection to the maintenance database.
 func (s *testServer) maintain(ctx context.Context, use func(*pgx.Conn) error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.admin == nil || s.admin.IsClosed() {
-		conn, err := pgx.Connect(ctx, s.DSN(maintenanceDatabase))
-		if err != nil {
-			return err
-		}
-		s.admin = conn
+	config, err := pgx.ParseConfig(s.DSN(maintenanceDatabase))
+	if err != nil {
+		return err
 	}
-	return use(s.admin)
+	return s.admin.Lend(ctx, config, use)
 }
 
 // hint says what to do about a server that does not do what a test needs.

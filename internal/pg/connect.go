@@ -136,6 +136,7 @@ type place struct {
 	host string
 	port uint16
 	tls  string // "with TLS" or "without TLS", or "" if both are tried
+	cert bool   // we show a certificate
 	said []finding
 }
 
@@ -236,7 +237,7 @@ func placesOf(c *pgconn.Config) []*place {
 		i := slices.IndexFunc(places, func(p *place) bool { return p.host == f.Host && p.port == f.Port })
 		switch {
 		case i < 0:
-			places = append(places, &place{host: f.Host, port: f.Port, tls: way})
+			places = append(places, &place{host: f.Host, port: f.Port, tls: way, cert: f.TLSConfig != nil && len(f.TLSConfig.Certificates) > 0})
 		case places[i].tls != way:
 			places[i].tls = ""
 		}
@@ -260,6 +261,7 @@ type attempt struct {
 	phase string
 	err   error
 	tls   string
+	cert  bool
 }
 
 // locate returns whose attempt it was.
@@ -267,7 +269,7 @@ func locate(places []*place, err error) (*place, attempt) {
 	var dns *net.DNSError
 	for _, p := range places {
 		if strings.HasSuffix(phaseOf(err), fmt.Sprintf("%d (%s)", p.port, p.host)) {
-			return p, attempt{phase: phaseOf(errors.Unwrap(err)), err: errors.Unwrap(err), tls: p.tls}
+			return p, attempt{phase: phaseOf(errors.Unwrap(err)), err: errors.Unwrap(err), tls: p.tls, cert: p.cert}
 		}
 		if errors.As(err, &dns) && dns.Name == p.host {
 			return p, attempt{phase: "lookup", err: err}
@@ -327,7 +329,9 @@ func (a attempt) explain(c *pgconn.Config, out *Error) finding {
 		return finding{"the server's certificate cannot be accepted", "renew it: it has to be for a server, from an authority"}
 	case errors.As(a.err, &header):
 		return finding{"the other side does not speak TLS", "check host and port, and sslnegotiation"}
-	case errors.As(a.err, &remote) && remote.Op == "remote error":
+	case errors.As(a.err, &remote) && remote.Op == "remote error",
+		// What a server says of a certificate can be lost, because it hangs up behind it.
+		a.cert && a.phase != "dial error" && isNetwork(a.err) && networkReason(a.err) != "timed out":
 		return finding{"the server broke off TLS", "check sslcert and sslkey: the server has to trust that certificate, and both need a TLS version in common"}
 	case isNetwork(a.err):
 		return network(a.err)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -62,6 +61,8 @@ func AuditTimeout(d time.Duration) Option {
 func Setup(t *testing.T, opts ...Option) *Fixture {
 	t.Helper()
 	f := &Fixture{T: t, Pool: aiseedtest.NewPool(t), Keyring: aiseedtest.NewKeyring(t), Audits: &aiseedtest.AuditRecorder{}, Logs: &testkit.LogRecorder{}}
+	leave := overseer.Join()
+	t.Cleanup(func() { require.NoError(t, leave(context.Background())) })
 	t.Cleanup(f.requireNothingLeft) // before the pool is closed, and after what the test opened
 	f.Store, f.Wire = f.Open(opts...)
 	return f
@@ -75,26 +76,16 @@ func (f *Fixture) requireNothingLeft() {
 	}, testkit.Patience, 5*time.Millisecond, "a backend is left")
 }
 
-// overseer is a connection that all tests share: to connect is what costs most in a test.
-var overseer struct {
-	mu   sync.Mutex
-	conn *pgx.Conn
-}
+var overseer ephemeral.Lender
 
 // backends counts the clients that a database has.
 func backends(t *testing.T, of *pgx.ConnConfig) (n int) {
-	overseer.mu.Lock()
-	defer overseer.mu.Unlock()
 	ctx := context.Background()
-	if overseer.conn == nil || overseer.conn.IsClosed() {
-		config := of.Copy()
-		config.Database = "postgres"
-		conn, err := pgx.ConnectConfig(ctx, config)
-		require.NoError(t, err)
-		overseer.conn = conn
-	}
-	err := overseer.conn.QueryRow(ctx, `select count(*) from pg_stat_activity where datname = $1 and backend_type = 'client backend'`, of.Database).Scan(&n)
-	require.NoError(t, err)
+	config := of.Copy()
+	config.Database = "postgres"
+	require.NoError(t, overseer.Lend(ctx, config, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `select count(*) from pg_stat_activity where datname = $1 and backend_type = 'client backend'`, of.Database).Scan(&n)
+	}))
 	return n
 }
 

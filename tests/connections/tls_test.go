@@ -4,9 +4,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"strings"
@@ -111,4 +114,34 @@ func TestO11_TLSThatIsRequiredOrRefused(t *testing.T) {
 	certificate, key = ours.issue(t, address, -time.Hour)
 	present(t, server, ours, certificate, key)
 	situation{"a certificate that has expired", dsn + " dbname=secure sslmode=verify-full sslrootcert=" + root, "", at + "secure: the server's certificate has expired, or is not valid yet; renew it, or correct the clock"}.now(t, "nothing")
+}
+
+// With TLS 1.3 the client is done before the server has looked at its certificate, and a reset can
+// overtake what the server says of it.
+func TestO11_ACertificateThatIsRefusedWithoutAWord(t *testing.T) {
+	t.Parallel()
+	ours := authority(t)
+	certificate, key := ours.issue(t, "127.0.0.1", time.Hour)
+	pair, err := tls.X509KeyPair([]byte(certificate), []byte(key))
+	require.NoError(t, err)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.CopyN(io.Discard, conn, 8) // the request for TLS
+			_, _ = conn.Write([]byte("S"))
+			_ = tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequestClientCert}).Handshake()
+			_ = conn.(*net.TCPConn).SetLinger(0)
+			_ = conn.Close()
+		}
+	}()
+	dsn := fmt.Sprintf("host=127.0.0.1 port=%d user=guest password=%s sslmode=require", listener.Addr().(*net.TCPAddr).Port, canary)
+	client := " sslcert=" + readable(t, "crt", certificate) + " sslkey=" + readable(t, "key", key)
+	require.ErrorContains(t, refused(t, dsn+client), ": the server broke off TLS; check sslcert and sslkey")
+	require.ErrorContains(t, refused(t, dsn), "; check that")
 }
