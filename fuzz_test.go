@@ -177,7 +177,7 @@ func environOf(cfg Config) (environ []string, ok bool) {
 			ok = ok && sources.CheckSecret(value, "") == text.CheckSecret(value)
 		case strings.HasSuffix(name, "BASE_URL"):
 			ok = ok && checkURLVariable(value) == baseurl.Check(value)
-		case strings.HasSuffix(name, "REGION"), strings.HasSuffix(name, "MODEL"):
+		case strings.HasSuffix(name, "REGION"), strings.HasSuffix(name, "MODEL"), strings.HasSuffix(name, "NAME"):
 			ok = ok && sources.CheckWord(value) == text.CheckWord(value)
 		}
 	}
