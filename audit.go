@@ -167,10 +167,10 @@ func auditedKey(position int, key Secret) any {
 }
 
 func (d *database) insertAudits(rows ...auditRow) pg.Query {
-	return pg.Write("ai_provider_audits", len(rows), d.sql(insertAudits), pg.JSON(rows))
+	return pg.Write("ai_provider_audits", len(rows), d.sql(auditsSQL), pg.JSON(rows))
 }
 
-const insertAudits = `
+const auditsSQL = `
 insert into {schema}.ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name, old, new)
 select id, actor, action, resource, resource_id, provider_id, provider_name, old, new
   from rows from (json_to_recordset($1::json) as (id uuid, actor text, action text, resource text, resource_id uuid,

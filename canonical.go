@@ -65,10 +65,6 @@ func canonicalHash(p Provider) [sha256.Size]byte { return sha256.Sum256(canonica
 
 // shapeDrift lists the fields of the shape in which stored and want differ.
 func shapeDrift(stored Provider, want desired) []FieldDrift {
-	writtenAlike := stored.Type == want.Type && stored.BaseURL == want.BaseURL && stored.region() == want.region() && (stored.Bedrock == nil) == (want.Bedrock == nil)
-	if writtenAlike || canonicalHash(stored) == canonicalHash(want.Provider) {
-		return nil
-	}
 	var drift []FieldDrift
 	for _, f := range shapeFields {
 		was, is := f.value(stored), f.value(want.Provider)

@@ -272,7 +272,7 @@ func TestC2_O3_L1_FrozenShapeTokenAndLockKeys(t *testing.T) {
 	require.Regexp(t, tokenPattern, token)
 
 	s := &database{schema: "public"}
-	require.Equal(t, v["lock keys"], fmt.Sprintf("%d\n%d", s.lockKey(), s.deliveryLockKey()))
+	require.Equal(t, v["lock keys"], fmt.Sprintf("%d\n%d", LockKey(s.schema), s.deliveryLockKey()))
 }
 
 func TestS10_A1_FrozenMasksAndAuditValues(t *testing.T) {

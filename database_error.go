@@ -92,8 +92,6 @@ func sqlStateHint(state string) string {
 		return "the tables are not those of aiseed's schema; compare them with the files of aiseed.Migrations"
 	case "42501":
 		return "the role lacks a privilege on the database, the schema or its tables; grant it, or connect as their owner"
-	case "0A000":
-		return "if it is a rule on one of the tables that keeps aiseed from seeing what it writes, make it a trigger"
 	case "57P01", "57P02":
 		return "the server is shutting down; start again when it is there"
 	}

@@ -346,18 +346,16 @@ func (s *Store) PruneAudits(ctx context.Context, olderThan time.Duration) (prune
 const (
 	pruneBatch = 1000
 
-	// An entry is kept if it is the last that says what a provider was made from. See
-	// selectOrigins for who needs it.
+	// An entry is kept if it is the last that says what a provider was made from: see originsSQL.
 	pruneAudits = `
 with old as (
     select id, created_at from {schema}.ai_provider_audits a
      where delivered_at is not null
        and created_at >= $1::timestamptz and created_at < now() - $2::bigint * interval '1 millisecond'
-       and not (actor = 'system' and resource = 'ai_provider' and action in ('create', 'update')
+       and not (` + ofStart + `
                 and exists (select from {schema}.ai_providers p where p.id = a.resource_id)
                 and not exists (select from {schema}.ai_provider_audits later
-                                 where later.resource_id = a.resource_id and later.seq > a.seq and later.actor = 'system'
-                                   and later.resource = 'ai_provider' and later.action in ('create', 'update')))
+                                 where later.resource_id = a.resource_id and later.seq > a.seq and ` + ofStart + `))
      order by created_at limit $3 for update skip locked),
 gone as (delete from {schema}.ai_provider_audits a using old where a.id = old.id returning 1)
 select count(*), (select count(*) from gone), max(created_at) from old`

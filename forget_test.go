@@ -356,6 +356,6 @@ func TestO6_SealedWithWritesNothing(t *testing.T) {
 	pool, options, _ := f.Connect()
 	options.Schema, options.Migrate = "later", true
 	_, err := aiseed.SealedWith(context.Background(), pool, options, storetest.Keyring(t, 1).IDs()[0])
-	require.ErrorIs(t, err, aiseed.ErrSchemaMissing)
+	require.ErrorIs(t, err, aiseed.ErrSchema)
 	require.Empty(t, f.Rows(`select nspname from pg_namespace where nspname = 'later'`))
 }

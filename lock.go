@@ -23,17 +23,13 @@ import (
 //
 // The lock saves work. Correctness depends on the unique index on the name of live
 // providers.
-func LockKey(schema string) int64 { return lockKey(cmp.Or(schema, defaultSchema)) }
-
-func lockKey(schema string) int64 {
-	sum := sha256.Sum256([]byte("aiseed\x00" + schema))
+func LockKey(schema string) int64 {
+	sum := sha256.Sum256([]byte("aiseed\x00" + cmp.Or(schema, defaultSchema)))
 	return int64(binary.BigEndian.Uint64(sum[:8]))
 }
 
-func (d *database) lockKey() int64 { return lockKey(d.schema) }
-
 // deliveryLockKey returns the key of the lock of the one process that delivers audits.
-func (d *database) deliveryLockKey() int64 { return lockKey(d.schema + "\x00audits") }
+func (d *database) deliveryLockKey() int64 { return LockKey(d.schema + "\x00audits") }
 
 // A write is what one attempt of a transaction writes, and what follows it.
 type write struct {
@@ -175,7 +171,8 @@ func (l *lockedCall) attempt(ctx context.Context) error {
 // write writes and commits.
 func (l *lockedCall) write(ctx context.Context, conn *pgxpool.Conn, w *write) error {
 	if len(w.queries) == 0 {
-		return w.finish()
+		w.finish()
+		return nil
 	}
 	writes := w.queries
 	if l.notifyChannel != "" {
@@ -184,7 +181,8 @@ func (l *lockedCall) write(ctx context.Context, conn *pgxpool.Conn, w *write) er
 	committed, err := pg.Commit(ctx, conn.Conn(), writes, w.behind...)
 	if committed {
 		if err != nil && !conn.Conn().IsClosed() {
-			return w.finish() // only what is behind the commit failed
+			w.finish() // only what is behind the commit failed
+			return nil
 		}
 		return l.follow(ctx, conn, w)
 	}
@@ -204,14 +202,14 @@ func (l *lockedCall) follow(ctx context.Context, conn *pgxpool.Conn, w *write) e
 		l.lose(ctx, w)
 		return &DatabaseError{Operation: l.operation, cause: pg.Error{Transient: true, Lost: true, Reason: "the connection was lost after the commit"}}
 	}
-	return w.finish()
+	w.finish()
+	return nil
 }
 
-func (w *write) finish() error {
+func (w *write) finish() {
 	if w.done != nil {
 		w.done()
 	}
-	return nil
 }
 
 // lose notes a write whose outcome has to be looked for.
@@ -276,7 +274,7 @@ func (d *database) beginLocked(ctx context.Context, operation string, conn *pgx.
 	var held bool
 	lock := pg.Query{
 		SQL:  `select pg_advisory_xact_lock($1)`,
-		Args: [][]byte{pg.Int64(d.lockKey())},
+		Args: [][]byte{pg.Int64(LockKey(d.schema))},
 		Rows: func(rows pgx.Rows) error {
 			held = rows.Next()
 			return rows.Err()
@@ -319,7 +317,7 @@ func (d *database) lockError(ctx context.Context, operation string, conn *pgx.Co
 	if held || !errors.As(wrapped, &db) || db.SQLState != stateLockTimeout {
 		return wrapped
 	}
-	timeout := &LockTimeoutError{Key: d.lockKey(), waited: d.lockTimeout}
+	timeout := &LockTimeoutError{Key: LockKey(d.schema), waited: d.lockTimeout}
 	var holder LockHolder
 	// Best effort: without the holder the error is still correct.
 	_ = pg.RoundTrip(ctx, conn, pg.Query{SQL: `rollback`}, pg.Query{

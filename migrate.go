@@ -1,6 +1,7 @@
 package aiseed
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -155,10 +156,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {
 	if pool == nil {
 		return errors.New("aiseed: Migrate needs a pool, and got nil")
 	}
-	d := &database{pool: pool, schema: schema, lockTimeout: defaultLockTimeout}
-	if schema == "" {
-		d.schema = defaultSchema
-	}
+	d := &database{pool: pool, schema: cmp.Or(schema, defaultSchema), lockTimeout: defaultLockTimeout}
 	if err := checkSchemaName(d.schema); err != nil {
 		return err
 	}

@@ -125,9 +125,7 @@ func (s *Store) CreateProvider(ctx context.Context, actor string, n ProviderSpec
 			p.Keys[i].ID, p.Keys[i].CreatedAt, p.Keys[i].UpdatedAt = uuid.New(), now, now
 		}
 		c := &changes{store: s, actor: actor}
-		if err := c.create(p); err != nil {
-			return write{}, err
-		}
+		c.create(p)
 		w := c.write()
 		w.done = func() { created = p }
 		return w, nil
@@ -166,7 +164,7 @@ func (s *Store) update(ctx context.Context, actor, what string, id uuid.UUID, u 
 		if err := problems.err(); err != nil {
 			return write{}, err
 		}
-		return s.change(actor, found, p, now, func(p Provider) { updated = p })
+		return s.change(actor, found, p, now, func(p Provider) { updated = p }), nil
 	})
 	return updated, err
 }
@@ -254,7 +252,7 @@ func (s *Store) AddProviderKey(ctx context.Context, actor string, id uuid.UUID, 
 		if err := problems.err(); err != nil {
 			return write{}, err
 		}
-		return s.change(actor, found, p, now, func(Provider) { added = k })
+		return s.change(actor, found, p, now, func(Provider) { added = k }), nil
 	})
 	return added, err
 }
@@ -272,22 +270,20 @@ func (s *Store) RemoveProviderKey(ctx context.Context, actor string, id, key uui
 		}
 		p := found.Provider
 		p.Keys = slices.Delete(slices.Clone(p.Keys), i, i+1)
-		return s.change(actor, found, p, now, func(Provider) {})
+		return s.change(actor, found, p, now, func(Provider) {}), nil
 	})
 }
 
 // change turns a provider and its keys into p, and calls done with it if that was committed.
-func (s *Store) change(actor string, found *storedProvider, p Provider, now time.Time, done func(Provider)) (write, error) {
+func (s *Store) change(actor string, found *storedProvider, p Provider, now time.Time, done func(Provider)) write {
 	c := &changes{store: s, actor: actor}
-	if err := c.update(found, p); err != nil {
-		return write{}, err
-	}
+	c.update(found, p)
 	w := c.write()
 	if len(w.queries) > 0 {
 		p.UpdatedAt, p.Revision = now, found.Revision+1
 	}
 	w.done = func() { done(p) }
-	return w, nil
+	return w
 }
 
 func nameTaken(name string) error {

@@ -57,19 +57,22 @@ func (d *desired) movedFrom(first, now auditedValues) (moved, sure bool) {
 	return moved, moved || sure
 }
 
-// selectOrigins finds, for each live provider of some names, the latest entry that a start wrote.
-const selectOrigins = `
+// ofStart chooses the audit entries that a start wrote about a provider.
+const ofStart = `actor = 'system' and resource = 'ai_provider' and action in ('create', 'update')`
+
+// originsSQL finds, for each live provider of some names, the latest entry that a start wrote.
+const originsSQL = `
 select p.id, a.new
   from {schema}.ai_providers p
   join lateral (select new from {schema}.ai_provider_audits
-                 where resource_id = p.id and resource = 'ai_provider' and actor = 'system' and action in ('create', 'update')
+                 where resource_id = p.id and ` + ofStart + `
                  order by seq desc limit 1) a on true
  where not p.deleted and p.name = any (array(select json_array_elements_text($1::json)))`
 
 // selectOrigins reads the origins of providers with some names.
 func (d *database) selectOrigins(names []string, into *origins) pg.Query {
 	return pg.Query{
-		SQL:  d.sql(selectOrigins),
+		SQL:  d.sql(originsSQL),
 		Args: [][]byte{pg.JSON(names)},
 		Rows: func(rows pgx.Rows) error {
 			*into = origins{}

@@ -262,16 +262,13 @@ func (s *Step) warnOfPlaceholders() {
 	}
 }
 
-// drift returns a [DriftError] if any provider drifted.
-func (p *Plan) drift(settle settlement) error {
+// drift returns the error of a plan with providers that drifted.
+func (p *Plan) drift(settle settlement) *DriftError {
 	var drifted []ProviderDrift
 	for _, s := range p.Steps {
 		if s.Action == ActionDrifted {
 			drifted = append(drifted, ProviderDrift{Name: s.Name, ID: s.between().stored.ID, Moved: s.Moved, Digest: s.Digest, Fields: s.Drift, Adopting: s.Adopting})
 		}
-	}
-	if drifted == nil {
-		return nil
 	}
 	return &DriftError{Providers: drifted, Choices: p.choices(settle, ActionDrifted)}
 }
@@ -360,9 +357,9 @@ var fateOf = map[Action]VariableFate{
 	ActionUnsupported: {Fate: FateSkipped, Reason: "the type is not supported"},
 }
 
-// fateOf returns the action that decides about a variable of a provider. What agrees agrees,
+// actionOn returns the action that decides about a variable of a provider. What agrees agrees,
 // whatever happens to the rest, unless the start stops.
-func (s *Step) fateOf(variable string) Action {
+func (s *Step) actionOn(variable string) Action {
 	if s.Digest != "" && s.Action != ActionDrifted && !slices.Contains(s.between().differ, variable) {
 		return ActionUnchanged
 	}
@@ -416,7 +413,7 @@ func (cfg *Config) fates(want []desired, plan *Plan) (fates []VariableFate) {
 			fate.Reason = "it settles nothing at the moment"
 		case isIgnored, !has:
 		default:
-			fate = fateOf[plan.Steps[i].fateOf(v.name)]
+			fate = fateOf[plan.Steps[i].actionOn(v.name)]
 		}
 		if fate.Name = v.name; has {
 			fate.Provider = plan.Steps[i].Name

@@ -351,19 +351,17 @@ func TestA1_F1_RowsThatAreNotInsertedAreAnError(t *testing.T) {
 	f.Exec(`create function ignore() returns trigger language plpgsql as 'begin return null; end'`)
 	spec := aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k"), aiseed.NewSecret("l")}}
 	for table, rows := range map[string]string{"ai_providers": "1 row", "ai_provider_keys": "2 rows", "ai_provider_audits": "3 rows"} {
-		for how, states := range map[string][2]string{
-			`create trigger ignore before insert on ` + table + ` for each row execute function ignore()`: {"", "want " + rows + " of " + table + " written"},
-			`create rule ignore as on insert to ` + table + ` do instead nothing`:                         {"0A000", "a rule"},
+		for _, how := range []string{
+			`create trigger ignore before insert on ` + table + ` for each row execute function ignore()`,
+			`create rule ignore as on insert to ` + table + ` do instead nothing`,
 		} {
 			f.Exec(how)
 			before := f.State()
 			_, err := f.Store.CreateProvider(context.Background(), "a", spec)
 			seeding := aiseed.SeedAIProvidersFromEnv(context.Background(), f.Store, f.Parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=a,b"), f.Audits, slog.Logger{})
 			for _, err := range []error{err, seeding} {
-				var db *aiseed.DatabaseError
-				require.ErrorAs(t, err, &db, how)
-				require.Equal(t, states[0], db.SQLState)
-				require.ErrorContains(t, err, states[1])
+				require.ErrorIs(t, err, aiseed.ErrDatabase, how)
+				require.ErrorContains(t, err, "want "+rows+" of "+table+" written")
 			}
 			require.Equal(t, before, f.State())
 			require.Empty(t, f.Audits.Entries())

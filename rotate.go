@@ -347,9 +347,7 @@ func ForgetKey(ctx context.Context, pool *pgxpool.Pool, opts StoreOptions, actor
 		for _, p := range stored {
 			s.vault.openAll(p)
 			rest := p.sealed(func(id string) bool { return id != keyID })
-			if err := c.update(p, rest.Provider); err != nil {
-				return write{}, err
-			}
+			c.update(p, rest.Provider)
 			rest.UpdatedAt, rest.Revision = now, p.Revision+1
 			left = append(left, rest.info())
 		}

@@ -230,11 +230,7 @@ func (r *start) decide(ctx context.Context) (write, error) {
 	if plan.count(ActionDrifted) > 0 || !plan.writes() {
 		return write{}, nil
 	}
-	c, err := r.store.carryOut(plan)
-	if err != nil {
-		return write{}, err
-	}
-	w := c.write()
+	w := r.store.carryOut(plan).write()
 	w.done = func() { r.plan, r.witness = plan, w.witness }
 	r.audits.follow(ctx, &w)
 	return w, nil
@@ -247,22 +243,17 @@ func (d *database) has(ctx context.Context, id uuid.UUID) bool {
 }
 
 // carryOut returns the changes that carry out a plan, with rows in its order.
-func (s *Store) carryOut(plan *Plan) (*changes, error) {
+func (s *Store) carryOut(plan *Plan) *changes {
 	c := &changes{store: s, actor: SystemActor}
 	for _, step := range plan.Steps {
-		var err error
-		stored, want := step.between().stored, step.between().want
 		switch step.Action {
 		case ActionCreate:
-			err = c.create(want.Provider)
+			c.create(step.between().want.Provider)
 		case ActionAdopt:
-			err = c.update(stored, *step.between().target)
-		}
-		if err != nil {
-			return nil, err
+			c.update(step.between().stored, *step.between().target)
 		}
 	}
-	return c, nil
+	return c
 }
 
 // names lists the names to look up: those of supported types.

@@ -149,7 +149,8 @@ func (v *vault) seal(c seal.Cell, s Secret) (stored string, keyID *string) {
 func (v *vault) open(c seal.Cell, stored storedText) (Secret, error) {
 	plaintext, err := v.ring.Open(c, stored.text, stored.keyID)
 	if err != nil {
-		e := &DecryptError{Table: c.Table, Column: c.Column, RowID: rowID(c), plaintext: errors.Is(err, seal.ErrPlaintext)}
+		row, _ := uuid.Parse(c.Row)
+		e := &DecryptError{Table: c.Table, Column: c.Column, RowID: row, plaintext: errors.Is(err, seal.ErrPlaintext)}
 		if stored.keyID != nil {
 			e.KeyID = *stored.keyID
 			_, e.known = v.ring.ByID(e.KeyID)
@@ -222,11 +223,6 @@ func (v *vault) openedByName(stored []*storedProvider) (map[string]*storedProvid
 	return chosen, nil
 }
 
-func rowID(c seal.Cell) uuid.UUID {
-	id, _ := uuid.Parse(c.Row) // a uuid in every table with a sealed column, except the canary's
-	return id
-}
-
 // sealedCells are the columns with sealed values, without a row. A rotation finds them, and those
 // of a later version, by their foreign keys.
 var sealedCells = [...]seal.Cell{{Table: "ai_providers", Column: "settings"}, {Table: "ai_provider_keys", Column: "api_key"}}
@@ -261,20 +257,17 @@ const (
 	settingsVersion = 1
 )
 
-func (v *vault) sealSettings(provider uuid.UUID, b *BedrockSettings) (stored, keyID *string, err error) {
+func (v *vault) sealSettings(provider uuid.UUID, b *BedrockSettings) (stored, keyID *string) {
 	if b == nil {
-		return nil, nil, nil
+		return nil, nil
 	}
-	plaintext, err := json.Marshal(storedSettings{
+	plaintext := pg.JSON(storedSettings{
 		Type: settingsType, Version: settingsVersion,
 		Region: b.Region, Model: b.Model, SmallFastModel: b.SmallFastModel,
 		AccessKey: b.AccessKey.Reveal(), AccessKeySecret: b.AccessKeySecret.Reveal(),
 	})
-	if err != nil {
-		return nil, nil, err
-	}
 	sealed, keyID := v.seal(settingsCell(provider), NewSecret(string(plaintext)))
-	return &sealed, keyID, nil
+	return &sealed, keyID
 }
 
 func (v *vault) openSettings(provider uuid.UUID, stored storedText) (*BedrockSettings, error) {

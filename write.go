@@ -102,19 +102,15 @@ type changes struct {
 
 // create adds a provider with its keys. It chooses missing ids before it seals anything,
 // because the seal binds to them.
-func (c *changes) create(p Provider) error {
+func (c *changes) create(p Provider) {
 	if p.ID == uuid.Nil {
 		p.ID = uuid.New()
 	}
-	settings, settingsKey, err := c.store.vault.sealSettings(p.ID, p.Bedrock)
-	if err != nil {
-		return err
-	}
+	settings, settingsKey := c.store.vault.sealSettings(p.ID, p.Bedrock)
 	c.seals = c.seals || settings != nil
 	c.inserts = append(c.inserts, providerRow{p.ID, p.Type, p.Name, p.DisplayName, p.Enabled, p.BaseURL, settings, settingsKey})
 	c.audits = append(c.audits, auditOfProvider(c.actor, AuditCreate, p, nil, valuesOf(p)))
 	c.addKeys(p, p.Keys, 0)
-	return nil
 }
 
 // addKeys adds keys to a provider, starting at a position.
@@ -132,7 +128,7 @@ func (c *changes) addKeys(p Provider, added []ProviderKey, position int) {
 
 // update turns a provider and its keys into p. A key that the row has keeps its row, and is known
 // by its id; see replaceKeys. It adds nothing if nothing changes.
-func (c *changes) update(old *storedProvider, p Provider) error {
+func (c *changes) update(old *storedProvider, p Provider) {
 	row := providerUpdate{ID: p.ID, Revision: old.Revision, KeepSettings: sameSettings(old.Bedrock, p.Bedrock)}
 	changed := !row.KeepSettings
 	if old.Type != p.Type {
@@ -145,21 +141,17 @@ func (c *changes) update(old *storedProvider, p Provider) error {
 		row.BaseURL, changed = &p.BaseURL, true
 	}
 	if !row.KeepSettings { // sealing the same again would count as a change
-		var err error
-		if row.Settings, row.SettingsKeyID, err = c.store.vault.sealSettings(p.ID, p.Bedrock); err != nil {
-			return err
-		}
+		row.Settings, row.SettingsKeyID = c.store.vault.sealSettings(p.ID, p.Bedrock)
 		c.seals = c.seals || row.Settings != nil
 	}
 	before := len(c.audits)
 	if !c.updateKeys(old, p) && !changed {
-		return nil
+		return
 	}
 	c.updates = append(c.updates, row)
 	if changed || c.actor == SystemActor { // a start's entry tells what the row was last written as
 		c.audits = slices.Insert(c.audits, before, auditOfProvider(c.actor, AuditUpdate, p, valuesOf(old.Provider), valuesOf(p)))
 	}
-	return nil
 }
 
 // updateKeys gives a provider the keys of p, in their order, and reports whether that changes

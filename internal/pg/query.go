@@ -17,7 +17,7 @@ type Query struct {
 	Args [][]byte
 	Rows func(pgx.Rows) error // nil if the result does not matter
 
-	written *rowsError // what it means that the server divides by zero
+	written *rowsError // what it means that the server refuses it
 }
 
 // Write is a statement that has to write n rows of a table. If it writes another number, because
@@ -67,7 +67,7 @@ type rowsError struct {
 }
 
 func (e *rowsError) Error() string {
-	return fmt.Sprintf("want %s of %s written, and the server wrote another number; someone keeps changing the table, or a rule or a trigger forbids it",
+	return fmt.Sprintf("want %s of %s written, and the server did not do that; someone keeps changing the table, or a rule or a trigger forbids it",
 		text.Count(e.want, "row"), e.table)
 }
 
