@@ -151,6 +151,14 @@ func TestS5_WhatDoesNotOpenIsATypedError(t *testing.T) {
 	}
 }
 
+func TestS3_TheFirstKeySeals(t *testing.T) {
+	t.Parallel()
+	sealed, keyID := newVault(testKeyring(t, 2, 1)).seal(testCell(), NewSecret("secret"))
+	opened, err := newVault(testKeyring(t, 2)).open(testCell(), storedText{text: sealed, keyID: keyID})
+	require.NoError(t, err)
+	require.Equal(t, "secret", opened.Reveal())
+}
+
 func TestS9_FingerprintIsEqualForEqualSecretsAndNeedsTheKey(t *testing.T) {
 	t.Parallel()
 	a, b := NewSecret("a"), NewSecret("b")
