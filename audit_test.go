@@ -237,7 +237,9 @@ func (f *fixture) timeIsUp(cfg aiseed.Config, auditor func(reached func()) aisee
 	for timeout := 50 * time.Millisecond; timeout < testkit.Patience; timeout *= 2 {
 		var reached atomic.Bool
 		f.Exec(`update ai_provider_audits set delivered_at = null`)
-		f.Store, _ = f.Open(storetest.AuditTimeout(timeout))
+		options := f.Options
+		options.AuditTimeout = timeout
+		f.Store = f.Opened(options)
 		f.Logs = &testkit.LogRecorder{}
 		f.seedWith(auditor(func() { reached.Store(true) }), cfg)
 		if reached.Load() && !strings.Contains(f.Logs.String(), "marking audits") {
@@ -251,6 +253,7 @@ func TestA5_BadAuditorsDoNotStopTheStart(t *testing.T) {
 	t.Parallel()
 	forever := make(chan struct{})
 	t.Cleanup(func() { close(forever) })
+	f := setup(t)
 	for name, tt := range map[string]struct {
 		auditor aiseed.AuditorFunc
 		reason  string
@@ -272,8 +275,7 @@ func TestA5_BadAuditorsDoNotStopTheStart(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
+			f := f.emptied(t)
 			cfg := f.Parse("OPENAI_KEY=key")
 			if tt.slow {
 				f.timeIsUp(cfg, func(reached func()) aiseed.AuditorFunc {
@@ -291,7 +293,7 @@ func TestA5_BadAuditorsDoNotStopTheStart(t *testing.T) {
 			require.Contains(t, f.Logs.Warnings()[0], tt.reason)
 			f.RequireIdle()
 
-			f.Store, _ = f.Open()
+			f.Store = f.Opened(f.Options)
 			require.NoError(t, f.Seed(cfg))
 			require.Len(t, f.Audits.Entries(), 2, "they stayed for the next start")
 		})

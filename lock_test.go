@@ -274,18 +274,6 @@ func TestL4_RowThatAppearsBetweenReadAndInsertIsReadAgain(t *testing.T) {
 	require.Equal(t, []string{"openai"}, f.Rows(`select name from ai_providers order by name`))
 }
 
-func TestL4_TheUniqueIndexIsThere(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	f.Seeded("OPENAI_KEY=key")
-	_, err := f.Pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
-	testkit.RequireRefused(t, err, "23505", "ai_providers_live_name_key")
-	f.Exec(`update ai_providers set enabled = false`)
-	_, err = f.Pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
-	testkit.RequireRefused(t, err, "23505", "ai_providers_live_name_key", "a disabled row is a live one")
-	f.Exec(`insert into ai_providers (id, type, name, deleted) values (gen_random_uuid(), 'openai', 'openai', true), (gen_random_uuid(), 'openai', 'openai', true)`)
-}
-
 func TestL7_CancelledContextLeavesNothing(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -347,28 +347,6 @@ func TestE10_BadConfigDoesNotReachTheDatabase(t *testing.T) {
 	require.Zero(t, n)
 }
 
-func TestManyProviders(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	var lines []string
-	for i := range 3_000 {
-		lines = append(lines, fmt.Sprintf("PROVIDER_%d_TYPE=openai", i), fmt.Sprintf("PROVIDER_%d_NAME=p-%d", i, i), fmt.Sprintf("PROVIDER_%d_KEY=key-%d", i, i))
-	}
-	cfg := f.Parse(lines...)
-	f.Wire.Reset(nil)
-	require.NoError(t, f.Seed(cfg))
-	n, _ := f.Wire.Count()
-	require.LessOrEqual(t, n, 4+5, "one more for each 1,000 audit entries after the first 1,000, and none for the rest")
-	require.Equal(t, []string{"3000 3000 6000 6000"}, f.Rows(`
-		select (select count(*) from ai_providers), (select count(*) from ai_provider_keys),
-		       (select count(*) from ai_provider_audits), (select count(*) from ai_provider_audits where delivered_at is not null)`))
-	providers, err := f.Store.Providers(context.Background())
-	require.NoError(t, err)
-	require.Len(t, providers, 3_000)
-	require.True(t, strings.HasPrefix(providers[77].Keys[0].APIKey.Reveal(), "key-"))
-	require.Equal(t, strings.Replace(providers[77].Name, "p-", "key-", 1), providers[77].Keys[0].APIKey.Reveal())
-}
-
 func TestAnotherSchemaIsAnotherWorld(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

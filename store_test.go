@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"cdr.dev/slog/v3"
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -92,23 +90,6 @@ func TestS4_KeyringIsCheckedBeforeAnythingElse(t *testing.T) {
 	_, err = aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: storetest.Keyring(t, 1)})
 	require.ErrorIs(t, err, aiseed.ErrKeyring)
 	require.ErrorContains(t, err, id+" cannot decrypt its own canary")
-}
-
-func TestS4_KeyOfARowIsAForeignKey(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
-	for sql, keys := range map[string][]string{
-		`update ai_provider_keys set api_key_key_id = 'unknown'`:                         {"ai_provider_keys_api_key_key_id_fkey"},
-		`update ai_providers set settings_key_id = 'unknown' where settings is not null`: {"ai_providers_settings_key_id_fkey"},
-		`delete from ai_encryption_keys`:                                                 {"ai_provider_keys_api_key_key_id_fkey", "ai_providers_settings_key_id_fkey"},
-	} {
-		_, err := f.Pool.Exec(context.Background(), sql)
-		var refused *pgconn.PgError
-		require.ErrorAs(t, err, &refused, sql)
-		require.Equal(t, "23503", refused.Code, sql)
-		require.Contains(t, keys, refused.ConstraintName, sql)
-	}
 }
 
 func TestS4_RevokedKeyThatSealsAgainIsInUseAgain(t *testing.T) {
@@ -263,24 +244,6 @@ func TestL8_SettingsOfTheSession(t *testing.T) {
 		require.ErrorIs(t, err, aiseed.ErrDatabase)
 		require.ErrorContains(t, err, "the client_encoding of the connection is LATIN1; it has to be UTF8")
 	})
-}
-
-func TestL8_AnyQueryExecMode(t *testing.T) {
-	t.Parallel()
-	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
-		t.Run(mode.String(), func(t *testing.T) {
-			t.Parallel()
-			f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode })
-			cfg := f.ParseEnviron(testkit.Environ(t, "testdata/gateway.env"))
-			f.Wire.Reset(nil)
-			require.NoError(t, f.Seed(cfg))
-			n, _ := f.Wire.Count()
-			require.LessOrEqual(t, n, 4)
-			providers, err := f.Store.Providers(context.Background())
-			require.NoError(t, err)
-			require.Len(t, providers, 7)
-		})
-	}
 }
 
 func TestL8_TransactionPoolingProxy(t *testing.T) {
