@@ -13,7 +13,6 @@ import (
 
 	"cdr.dev/slog/v3"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -426,16 +425,4 @@ func TestL1_DeliveryOfAnotherSchemaIsNotBlocked(t *testing.T) {
 		return nil
 	}), f.Parse("PROVIDER_0_TYPE=openai"))
 	require.Equal(t, []string{"0"}, f.Rows(`select count(*) from other.ai_provider_audits where delivered_at is null`))
-}
-
-// A5: an auditor that waits for a connection of the pool that the delivery took the last one of.
-func TestA5_PoolThatTheDeliveryEmptiesIsNamed(t *testing.T) {
-	t.Parallel()
-	f := setup(t, storetest.AuditTimeout(200*time.Millisecond), func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
-	auditor := aiseed.AuditorFunc(func(ctx context.Context, _ aiseed.AuditEntry) error {
-		_, err := f.Store.Providers(ctx)
-		return err
-	})
-	f.seedWith(auditor, f.Parse("OPENAI_KEY=key"))
-	require.Contains(t, f.Logs.String(), "all 1 connections of the pool were in use, one of them by the delivery")
 }

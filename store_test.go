@@ -3,13 +3,11 @@ package aiseed_test
 import (
 	"context"
 	"maps"
-	"sync"
 	"testing"
 	"time"
 
 	"cdr.dev/slog/v3"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
@@ -244,34 +242,4 @@ func TestL8_SettingsOfTheSession(t *testing.T) {
 		require.ErrorIs(t, err, aiseed.ErrDatabase)
 		require.ErrorContains(t, err, "the client_encoding of the connection is LATIN1; it has to be UTF8")
 	})
-}
-
-func TestL8_TransactionPoolingProxy(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
-	_, proxy := storetest.BehindPgBouncer(t)
-
-	keyring, audits := aiseedtest.NewKeyring(t), &aiseedtest.AuditRecorder{}
-	cfg, err := aiseed.ParseEnviron(ctx, testkit.Environ(t, "testdata/gateway.env"), slog.Logger{})
-	require.NoError(t, err)
-	var all sync.WaitGroup
-	for range 16 {
-		all.Go(func() {
-			pool, err := pgxpool.New(ctx, proxy.DSN("postgres"))
-			if !assert.NoError(t, err) {
-				return
-			}
-			defer pool.Close()
-			store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true, LockTimeout: testkit.Patience, AuditTimeout: testkit.Patience})
-			if !assert.NoError(t, err) {
-				return
-			}
-			assert.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, audits, slog.Logger{}))
-			providers, err := store.Providers(ctx)
-			assert.NoError(t, err)
-			assert.Len(t, providers, 7)
-		})
-	}
-	all.Wait()
-	require.Len(t, audits.Entries(), 11, "A4: each entry once")
 }
