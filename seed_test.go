@@ -47,10 +47,10 @@ func goldenRows(f *fixture) string {
 
 func TestR1_A1_N7_RealEnvironmentsBecomeRows(t *testing.T) {
 	t.Parallel()
+	f := setup(t)
 	for _, name := range []string{"legacy", "gateway", "renamed"} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
+			f := f.emptied(t)
 			cfg := f.ParseEnviron(testkit.Environ(t, "testdata/"+name+".env"))
 
 			plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.Store, cfg, f.Logs.Logger())

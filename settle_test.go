@@ -93,17 +93,16 @@ func TestO3_AdoptNeverOverwritesWhatChangedSince(t *testing.T) {
 func TestO3_AdoptBindsToWhatItWrites(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
+	f := setup(t)
 	t.Run("settings that the environment got since", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
+		f := f.emptied(t)
 		f.Seeded("BEDROCK_REGION=old")
 		words := f.AdoptWords(f.Parse("BEDROCK_REGION=new"))
 		f.DriftOf(f.Parse("BEDROCK_REGION=new", "BEDROCK_MODEL=m", words))
 		f.DriftOf(f.Parse("BEDROCK_REGION=new", "BEDROCK_ACCESS_KEY=a", "BEDROCK_ACCESS_KEY_SECRET=s", words))
 	})
 	t.Run("a key that an operator removed since", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
+		f := f.emptied(t)
 		f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://old", "PROVIDER_0_KEY=compromised")
 		environ := []string{"PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://new", "PROVIDER_0_KEY=compromised"}
 		words := f.AdoptWords(f.Parse(slices.Clone(environ)...))
@@ -114,8 +113,7 @@ func TestO3_AdoptBindsToWhatItWrites(t *testing.T) {
 		require.Empty(t, f.Rows(`select id from ai_provider_keys`))
 	})
 	t.Run("what else differs is said beforehand", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
+		f := f.emptied(t)
 		f.Seeded("BEDROCK_REGION=old", "BEDROCK_ACCESS_KEY=access", "BEDROCK_ACCESS_KEY_SECRET=secret")
 		drift := f.DriftOf(f.Parse("BEDROCK_REGION=new", "BEDROCK_MODEL=m"))
 		require.Len(t, drift.Providers[0].Adopting, 2)
@@ -288,9 +286,9 @@ func TestO3_AdoptBindsToTheSmallModel(t *testing.T) {
 func TestO2_TheAuditOfTheCreationIsWhatCounts(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
+	f := setup(t)
 	t.Run("not that of a later update", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
+		f := f.emptied(t)
 		f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://old/")
 		providers, err := f.Store.Providers(ctx)
 		require.NoError(t, err)
@@ -300,15 +298,13 @@ func TestO2_TheAuditOfTheCreationIsWhatCounts(t *testing.T) {
 		require.Equal(t, aiseed.SideDatabase, drift.Providers[0].Moved)
 	})
 	t.Run("its type too", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
+		f := f.emptied(t)
 		f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=x")
 		drift := f.DriftOf(f.Parse("PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x"))
 		require.Equal(t, aiseed.SideEnvironment, drift.Providers[0].Moved)
 	})
 	t.Run("each provider's own", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
+		f := f.emptied(t)
 		f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=a", "PROVIDER_0_BASE_URL=https://a/", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=b", "PROVIDER_1_BASE_URL=https://b/")
 		f.Exec(`update ai_providers set base_url = 'https://moved/' where name = 'b'`)
 		drift := f.DriftOf(f.Parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=a", "PROVIDER_0_BASE_URL=https://moved/", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=b", "PROVIDER_1_BASE_URL=https://b/"))
