@@ -38,7 +38,7 @@ func (f *fixture) firstProvider() string {
 	return text
 }
 
-// planOf is the only step of a plan.
+// stepOf is the only step of a plan.
 func (f *fixture) stepOf(environ ...string) aiseed.Step {
 	f.T.Helper()
 	plan, err := aiseed.PlanAIProvidersFromEnv(context.Background(), f.Store, f.Parse(environ...), slog.Logger{})
@@ -59,6 +59,7 @@ func indexed(lines ...string) []string {
 func TestO3_R6_AdoptingMakesTheRowWhatTheEnvironmentSays(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
+	f := setup(t)
 	const model = "global.anthropic.claude-sonnet-4-5"
 	for name, tt := range map[string]struct {
 		was, is  []string
@@ -121,8 +122,7 @@ func TestO3_R6_AdoptingMakesTheRowWhatTheEnvironmentSays(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
+			f := f.emptied(t)
 			f.Seeded(slices.Clone(tt.was)...)
 			rows := f.Rows(`select id from ai_provider_keys`)
 			step := f.stepOf(slices.Clone(tt.is)...)
@@ -199,6 +199,7 @@ func TestO3_R7_TheWarningOfADivergenceSaysWhatSettlesIt(t *testing.T) {
 func TestO3_R7_WhatTheEnvironmentDoesNotSetIsNoDifference(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
+	f := setup(t)
 	for name, tt := range map[string]struct {
 		was, is []string
 		note    bool
@@ -208,8 +209,7 @@ func TestO3_R7_WhatTheEnvironmentDoesNotSetIsNoDifference(t *testing.T) {
 		"models":        {indexed("TYPE=bedrock", "BEDROCK_REGION=r", "BEDROCK_MODEL=m", "BEDROCK_SMALL_FAST_MODEL=s"), indexed("TYPE=bedrock", "BEDROCK_REGION=r"), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
+			f := f.emptied(t)
 			f.Seeded(tt.was...)
 			before := f.State()
 			plan, err := f.Store.Seed(ctx, f.Parse(tt.is...), f.Audits, f.Logs.Logger())
@@ -225,6 +225,8 @@ func TestO3_R7_WhatTheEnvironmentDoesNotSetIsNoDifference(t *testing.T) {
 
 func TestO3_StandingKeeps(t *testing.T) {
 	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
 	drifted, diverged := "PROVIDER_0_BASE_URL=https://new/", "PROVIDER_0_KEY="+keyB
 	database := `update ai_providers set base_url = 'https://moved/'`
 	for name, tt := range map[string]struct {
@@ -250,9 +252,7 @@ func TestO3_StandingKeeps(t *testing.T) {
 		"a masked part of the base URL moved": {"*@database", `update ai_providers set base_url = 'https://old/?k=2'`, aiseed.ActionDrifted},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			ctx := context.Background()
-			f := setup(t)
+			f := f.emptied(t)
 			environ := indexed("TYPE=openai", "BASE_URL=https://old/", "KEY="+keyA)
 			if strings.Contains(name, "masked") {
 				environ[1] += "?k=1"
@@ -327,7 +327,7 @@ func TestO3_R7_WhatTheTextsSayToDoIsEnough(t *testing.T) {
 	drift := f.DriftOf(f.Parse(testkit.With(two("https://a2/", "https://b/"), settled)...))
 	require.Contains(t, drift.Error(), "is right whenever it alone has changed:\n      CODER_AIBRIDGE_DRIFT_KEEP="+strings.Split(strings.TrimPrefix(settled, "DRIFT_KEEP="), ",")[0]+",*@database\n")
 
-	g := setup(t)
+	g := f.emptied(t)
 	pair := func(key string) []string {
 		return indexed("TYPE=anthropic", "BEDROCK_ACCESS_KEY="+key, "BEDROCK_ACCESS_KEY_SECRET="+keyC)
 	}
@@ -372,19 +372,16 @@ func TestO3_TokensHoldOnEveryReplica(t *testing.T) {
 	t.Run("during a rotation", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
-		f.Keyring = storetest.Keyring(t, 1)
-		f.Store, _ = f.Open()
+		f.Rekey(1)
 		f.Seeded("OPENAI_KEY=" + keyA)
 		old := f.stepOf(diverged)
-		f.Keyring = storetest.Keyring(t, 2, 1)
-		f.Store, _ = f.Open()
+		f.Rekey(2, 1)
 		require.NotEqual(t, old.Digest, f.stepOf(diverged).Digest, "the printed one is made with the first key")
 		require.Equal(t, aiseed.ActionKeep, f.stepOf(diverged, settling("DRIFT_KEEP", old)).Action)
 		_, err := f.Store.Rotate(ctx)
 		require.NoError(t, err)
 		require.Equal(t, aiseed.ActionAdopt, f.stepOf(diverged, settling("DRIFT_ADOPT", old)).Action)
-		f.Keyring = storetest.Keyring(t, 2)
-		f.Store, _ = f.Open()
+		f.Rekey(2)
 		require.Equal(t, aiseed.ActionDiverged, f.stepOf(diverged, settling("DRIFT_ADOPT", old)).Action)
 	})
 	t.Run("in plaintext", func(t *testing.T) {
@@ -405,6 +402,7 @@ func TestO2_WhichSideMovedCountsWhatTheEnvironmentSets(t *testing.T) {
 	t.Parallel()
 	const pair = "BEDROCK_ACCESS_KEY=" + keyA + " BEDROCK_ACCESS_KEY_SECRET=" + keyB
 	const bedrock = "TYPE=bedrock BEDROCK_REGION=r "
+	f := setup(t)
 	for name, tt := range map[string]struct {
 		was, is string
 		update  aiseed.ProviderUpdate
@@ -425,8 +423,7 @@ func TestO2_WhichSideMovedCountsWhatTheEnvironmentSets(t *testing.T) {
 		"another model on each side": {bedrock + "BEDROCK_MODEL=a", bedrock + "BEDROCK_MODEL=b", aiseed.ProviderUpdate{Model: new("c")}, aiseed.SideBoth},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
+			f := f.emptied(t)
 			f.Seeded(indexed(strings.Fields(tt.was)...)...)
 			providers, err := f.Store.Providers(context.Background())
 			require.NoError(t, err)

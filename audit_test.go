@@ -13,7 +13,6 @@ import (
 
 	"cdr.dev/slog/v3"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -85,15 +84,6 @@ func TestA2_HandedOverOnlyAfterTheCommit(t *testing.T) {
 	}), f.Parse("OPENAI_KEY=key"))
 	require.Equal(t, 2, calls)
 	require.Equal(t, []string{"0"}, f.Rows(undelivered))
-}
-
-func TestA2_RolledBackCallLeavesNone(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	f.failing(1000, "53100")
-	require.Error(t, f.Seed(f.Parse("OPENAI_KEY=key")))
-	require.Empty(t, f.Rows(`select id from ai_provider_audits`))
-	require.Empty(t, f.Audits.Entries())
 }
 
 func TestA3_A4_WhatWasNotAcceptedIsOfferedAgainInOrderUnderTheSameID(t *testing.T) {
@@ -246,7 +236,9 @@ func (f *fixture) timeIsUp(cfg aiseed.Config, auditor func(reached func()) aisee
 	for timeout := 50 * time.Millisecond; timeout < testkit.Patience; timeout *= 2 {
 		var reached atomic.Bool
 		f.Exec(`update ai_provider_audits set delivered_at = null`)
-		f.Store, _ = f.Open(storetest.AuditTimeout(timeout))
+		options := f.Options
+		options.AuditTimeout = timeout
+		f.Store = f.Opened(options)
 		f.Logs = &testkit.LogRecorder{}
 		f.seedWith(auditor(func() { reached.Store(true) }), cfg)
 		if reached.Load() && !strings.Contains(f.Logs.String(), "marking audits") {
@@ -260,6 +252,7 @@ func TestA5_BadAuditorsDoNotStopTheStart(t *testing.T) {
 	t.Parallel()
 	forever := make(chan struct{})
 	t.Cleanup(func() { close(forever) })
+	f := setup(t)
 	for name, tt := range map[string]struct {
 		auditor aiseed.AuditorFunc
 		reason  string
@@ -281,8 +274,7 @@ func TestA5_BadAuditorsDoNotStopTheStart(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
+			f := f.emptied(t)
 			cfg := f.Parse("OPENAI_KEY=key")
 			if tt.slow {
 				f.timeIsUp(cfg, func(reached func()) aiseed.AuditorFunc {
@@ -300,7 +292,7 @@ func TestA5_BadAuditorsDoNotStopTheStart(t *testing.T) {
 			require.Contains(t, f.Logs.Warnings()[0], tt.reason)
 			f.RequireIdle()
 
-			f.Store, _ = f.Open()
+			f.Store = f.Opened(f.Options)
 			require.NoError(t, f.Seed(cfg))
 			require.Len(t, f.Audits.Entries(), 2, "they stayed for the next start")
 		})
@@ -390,7 +382,7 @@ func TestA5_MarkingHasTheTimeThatIsLeft(t *testing.T) {
 	pg.CleanupTimeout = time.Millisecond
 	t.Cleanup(func() { pg.CleanupTimeout = before })
 	f := setup(t)
-	f.Exec(`create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(0.2); return new; end'`)
+	f.Exec(`create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(0.02); return new; end'`)
 	f.Exec(`create trigger slow before update on ai_provider_audits for each row execute function slow()`)
 	f.Seeded("OPENAI_KEY=key")
 	require.Empty(t, f.Logs.Warnings())
@@ -433,16 +425,4 @@ func TestL1_DeliveryOfAnotherSchemaIsNotBlocked(t *testing.T) {
 		return nil
 	}), f.Parse("PROVIDER_0_TYPE=openai"))
 	require.Equal(t, []string{"0"}, f.Rows(`select count(*) from other.ai_provider_audits where delivered_at is null`))
-}
-
-// A5: an auditor that waits for a connection of the pool that the delivery took the last one of.
-func TestA5_PoolThatTheDeliveryEmptiesIsNamed(t *testing.T) {
-	t.Parallel()
-	f := setup(t, storetest.AuditTimeout(200*time.Millisecond), func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.MaxConns = 1 })
-	auditor := aiseed.AuditorFunc(func(ctx context.Context, _ aiseed.AuditEntry) error {
-		_, err := f.Store.Providers(ctx)
-		return err
-	})
-	f.seedWith(auditor, f.Parse("OPENAI_KEY=key"))
-	require.Contains(t, f.Logs.String(), "all 1 connections of the pool were in use, one of them by the delivery")
 }

@@ -18,30 +18,23 @@ import (
 // A lostKey is a fixture whose first key is lost. The store has none of its keys.
 type lostKey struct {
 	*fixture
-	id      string
-	pool    *pgxpool.Pool
-	options aiseed.StoreOptions
-	wire    *testkit.Wire
+	id string
 }
 
 // loseKey seeds providers that are sealed with key 1, adds a bearer key to one of them that is sealed
 // with key 2, and loses key 1.
-func loseKey(t *testing.T, opts ...storetest.Option) *lostKey {
+func loseKey(t *testing.T) *lostKey {
 	t.Helper()
 	f := setup(t)
-	f.Keyring = storetest.Keyring(t, 1)
-	id := f.Keyring.IDs()[0]
-	f.Store, _ = f.Open()
+	f.Rekey(1)
 	f.Seeded(lostEnvironment...)
 	require.NoError(t, f.Store.DeleteProvider(context.Background(), "alice", f.id("gone")))
-	f.Keyring = storetest.Keyring(t, 2, 1)
-	f.Store, _ = f.Open()
+	f.Rekey(2, 1)
 	_, err := f.Store.AddProviderKey(context.Background(), "alice", f.id("team"), aiseed.NewSecret("key-under-key-2-tail"))
 	require.NoError(t, err)
 	f.Keyring = storetest.Keyring(t, 2)
-	l := &lostKey{fixture: f, id: id}
-	l.pool, l.options, l.wire = f.Connect(opts...)
-	return l
+	f.Options.Keyring = f.Keyring
+	return &lostKey{fixture: f, id: idOf(t, 1)}
 }
 
 var lostEnvironment = []string{
@@ -58,7 +51,7 @@ func (f *fixture) id(name string) uuid.UUID {
 }
 
 func (l *lostKey) forget() ([]aiseed.ProviderInfo, error) {
-	return aiseed.ForgetKey(context.Background(), l.pool, l.options, "bob", l.id)
+	return aiseed.ForgetKey(context.Background(), l.Own, l.Options, "bob", l.id)
 }
 
 // shown is what infos say of the providers, with their keys in order.
@@ -85,17 +78,17 @@ func TestO7_WhatALostKeySealedIsForgotten(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	l := loseKey(t)
-	_, err := aiseed.Open(ctx, l.pool, l.options)
+	_, err := aiseed.Open(ctx, l.Own, l.Options)
 	require.ErrorIs(t, err, aiseed.ErrKeyring)
 
 	before := l.State()
-	l.wire.Reset(nil)
-	sealed, err := aiseed.SealedWith(ctx, l.pool, l.options, l.id)
+	l.Wire.Reset(nil)
+	sealed, err := aiseed.SealedWith(ctx, l.Own, l.Options, l.id)
 	require.NoError(t, err)
 	require.Equal(t, []string{"bedrock  settings", "claude  settings", "gone  deleted lost", "team  lost lost"}, shown(sealed))
 	require.Equal(t, l.Rows(`select id::text from ai_provider_keys where api_key_key_id = $1 and provider_id = $2 order by position`, l.id, sealed[3].ID),
 		[]string{sealed[3].Keys[0].ID.String(), sealed[3].Keys[1].ID.String()})
-	_, sent := l.wire.Count()
+	_, sent := l.Wire.Count()
 	require.NotContains(t, sent, "lock")
 	require.Equal(t, before, l.State(), "a list writes nothing")
 
@@ -115,7 +108,7 @@ func TestO7_WhatALostKeySealedIsForgotten(t *testing.T) {
 	require.Equal(t, []string{l.id}, l.Rows(`select id from ai_encryption_keys where revoked_at is not null`))
 	require.Empty(t, l.Rows(`select id from ai_providers where settings is not null or settings_key_id is not null`))
 
-	l.Store, _ = l.Open()
+	l.Rekey(2)
 	listed, err := l.Store.ListProviders(ctx)
 	require.NoError(t, err)
 	require.Equal(t, append(forgotten[:2:2], listed[2], forgotten[2], forgotten[3]), listed, "they are what a list shows")
@@ -134,7 +127,7 @@ func TestO7_WhatIsLeftOfAProviderCanBeRepaired(t *testing.T) {
 	l := loseKey(t)
 	_, err := l.forget()
 	require.NoError(t, err)
-	l.Store, _ = l.Open()
+	l.Rekey(2)
 	providers, err := l.Store.Providers(ctx)
 	require.NoError(t, err)
 	require.Len(t, providers, 4)
@@ -176,7 +169,7 @@ func TestO7_O3_WhatWasForgottenIsAdoptedAgain(t *testing.T) {
 	l := loseKey(t)
 	_, err := l.forget()
 	require.NoError(t, err)
-	l.Store, _ = l.Open()
+	l.Rekey(2)
 	cfg := l.Parse(lostEnvironment...)
 	require.NoError(t, l.Seed(l.Parse(append(lostEnvironment[:len(lostEnvironment):len(lostEnvironment)], "DRIFT_ADOPT="+strings.Join(storetest.Tokens(t, l.Store, cfg), ","))...)))
 	bedrock, err := l.Store.ProviderByName(ctx, "bedrock")
@@ -204,23 +197,23 @@ func TestO7_WhatCannotBeForgotten(t *testing.T) {
 		"an id of nothing":   {strings.Repeat("0", 32), aiseed.ErrNotFound, `there is no sealing key with id 00000000000000000000000000000000 in the schema "public"`},
 		"a key that we have": {l.Keyring.IDs()[0], aiseed.ErrKeyring, "it has key " + l.Keyring.IDs()[0] + ", so nothing is lost"},
 	} {
-		_, err := aiseed.ForgetKey(ctx, l.pool, l.options, "bob", tt.id)
+		_, err := aiseed.ForgetKey(ctx, l.Own, l.Options, "bob", tt.id)
 		require.ErrorIs(t, err, tt.class, name)
 		require.ErrorContains(t, err, tt.want, name)
 		require.NotContains(t, err.Error(), someKey[:8], name)
-		_, listErr := aiseed.SealedWith(ctx, l.pool, l.options, tt.id)
+		_, listErr := aiseed.SealedWith(ctx, l.Own, l.Options, tt.id)
 		require.EqualError(t, listErr, err.Error(), name)
 	}
 	for _, actor := range []string{"", " system", "a\x00b"} {
-		_, err := aiseed.ForgetKey(ctx, l.pool, l.options, actor, l.id)
+		_, err := aiseed.ForgetKey(ctx, l.Own, l.Options, actor, l.id)
 		require.ErrorIs(t, err, aiseed.ErrInvalidConfig)
 		require.ErrorContains(t, err, "forgetting a key needs an actor")
 	}
-	_, err := aiseed.ForgetKey(ctx, nil, l.options, "bob", l.id)
+	_, err := aiseed.ForgetKey(ctx, nil, l.Options, "bob", l.id)
 	require.ErrorContains(t, err, "ForgetKey needs a pool")
-	_, err = aiseed.ForgetKey(ctx, l.pool, aiseed.StoreOptions{}, "bob", l.id)
+	_, err = aiseed.ForgetKey(ctx, l.Own, aiseed.StoreOptions{}, "bob", l.id)
 	require.ErrorIs(t, err, aiseed.ErrKeyring, "without a keyring nobody knows whether the key is lost")
-	_, err = aiseed.ForgetKey(ctx, l.pool, aiseed.StoreOptions{Keyring: l.Keyring, Schema: "elsewhere"}, "bob", l.id)
+	_, err = aiseed.ForgetKey(ctx, l.Own, aiseed.StoreOptions{Keyring: l.Keyring, Schema: "elsewhere"}, "bob", l.id)
 	require.ErrorIs(t, err, aiseed.ErrSchemaOutdated)
 
 	for name, column := range map[string]string{
@@ -242,16 +235,16 @@ func TestO7_AnotherLostKeyIsNoHindrance(t *testing.T) {
 	ctx := context.Background()
 	l := loseKey(t)
 	other := l.Keyring.IDs()[0]
-	l.options.Keyring = storetest.Keyring(t, 3)
+	l.Options.Keyring = storetest.Keyring(t, 3)
 	forgotten, err := l.forget()
 	require.NoError(t, err)
 	require.Equal(t, []string{"bedrock ", "claude ", "gone  deleted", "team  lost"}, shown(forgotten))
-	_, err = aiseed.Open(ctx, l.pool, l.options)
+	_, err = aiseed.Open(ctx, l.Own, l.Options)
 	require.ErrorContains(t, err, "it lacks "+other)
-	forgotten, err = aiseed.ForgetKey(ctx, l.pool, l.options, "bob", other)
+	forgotten, err = aiseed.ForgetKey(ctx, l.Own, l.Options, "bob", other)
 	require.NoError(t, err)
 	require.Equal(t, []string{"team "}, shown(forgotten))
-	_, err = aiseed.Open(ctx, l.pool, l.options)
+	_, err = aiseed.Open(ctx, l.Own, l.Options)
 	require.NoError(t, err)
 }
 
@@ -262,13 +255,12 @@ func TestO7_S4_AStoreThatWasOpenSealsNothingWithAForgottenKey(t *testing.T) {
 	l := loseKey(t)
 	l.Exec(`delete from ai_provider_keys where api_key_key_id <> $1`, l.id)
 	l.Exec(`delete from ai_encryption_keys where id <> $1`, l.id)
-	l.Keyring = storetest.Keyring(t, 1)
-	running, _ := l.Open()
+	running := l.With(1)
 	_, err := l.forget()
 	require.NoError(t, err)
 	_, err = running.AddProviderKey(ctx, "alice", l.fixture.id("team"), aiseed.NewSecret("late"))
 	require.ErrorIs(t, err, aiseed.ErrKeyring)
-	_, err = aiseed.Open(ctx, l.pool, l.options)
+	_, err = aiseed.Open(ctx, l.Own, l.Options)
 	require.NoError(t, err)
 }
 
@@ -278,33 +270,27 @@ func TestO7_S4_AKeyThatSealedNothingIsForgottenToo(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	f.Keyring = storetest.Keyring(t, 1)
-	f.Store, _ = f.Open()
+	f.Rekey(1)
 	f.Seeded("PROVIDER_0_TYPE=openai")
-	rotated := storetest.Keyring(t, 2, 1)
-	f.Keyring = storetest.Keyring(t, 1)
-	f.Store, _ = f.Open()
+	options := f.Options
 	_, err := f.Store.Rotate(ctx)
 	require.NoError(t, err)
-	f.Keyring = rotated
-	f.Store, _ = f.Open()
+	f.Rekey(2, 1)
 	_, err = f.Store.Rotate(ctx)
 	require.NoError(t, err)
-	f.Keyring = storetest.Keyring(t, 1)
-	pool, options, _ := f.Connect()
-	_, err = aiseed.Open(ctx, pool, options)
+	_, err = aiseed.Open(ctx, f.Own, options)
 	require.ErrorContains(t, err, "is revoked")
-	_, err = aiseed.ForgetKey(ctx, pool, options, "bob", rotated.IDs()[0])
+	_, err = aiseed.ForgetKey(ctx, f.Own, options, "bob", idOf(t, 2))
 	require.ErrorIs(t, err, aiseed.ErrKeyring)
 	require.ErrorContains(t, err, "make a new key")
 	var revoked *aiseed.KeyringError
 	require.ErrorAs(t, err, &revoked)
 	require.Equal(t, idOf(t, 1), revoked.Revoked)
 	options.Keyring = storetest.Keyring(t, 3, 1)
-	forgotten, err := aiseed.ForgetKey(ctx, pool, options, "bob", rotated.IDs()[0])
+	forgotten, err := aiseed.ForgetKey(ctx, f.Own, options, "bob", idOf(t, 2))
 	require.NoError(t, err)
 	require.Empty(t, forgotten)
-	_, err = aiseed.Open(ctx, pool, options)
+	_, err = aiseed.Open(ctx, f.Own, options)
 	require.NoError(t, err)
 }
 
@@ -312,14 +298,14 @@ func TestO7_S4_AKeyThatSealedNothingIsForgottenToo(t *testing.T) {
 func TestO7_L6_A7_O8_ForgettingIsAnOperation(t *testing.T) {
 	t.Parallel()
 	l := loseKey(t)
-	l.options.Auditor = l.Audits
+	l.Options.Auditor = l.Audits
 	l.Store, _ = l.Open(func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Keyring = storetest.Keyring(t, 2, 1) })
 	watched := l.Watch(l.Store)
 	watched.Eventually("bedrock", "claude", "copilot", "team")
 	l.AwaitListening(l.Store)
 	told, _ := watched.Counts()
 	delivered := len(l.Audits.Entries())
-	l.wire.Reset(testkit.Once(testkit.CutAfter, "commit"))
+	l.Wire.Reset(testkit.Once(testkit.CutAfter, "commit"))
 	forgotten, err := l.forget()
 	require.NoError(t, err)
 	require.Len(t, forgotten, 4, "those of the attempt whose answer was lost")
@@ -332,20 +318,15 @@ func TestO7_L6_A7_O8_ForgettingIsAnOperation(t *testing.T) {
 func TestO5_O7_ASchemaWithBracesInItsName(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	f := setup(t)
-	f.Keyring = storetest.Keyring(t, 1)
-	schema := func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Schema, o.Migrate = "{schema}{table}{unused}", true }
-	f.Store, _ = f.Open(schema)
+	f := setup(t, func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Schema, o.Migrate = "{schema}{table}{unused}", true })
+	f.Rekey(1)
 	f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
-	lost := f.Keyring.IDs()[0]
-	f.Keyring = storetest.Keyring(t, 2, 1)
-	f.Store, _ = f.Open(schema)
+	f.Rekey(2, 1)
 	report, err := f.Store.Rotate(ctx)
 	require.NoError(t, err)
-	require.Equal(t, aiseed.RotateResult{Changed: 2, Revoked: []string{lost}}, report)
-	f.Keyring = storetest.Keyring(t, 3)
-	pool, options, _ := f.Connect(schema)
-	forgotten, err := aiseed.ForgetKey(ctx, pool, options, "bob", storetest.Keyring(t, 2).IDs()[0])
+	require.Equal(t, aiseed.RotateResult{Changed: 2, Revoked: []string{idOf(t, 1)}}, report)
+	f.Options.Keyring = storetest.Keyring(t, 3)
+	forgotten, err := aiseed.ForgetKey(ctx, f.Own, f.Options, "bob", idOf(t, 2))
 	require.NoError(t, err)
 	require.Len(t, forgotten, 2)
 }

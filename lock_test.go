@@ -20,12 +20,6 @@ import (
 	"example.com/aiseed/internal/testkit"
 )
 
-func TestL1_LockKeyIsFrozenAndOfTheSchema(t *testing.T) {
-	t.Parallel()
-	require.Equal(t, int64(-8830732264031859510), aiseed.LockKey("public"), "an older version of the library has to wait for the same lock")
-	require.NotEqual(t, aiseed.LockKey("public"), aiseed.LockKey("other"))
-}
-
 func TestL1_AnotherSchemaDoesNotBlock(t *testing.T) {
 	t.Parallel()
 	f := setup(t, storetest.LockTimeout(100*time.Millisecond))
@@ -52,41 +46,26 @@ func TestL1_AllWritesHoldTheLockInOneTransaction(t *testing.T) {
 
 func TestL2_ReadCommittedWhateverTheDefault(t *testing.T) {
 	t.Parallel()
-	for _, isolation := range []string{"repeatable read", "serializable"} {
-		t.Run(isolation, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
-			f.Exec(`do $$ begin execute format('alter database %I set default_transaction_isolation = ''` + isolation + `''', current_database()); end $$`)
-			store, w := f.Open()
-			holder := f.Hold("public")
+	f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+		c.ConnConfig.RuntimeParams["default_transaction_isolation"] = "repeatable read"
+	})
+	holder := f.Hold("public")
 
-			// By now the waiter has read without the lock, and waits for it.
-			done := make(chan error, 1)
-			w.Reset(nil)
-			cfg := f.Parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-			go func() {
-				done <- aiseed.SeedAIProvidersFromEnv(context.Background(), store, cfg, f.Audits, slog.Logger{})
-			}()
-			f.waitForWaiter()
-			_, err := holder.Exec(context.Background(), `insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://api.openai.com/v1/')`)
-			require.NoError(t, err)
-			_, err = holder.Exec(context.Background(), "commit")
-			require.NoError(t, err)
+	// By now the waiter has read without the lock, and waits for it.
+	done := make(chan error, 1)
+	f.Wire.Reset(nil)
+	cfg := f.Parse("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
+	go func() { done <- f.Seed(cfg) }()
+	f.WaitForWaiters(1)
+	_, err := holder.Exec(context.Background(), `insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://api.openai.com/v1/')`)
+	require.NoError(t, err)
+	_, err = holder.Exec(context.Background(), "commit")
+	require.NoError(t, err)
 
-			require.NoError(t, testkit.Awaited(t, done))
-			require.Equal(t, []string{"anthropic 1", "openai 0"}, f.Rows(`select name, (select count(*) from ai_provider_keys where provider_id = p.id) from ai_providers p order by name`))
-			n, _ := w.Count()
-			require.LessOrEqual(t, n, 5, "what the holder committed is seen at once, without a failed attempt")
-		})
-	}
-}
-
-// waitForWaiter returns when someone waits for an advisory lock.
-func (f *fixture) waitForWaiter() {
-	f.T.Helper()
-	require.Eventually(f.T, func() bool {
-		return len(f.Rows(`select pid from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())`)) > 0
-	}, testkit.Patience, time.Millisecond)
+	require.NoError(t, testkit.Awaited(t, done))
+	require.Equal(t, []string{"anthropic 1", "openai 0"}, f.Rows(`select name, (select count(*) from ai_provider_keys where provider_id = p.id) from ai_providers p order by name`))
+	n, _ := f.Wire.Count()
+	require.LessOrEqual(t, n, 5, "what the holder committed is seen at once, without a failed attempt")
 }
 
 func TestL3_LockTimeoutNamesKeyAndHolder(t *testing.T) {
@@ -137,9 +116,7 @@ func TestL3_WaiterIsNotTakenForTheHolder(t *testing.T) {
 	}
 	defer waiters.Wait()
 	defer cancel()
-	require.Eventually(t, func() bool {
-		return f.Rows(`select count(*) from pg_locks where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())`)[0] == "8"
-	}, testkit.Patience, time.Millisecond)
+	f.WaitForWaiters(8)
 	var timeout *aiseed.LockTimeoutError
 	require.ErrorAs(t, f.Seed(f.Parse("OPENAI_KEY=key")), &timeout)
 	require.NotNil(t, timeout.Holder)
@@ -176,6 +153,7 @@ func TestL3_TinyLockTimeoutIsNotForEver(t *testing.T) {
 
 func TestL3_TimeoutsAsTheServerIsToldThem(t *testing.T) {
 	t.Parallel()
+	f := setup(t, storetest.AuditTimeout(0))
 	for name, tt := range map[string]struct {
 		lockTimeout time.Duration
 		lock, idle  string // in milliseconds
@@ -184,8 +162,9 @@ func TestL3_TimeoutsAsTheServerIsToldThem(t *testing.T) {
 		"a silent holder has a second at least": {10 * time.Millisecond, "10", "1000"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t, storetest.LockTimeout(tt.lockTimeout), storetest.AuditTimeout(0))
+			f := f.emptied(t)
+			f.Options.LockTimeout = tt.lockTimeout
+			f.Store = f.Opened(f.Options)
 			f.Wire.Reset(nil)
 			// Only what the server is told matters: on a busy machine a second can be too
 			// short for the rest of a seed.
@@ -287,7 +266,7 @@ func TestL4_RowThatAppearsBetweenReadAndInsertIsReadAgain(t *testing.T) {
 	require.Equal(t, []string{"anthropic", "openai"}, f.Rows(`select name from ai_providers order by name`))
 	require.Equal(t, []string{"anthropic", "anthropic"}, f.Rows(`select provider_name from ai_provider_audits`), "what was rolled back left no audit")
 
-	f = setup(t)
+	f = f.emptied(t)
 	f.Wire.Reset(testkit.Once(testkit.Pass, "insert into", func() {
 		f.Exec(`insert into ai_providers (id, type, name, base_url) values (gen_random_uuid(), 'openai', 'openai', 'https://other/')`)
 	}))
@@ -295,28 +274,16 @@ func TestL4_RowThatAppearsBetweenReadAndInsertIsReadAgain(t *testing.T) {
 	require.Equal(t, []string{"openai"}, f.Rows(`select name from ai_providers order by name`))
 }
 
-func TestL4_TheUniqueIndexIsThere(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	f.Seeded("OPENAI_KEY=key")
-	_, err := f.Pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
-	testkit.RequireRefused(t, err, "23505", "ai_providers_live_name_key")
-	f.Exec(`update ai_providers set enabled = false`)
-	_, err = f.Pool.Exec(context.Background(), `insert into ai_providers (id, type, name) values (gen_random_uuid(), 'openai', 'openai')`)
-	testkit.RequireRefused(t, err, "23505", "ai_providers_live_name_key", "a disabled row is a live one")
-	f.Exec(`insert into ai_providers (id, type, name, deleted) values (gen_random_uuid(), 'openai', 'openai', true), (gen_random_uuid(), 'openai', 'openai', true)`)
-}
-
 func TestL7_CancelledContextLeavesNothing(t *testing.T) {
 	t.Parallel()
+	f := setup(t)
 	for name, text := range map[string]string{
 		"while it reads":   "json_array_elements_text",
 		"while it locks":   "pg_advisory_xact_lock",
 		"before it begins": "",
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
+			f := f.emptied(t)
 			before := f.State()
 			ctx, cancel := context.WithCancel(context.Background())
 			if text == "" {
@@ -339,7 +306,7 @@ func TestL7_CancelledWaiterReturnsAndLeavesTheQueue(t *testing.T) {
 	done := make(chan error, 1)
 	cfg := f.Parse("OPENAI_KEY=key")
 	go func() { done <- aiseed.SeedAIProvidersFromEnv(ctx, f.Store, cfg, f.Audits, slog.Logger{}) }()
-	f.waitForWaiter()
+	f.WaitForWaiters(1)
 	cancel()
 	require.ErrorIs(t, testkit.Awaited(t, done), context.Canceled, "although the lock is still held")
 	require.NoError(t, holder.Close(context.Background()))

@@ -138,6 +138,7 @@ func TestS8_FilesAreNumberedAndApplyByHand(t *testing.T) {
 // says how to keep out of its way.
 func TestS8_TablesOfSomebodyElse(t *testing.T) {
 	t.Parallel()
+	f := setup(t)
 	for name, tt := range map[string]struct {
 		sql   string // on a schema without tables
 		first bool   // apply our first file before
@@ -180,14 +181,13 @@ func TestS8_TablesOfSomebodyElse(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
 			sql := tt.sql
 			if tt.first {
 				first, err := fs.ReadFile(aiseed.Migrations(), "0001_providers.sql")
 				require.NoError(t, err)
 				sql = string(first) + sql
 			}
+			f.Exec(`drop schema if exists theirs, aiseed cascade`)
 			f.Exec(`create schema theirs`)
 			conn, err := f.Pool.Acquire(context.Background())
 			require.NoError(t, err)
@@ -229,20 +229,20 @@ func TestS8_EachTableIsKnownToAMigration(t *testing.T) {
 // does not know it opens nothing, and changes nothing.
 func TestS8_AWriterHasToKnowTheVersion(t *testing.T) {
 	t.Parallel()
-	for name, tt := range map[string]struct {
-		sql     string
-		refused bool
+	f := setup(t)
+	f.Seeded("OPENAI_KEY=key")
+	for _, tt := range []struct {
+		name, sql string
+		refused   bool
 	}{
-		"nothing is said":         {`insert into aiseed_schema (version) values (99)`, false},
-		"a version that we know":  {`insert into aiseed_schema (version, oldest_writer) values (98, 3), (99, 2)`, false},
-		"by an earlier migration": {`insert into aiseed_schema (version, oldest_writer) values (98, 98), (99, 1)`, true},
-		"with other tables": {`insert into aiseed_schema (version, oldest_writer) values (98, 98), (99, 98);
+		{"nothing is said", `insert into aiseed_schema (version) values (99)`, false},
+		{"a version that we know", `insert into aiseed_schema (version, oldest_writer) values (98, 3), (99, 2)`, false},
+		{"by an earlier migration", `insert into aiseed_schema (version, oldest_writer) values (98, 98), (99, 1)`, true},
+		{"with other tables", `insert into aiseed_schema (version, oldest_writer) values (98, 98), (99, 98);
 			alter table ai_providers rename settings_key_id to sealed_with; drop table ai_provider_keys`, true},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
-			f.Seeded("OPENAI_KEY=key")
+		t.Run(tt.name, func(t *testing.T) {
+			f.Exec(`delete from aiseed_schema where version >= 98`)
 			for statement := range strings.SplitSeq(tt.sql, ";") {
 				f.Exec(statement)
 			}
@@ -301,12 +301,14 @@ func TestS4_KeyringIsCheckedBeforeTheSchemaIsChanged(t *testing.T) {
 
 func TestS8_MissingTablesAreASchemaError(t *testing.T) {
 	t.Parallel()
+	f := setup(t)
 	for _, table := range []string{"ai_provider_keys", "ai_providers", "ai_encryption_keys"} {
-		f := setup(t)
-		f.Exec(`drop table ` + table + ` cascade`)
-		_, err := aiseed.Open(context.Background(), f.Pool, aiseed.StoreOptions{AllowPlaintext: true, Migrate: true})
+		schema := "without_" + table
+		require.NoError(t, aiseed.Migrate(context.Background(), f.Pool, schema))
+		f.Exec(`drop table ` + schema + `.` + table + ` cascade`)
+		_, err := aiseed.Open(context.Background(), f.Pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: schema, Migrate: true})
 		require.ErrorIs(t, err, aiseed.ErrSchema, "to create what was there would hide that it is lost")
-		_, err = aiseed.Open(context.Background(), f.Pool, aiseed.StoreOptions{AllowPlaintext: true})
+		_, err = aiseed.Open(context.Background(), f.Pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: schema})
 		require.ErrorIs(t, err, aiseed.ErrSchema)
 		require.NotErrorIs(t, err, aiseed.ErrSchemaOutdated, "a migration does not mend it")
 		require.ErrorContains(t, err, fmt.Sprintf("says that it is at version %d, but tables are missing", aiseed.SchemaVersion()), table)
@@ -315,30 +317,26 @@ func TestS8_MissingTablesAreASchemaError(t *testing.T) {
 
 func TestL6_MigrationWithoutAnAnswerIsTriedAgain(t *testing.T) {
 	t.Parallel()
+	f := setup(t)
 	for name, tt := range map[string]struct {
 		act  testkit.Action
 		text string
 	}{"the commit": {testkit.CutAfter, "commit\x00"}, "the files": {testkit.CutBefore, "create table"}, "the lock": {testkit.CutAfter, "pg_advisory_xact_lock"}} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
-			_, w := f.Open()
-			config := f.Pool.Config().Copy()
-			config.ConnConfig.DialFunc = w.Dial
-			pool, err := pgxpool.NewWithConfig(context.Background(), config)
-			require.NoError(t, err)
-			defer pool.Close()
-			w.Reset(testkit.Once(tt.act, tt.text))
-			_, err = aiseed.Open(context.Background(), pool, aiseed.StoreOptions{AllowPlaintext: true, Schema: "fresh", Migrate: true})
-			require.NoError(t, err)
-		})
+		f.Wire.Reset(testkit.Once(tt.act, tt.text))
+		_, err := aiseed.Open(context.Background(), f.Own, aiseed.StoreOptions{AllowPlaintext: true, Schema: "fresh for " + name, Migrate: true})
+		require.NoError(t, err, name)
 	}
 }
 
 // An operator cannot write by mistake what the library never writes.
-func TestS8_TablesRefuseWhatMakesNoSense(t *testing.T) {
+func TestS8_S4_L4_TablesRefuseWhatMakesNoSense(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
+	refused := func(sql, state, constraint string, args ...any) {
+		t.Helper()
+		_, err := f.Pool.Exec(context.Background(), sql, args...)
+		testkit.RequireRefused(t, err, state, constraint, "%s %q", sql, args)
+	}
 	const insert = `insert into ai_providers (id, type, name, settings_key_id) values (gen_random_uuid(), $1, $2, $3)`
 	for _, tt := range []struct {
 		kind, name string
@@ -356,32 +354,36 @@ func TestS8_TablesRefuseWhatMakesNoSense(t *testing.T) {
 		{"openai", strings.Repeat("a", 256), nil, "ai_providers_name_check"},
 		{"openai", "a", "key", "ai_providers_settings_key_id_check"},
 	} {
-		_, err := f.Pool.Exec(context.Background(), insert, tt.kind, tt.name, tt.keyID)
-		testkit.RequireRefused(t, err, "23514", tt.constraint, "%q %q", tt.kind, tt.name)
+		refused(insert, "23514", tt.constraint, tt.kind, tt.name, tt.keyID)
 	}
 	for _, name := range []string{"a", "0-a-1", strings.Repeat("a", 255)} {
 		f.Exec(insert, "openai", name, nil)
 	}
-}
 
-func TestS8_KeysBelongToAProvider(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-	_, err := f.Pool.Exec(context.Background(), `insert into ai_provider_keys (id, provider_id, position, api_key) values (gen_random_uuid(), gen_random_uuid(), 0, 'key')`)
-	testkit.RequireRefused(t, err, "23503", "ai_provider_keys_provider_id_fkey")
-	_, err = f.Pool.Exec(context.Background(), `insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 0, 'key' from ai_providers`)
-	testkit.RequireRefused(t, err, "23505", "ai_provider_keys_position_key")
+	// S4: the key of a row is a foreign key.
+	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key", "PROVIDER_0_TYPE=bedrock", "PROVIDER_0_BEDROCK_REGION=r")
+	refused(`update ai_provider_keys set api_key_key_id = 'unknown'`, "23503", "ai_provider_keys_api_key_key_id_fkey")
+	refused(`update ai_providers set settings_key_id = 'unknown' where settings is not null`, "23503", "ai_providers_settings_key_id_fkey")
+	_, err := f.Pool.Exec(context.Background(), `delete from ai_encryption_keys`)
+	require.Error(t, err)
+	require.Regexp(t, `"ai_provider(s_settings|_keys_api_key)_key_id_fkey".*SQLSTATE 23503`, err.Error(), "of one or the other")
+
+	// L4: there is one live provider of a name, and a disabled one is live.
+	for _, sql := range []string{`select 1`, `update ai_providers set enabled = false`} {
+		f.Exec(sql)
+		refused(insert, "23505", "ai_providers_live_name_key", "openai", "openai", nil)
+	}
+	f.Exec(`insert into ai_providers (id, type, name, deleted) values (gen_random_uuid(), 'openai', 'openai', true), (gen_random_uuid(), 'openai', 'openai', true)`)
+
+	// Keys belong to a provider.
+	refused(`insert into ai_provider_keys (id, provider_id, position, api_key) values (gen_random_uuid(), gen_random_uuid(), 0, 'key')`, "23503", "ai_provider_keys_provider_id_fkey")
+	refused(`insert into ai_provider_keys (id, provider_id, position, api_key) select gen_random_uuid(), id, 0, 'key' from ai_providers`, "23505", "ai_provider_keys_position_key")
 	f.Exec(`delete from ai_providers where name = 'openai'`)
 	require.Equal(t, []string{"1"}, f.Rows(`select count(*) from ai_provider_keys`))
-	require.Equal(t, []string{"4"}, f.Rows(`select count(*) from ai_provider_audits`), "the audits stay")
-}
+	require.Equal(t, []string{"5"}, f.Rows(`select count(*) from ai_provider_audits`), "the audits stay")
 
-// Names are sorted by their bytes, whatever the collation of the database, because the
-// library sorts them in this order.
-func TestS8_NamesAreOrderedByTheirBytes(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
+	// Names are sorted by their bytes, whatever the collation of the database, because the
+	// library sorts them in this order.
 	require.Equal(t, []string{"C"}, f.Rows(`select collname from pg_attribute a join pg_collation c on c.oid = attcollation where attrelid = 'ai_providers'::regclass and attname = 'name'`))
 }
 

@@ -322,10 +322,6 @@ func TestConfigProblems(t *testing.T) {
 				"PROVIDER_0_BEDROCK_ACCESS_KEYS (provider x): element 2: a space in it", "PROVIDER_0_BEDROCK_ACCESS_KEY_SECRETS (provider x): element 2: the same as element 1",
 			},
 		},
-		"E9: also what makes no provider": {
-			vars("ANTHROPIC_BASE_URL=nonsense", "BEDROCK_MODEL=a b"),
-			[]string{"ANTHROPIC_BASE_URL (provider anthropic): not an absolute http or https URL", "BEDROCK_MODEL (provider anthropic): a space in it"},
-		},
 		"E9: regions, models and types": {
 			vars("ANTHROPIC_KEY=k", "BEDROCK_REGION=us east", "BEDROCK_MODEL=m\x7f", "BEDROCK_SMALL_FAST_MODEL=\xff", "PROVIDER_0_TYPE=\xff"),
 			[]string{"BEDROCK_REGION (provider anthropic): a space in it", "BEDROCK_MODEL (provider anthropic): a control character in it", "BEDROCK_SMALL_FAST_MODEL (provider anthropic): not valid UTF-8", "PROVIDER_0_TYPE (provider \"\\xff\"): not valid UTF-8"},

@@ -37,8 +37,7 @@ func TestS7_ProvidersAreTheRuntimesView(t *testing.T) {
 	require.False(t, providers[2].CreatedAt.IsZero())
 	require.Nil(t, providers[2].Bedrock)
 
-	empty := setup(t)
-	providers, err = empty.Store.Providers(context.Background())
+	providers, err = f.emptied(t).Store.Providers(context.Background())
 	require.NoError(t, err)
 	require.NotNil(t, providers)
 	require.Empty(t, providers)
@@ -165,8 +164,11 @@ func TestO4_WhatDoesNotOpenCanBeDisabledAndDeleted(t *testing.T) {
 
 func TestS5_SealedTextIsNeverTakenForASecret(t *testing.T) {
 	t.Parallel()
+	f := setup(t)
+	options := f.Options
+	storetest.Plaintext(&options, nil)
 	for _, tamper := range []string{`update ai_provider_keys set api_key_key_id = null`, `update ai_providers set settings_key_id = null`} {
-		f := setup(t)
+		f := f.emptied(t)
 		f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
 		f.Exec(tamper)
 		_, err := f.Store.Providers(context.Background())
@@ -177,8 +179,7 @@ func TestS5_SealedTextIsNeverTakenForASecret(t *testing.T) {
 
 		f.Exec(`delete from ai_provider_keys where api_key_key_id is not null`)
 		f.Exec(`update ai_providers set settings = null, settings_key_id = null where settings_key_id is not null`)
-		plain, _ := f.Open(storetest.Plaintext)
-		_, err = plain.Providers(context.Background())
+		_, err = f.Opened(options).Providers(context.Background())
 		require.ErrorIs(t, err, aiseed.ErrUndecryptable)
 	}
 }

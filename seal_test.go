@@ -1,14 +1,11 @@
 package aiseed_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"testing"
 
-	"cdr.dev/slog/v3"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
@@ -19,13 +16,13 @@ import (
 
 func TestS6_PlaintextIsAnErrorWhereThereIsAKeyring(t *testing.T) {
 	t.Parallel()
+	f := setup(t)
 	for name, tamper := range map[string]string{
 		"a key":    `update ai_provider_keys set api_key = 'plain-secret-0123456789', api_key_key_id = null`,
 		"settings": `update ai_providers set settings = '{"_type":"bedrock","_version":1,"region":"r"}', settings_key_id = null where settings is not null`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
+			f := f.emptied(t)
 			cfg := f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
 			f.Exec(tamper)
 			before := f.State()
@@ -42,68 +39,15 @@ func TestS6_PlaintextIsAnErrorWhereThereIsAKeyring(t *testing.T) {
 	}
 }
 
-func TestS6_SealPlaintextEndsWithNoneLeft(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
-	f := setup(t, storetest.Plaintext)
-	lines := []string{"BEDROCK_REGION=r", "BEDROCK_ACCESS_KEY=access", "BEDROCK_ACCESS_KEY_SECRET=secret"}
-	for i := range 150 { // more than fit into one transaction
-		n := string(rune('0'+i/100)) + string(rune('0'+i/10%10)) + string(rune('0'+i%10))
-		index := strings.TrimLeft(n[:2], "0") + n[2:]
-		lines = append(lines, "PROVIDER_"+index+"_TYPE=openai", "PROVIDER_"+index+"_NAME=p"+n, "PROVIDER_"+index+"_KEY=key-"+n)
-	}
-	cfg := f.Seeded(lines...)
-	f.Exec(`update ai_providers set deleted = true where name = 'p007'`)
-	plain, err := f.Store.Providers(ctx)
-	require.NoError(t, err)
-	_, err = f.Store.SealPlaintext(ctx)
-	require.ErrorIs(t, err, aiseed.ErrKeyring, "without a keyring there is nothing to seal with")
-
-	sealing, w := f.Open()
-	_, err = sealing.Providers(ctx)
-	require.ErrorIs(t, err, aiseed.ErrPlaintext)
-
-	// It is interrupted after the first transaction. Values that were sealed stay sealed.
-	interrupted, cancel := context.WithCancel(ctx)
-	seen := 0
-	w.Reset(func(sent []byte) testkit.Action {
-		if bytes.Contains(sent, []byte("set \"api_key\"")) {
-			if seen++; seen == 2 {
-				cancel()
-			}
-		}
-		return testkit.Pass
-	})
-	n, err := sealing.SealPlaintext(interrupted)
-	w.Reset(nil)
-	if err == nil {
-		t.Fatal("the interruption came too late")
-	}
-	require.ErrorIs(t, err, context.Canceled)
-	require.GreaterOrEqual(t, n.Changed, 100)
-
-	rest, err := sealing.SealPlaintext(ctx)
-	require.NoError(t, err)
-	require.Equal(t, 151, n.Changed+rest.Changed)
-	require.Equal(t, []string{"0 0"}, f.Rows(`select (select count(*) from ai_provider_keys where api_key_key_id is null), (select count(*) from ai_providers where settings is not null and settings_key_id is null)`))
-	sealed, err := sealing.Providers(ctx)
-	require.NoError(t, err)
-	require.Equal(t, plain, sealed, "and nothing else changed")
-	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, sealing, cfg, f.Audits, slog.Logger{}))
-	n, err = sealing.SealPlaintext(ctx)
-	require.NoError(t, err)
-	require.Zero(t, n.Changed)
-}
-
 func TestS6_SealingDoesNotSendThePlaintextAgain(t *testing.T) {
 	t.Parallel()
 	f := setup(t, storetest.Plaintext)
 	f.Seeded("OPENAI_KEY=plain-secret-0123456789", "BEDROCK_REGION=plain-region-0123456789")
-	sealing, w := f.Open()
-	w.Reset(nil)
+	sealing := f.With(1)
+	f.Wire.Reset(nil)
 	_, err := sealing.SealPlaintext(context.Background())
 	require.NoError(t, err)
-	_, sent := w.Count()
+	_, sent := f.Wire.Count()
 	require.Contains(t, sent, "set \"api_key\"")
 	require.NotContains(t, sent, "plain-")
 }
@@ -113,8 +57,7 @@ func TestS6_SealingThatIsForbiddenEnds(t *testing.T) {
 	f := setup(t, storetest.Plaintext)
 	f.Seeded("OPENAI_KEY=key")
 	f.Exec(`create rule forbidden as on update to ai_provider_keys do instead nothing`)
-	sealing, _ := f.Open()
-	_, err := sealing.SealPlaintext(context.Background())
+	_, err := f.With(1).SealPlaintext(context.Background())
 	require.ErrorIs(t, err, aiseed.ErrDatabase)
 	require.ErrorContains(t, err, "ai_provider_keys")
 }
@@ -124,22 +67,10 @@ func TestS6_SettingsOfATombstoneAreSealed(t *testing.T) {
 	f := setup(t, storetest.Plaintext)
 	f.Seeded("BEDROCK_REGION=r")
 	f.Exec(`update ai_providers set deleted = true`)
-	sealing, _ := f.Open()
-	n, err := sealing.SealPlaintext(context.Background())
+	n, err := f.With(1).SealPlaintext(context.Background())
 	require.NoError(t, err)
 	require.Equal(t, 1, n.Changed)
 	require.Equal(t, []string{"1"}, f.Rows(`select count(*) from ai_providers where settings like 'aiseed:v1:%' and settings_key_id is not null`))
-}
-
-func TestL5_SealingIsTriedAgain(t *testing.T) {
-	t.Parallel()
-	f := setup(t, storetest.Plaintext)
-	f.Seeded("OPENAI_KEY=key")
-	sealing, w := f.Open()
-	w.Reset(testkit.Once(testkit.CutBefore, "set \"api_key\""))
-	n, err := sealing.SealPlaintext(context.Background())
-	require.NoError(t, err)
-	require.Equal(t, 1, n.Changed)
 }
 
 // O4: equal keys keep their row and what is sealed in it; the order becomes the given one.
@@ -269,9 +200,9 @@ func idOf(t *testing.T, key byte) string { return storetest.Keyring(t, key).IDs(
 // rotatedTo rotates to a key, as another process does.
 func (f *fixture) rotatedTo(key, old byte) {
 	f.T.Helper()
-	f.Keyring = storetest.Keyring(f.T, key, old)
-	rotating, _ := f.Open()
-	_, err := rotating.Rotate(context.Background())
+	rotating, err := aiseed.Open(context.Background(), f.Pool, aiseed.StoreOptions{Keyring: storetest.Keyring(f.T, key, old), LockTimeout: testkit.Patience})
+	require.NoError(f.T, err)
+	_, err = rotating.Rotate(context.Background())
 	require.NoError(f.T, err)
 }
 
@@ -282,8 +213,7 @@ func TestS4_ARevokedKeyIsNoFirstKey(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			f.Keyring = storetest.Keyring(t, 1)
-			f.Store, _ = f.Open()
+			f.Rekey(1)
 			key := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: secretsOf("k")})
 			if lines == nil {
 				require.NoError(t, f.Store.RemoveProviderKey(ctx, "a", key.ID, key.Keys[0].ID))
@@ -317,13 +247,9 @@ func TestS4_ARevokedKeyIsNoFirstKey(t *testing.T) {
 			if lines != nil {
 				require.ErrorIs(t, err, aiseed.ErrUndecryptable, "the old keyring lacks the key")
 			}
-			f.Keyring = storetest.Keyring(t, 2, 1)
-			unsealing, _ := f.Open()
-			_, err = unsealing.Unseal(ctx)
+			_, err = f.With(2, 1).Unseal(ctx)
 			require.NoError(t, err)
-			f.Keyring = storetest.Keyring(t, 1)
-			again, _ := f.Open()
-			_, err = again.SealPlaintext(ctx)
+			_, err = f.With(1).SealPlaintext(ctx)
 			require.NoError(t, err)
 			require.Equal(t, []string{first}, f.Rows(`select id from ai_encryption_keys where revoked_at is null`))
 		})
@@ -335,10 +261,9 @@ func TestS4_ARevokedKeyIsNoFirstKey(t *testing.T) {
 func TestS4_L4_AWriteDoesNotUndoARevocation(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	f := setup(t)
+	f := setup(t, storetest.WithoutLock)
 	f.CreateNoLock()
-	f.Keyring = storetest.Keyring(t, 1, 2)
-	f.Store, f.Wire = f.Open(storetest.WithoutLock)
+	f.Rekey(1, 2)
 	f.Seeded("OPENAI_KEY=key")
 	f.Wire.Reset(testkit.Once(testkit.Pass, "insert into", func() { f.rotatedTo(2, 1) }))
 	_, err := f.Store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: secretsOf("k")})
@@ -356,8 +281,7 @@ func TestS4_AStoreThatWasOpenSealsNothingAfterARotation(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	f.Keyring = storetest.Keyring(t, 1, 2)
-	f.Store, f.Wire = f.Open()
+	f.Rekey(1, 2)
 	cfg := f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
 	more := f.Parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=more", "PROVIDER_0_KEY=key")
 	providers, err := f.Store.Providers(ctx)

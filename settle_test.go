@@ -54,10 +54,10 @@ func TestO3_AdoptTakesTheType(t *testing.T) {
 func TestO3_AdoptNeverOverwritesWhatChangedSince(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
+	f := setup(t)
 	for name, change := range map[string]func(*fixture, aiseed.Provider){
 		"credentials that were rotated, also after the sealing key": func(f *fixture, p aiseed.Provider) {
-			f.Keyring = storetest.Keyring(f.T, 2, 1)
-			f.Store, _ = f.Open()
+			f.Rekey(2, 1)
 			_, err := f.Store.UpdateProvider(ctx, "a", p.ID, aiseed.ProviderUpdate{AccessKey: new(aiseed.NewSecret("rotated")), AccessKeySecret: new(aiseed.NewSecret("rotated"))})
 			require.NoError(f.T, err)
 		},
@@ -72,10 +72,8 @@ func TestO3_AdoptNeverOverwritesWhatChangedSince(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
-			f.Keyring = storetest.Keyring(t, 1)
-			f.Store, _ = f.Open()
+			f := f.emptied(t)
+			f.Rekey(1)
 			pair := []string{"BEDROCK_ACCESS_KEY=access", "BEDROCK_ACCESS_KEY_SECRET=secret"}
 			f.Seeded(testkit.With(pair, "BEDROCK_REGION=old")...)
 			environ := testkit.With(pair, "BEDROCK_REGION=new")
@@ -86,6 +84,7 @@ func TestO3_AdoptNeverOverwritesWhatChangedSince(t *testing.T) {
 			before := f.State()
 			f.DriftOf(f.Parse(testkit.With(environ, storetest.WordsFor(t, drift, "DRIFT_ADOPT"))...))
 			require.Equal(t, before, f.State())
+			f.Exec(`update ai_providers set enabled = false, display_name = 'x'`)
 			require.NoError(t, f.Seed(f.Parse(testkit.With(environ, storetest.WordsFor(t, drift, "DRIFT_KEEP"))...)), "the shapes are the same, so what was kept stays kept")
 		})
 	}
@@ -94,17 +93,16 @@ func TestO3_AdoptNeverOverwritesWhatChangedSince(t *testing.T) {
 func TestO3_AdoptBindsToWhatItWrites(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
+	f := setup(t)
 	t.Run("settings that the environment got since", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
+		f := f.emptied(t)
 		f.Seeded("BEDROCK_REGION=old")
 		words := f.AdoptWords(f.Parse("BEDROCK_REGION=new"))
 		f.DriftOf(f.Parse("BEDROCK_REGION=new", "BEDROCK_MODEL=m", words))
 		f.DriftOf(f.Parse("BEDROCK_REGION=new", "BEDROCK_ACCESS_KEY=a", "BEDROCK_ACCESS_KEY_SECRET=s", words))
 	})
 	t.Run("a key that an operator removed since", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
+		f := f.emptied(t)
 		f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://old", "PROVIDER_0_KEY=compromised")
 		environ := []string{"PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://new", "PROVIDER_0_KEY=compromised"}
 		words := f.AdoptWords(f.Parse(slices.Clone(environ)...))
@@ -115,8 +113,7 @@ func TestO3_AdoptBindsToWhatItWrites(t *testing.T) {
 		require.Empty(t, f.Rows(`select id from ai_provider_keys`))
 	})
 	t.Run("what else differs is said beforehand", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
+		f := f.emptied(t)
 		f.Seeded("BEDROCK_REGION=old", "BEDROCK_ACCESS_KEY=access", "BEDROCK_ACCESS_KEY_SECRET=secret")
 		drift := f.DriftOf(f.Parse("BEDROCK_REGION=new", "BEDROCK_MODEL=m"))
 		require.Len(t, drift.Providers[0].Adopting, 2)
@@ -241,6 +238,7 @@ func TestA5_LeaveAuditsLeavesThem(t *testing.T) {
 // another shape of the same row.
 func TestO3_KeepBindsToTheRowAndItsShape(t *testing.T) {
 	t.Parallel()
+	f := setup(t)
 	for name, sql := range map[string][]string{
 		"the database moved on": {`update ai_providers set base_url = 'https://other/'`},
 		"the provider was created anew": {
@@ -249,8 +247,7 @@ func TestO3_KeepBindsToTheRowAndItsShape(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
+			f := f.emptied(t)
 			f.Seeded("OPENAI_KEY=key", "OPENAI_BASE_URL=https://old/")
 			environ := []string{"OPENAI_KEY=key", "OPENAI_BASE_URL=https://new/"}
 			words := storetest.WordsFor(t, f.DriftOf(f.Parse(slices.Clone(environ)...)), "DRIFT_KEEP")
@@ -289,9 +286,9 @@ func TestO3_AdoptBindsToTheSmallModel(t *testing.T) {
 func TestO2_TheAuditOfTheCreationIsWhatCounts(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
+	f := setup(t)
 	t.Run("not that of a later update", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
+		f := f.emptied(t)
 		f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_BASE_URL=https://old/")
 		providers, err := f.Store.Providers(ctx)
 		require.NoError(t, err)
@@ -301,15 +298,13 @@ func TestO2_TheAuditOfTheCreationIsWhatCounts(t *testing.T) {
 		require.Equal(t, aiseed.SideDatabase, drift.Providers[0].Moved)
 	})
 	t.Run("its type too", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
+		f := f.emptied(t)
 		f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=x")
 		drift := f.DriftOf(f.Parse("PROVIDER_0_TYPE=anthropic", "PROVIDER_0_NAME=x"))
 		require.Equal(t, aiseed.SideEnvironment, drift.Providers[0].Moved)
 	})
 	t.Run("each provider's own", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
+		f := f.emptied(t)
 		f.Seeded("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=a", "PROVIDER_0_BASE_URL=https://a/", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=b", "PROVIDER_1_BASE_URL=https://b/")
 		f.Exec(`update ai_providers set base_url = 'https://moved/' where name = 'b'`)
 		drift := f.DriftOf(f.Parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_NAME=a", "PROVIDER_0_BASE_URL=https://moved/", "PROVIDER_1_TYPE=openai", "PROVIDER_1_NAME=b", "PROVIDER_1_BASE_URL=https://b/"))
@@ -325,12 +320,10 @@ func TestO3_WhatCountsAsAChangeOfTheSettings(t *testing.T) {
 	t.Run("not a rotation", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
-		f.Keyring = storetest.Keyring(t, 1)
-		f.Store, _ = f.Open()
+		f.Rekey(1)
 		f.Seeded("BEDROCK_REGION=old")
 		words := f.AdoptWords(f.Parse("BEDROCK_REGION=new"))
-		f.Keyring = storetest.Keyring(t, 2, 1)
-		f.Store, _ = f.Open()
+		f.Rekey(2, 1)
 		report, err := f.Store.Rotate(ctx)
 		require.NoError(t, err)
 		require.Equal(t, 1, report.Changed)

@@ -2,22 +2,16 @@ package aiseed_test
 
 import (
 	"context"
-	"errors"
 	"maps"
-	"sync"
 	"testing"
 	"time"
 
 	"cdr.dev/slog/v3"
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
 	"example.com/aiseed/aiseedtest"
-	"example.com/aiseed/internal/ephemeral"
 	"example.com/aiseed/internal/storetest"
 	"example.com/aiseed/internal/testkit"
 )
@@ -51,49 +45,11 @@ func TestS1_WhatIsStoredIsSealedFromTheFirstWrite(t *testing.T) {
 	require.Equal(t, []string{"1"}, f.Rows(`select count(*) from ai_encryption_keys where revoked_at is null`))
 }
 
-func TestS2_CopiedCiphertextDoesNotOpen(t *testing.T) {
-	t.Parallel()
-	for name, tamper := range map[string]string{
-		"to another row":      `update ai_provider_keys k set api_key = (select api_key from ai_provider_keys o where o.id <> k.id order by position limit 1)`,
-		"to another provider": `update ai_provider_keys set provider_id = (select id from ai_providers where name = 'anthropic'), position = position + 5`,
-		"to another column":   `update ai_provider_keys set api_key = (select settings from ai_providers where settings is not null)`,
-		"into the settings":   `update ai_providers set settings = (select api_key from ai_provider_keys limit 1) where settings is not null`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t)
-			cfg := f.Seeded("BEDROCK_REGION=r", "PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=key-one,key-two")
-			f.Exec(tamper)
-			_, err := f.Store.Providers(context.Background())
-			require.ErrorIs(t, err, aiseed.ErrUndecryptable)
-			var decrypt *aiseed.DecryptError
-			require.ErrorAs(t, err, &decrypt)
-			require.Contains(t, []string{"ai_providers", "ai_provider_keys"}, decrypt.Table)
-			require.NotEmpty(t, decrypt.KeyID)
-			require.ErrorIs(t, f.Seed(cfg), aiseed.ErrUndecryptable)
-		})
-	}
-}
-
-func TestS3_TheFirstKeySeals(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	f.Keyring = storetest.Keyring(t, 2, 1)
-	f.Store, _ = f.Open()
-	f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
-	f.Keyring = storetest.Keyring(t, 2)
-	f.Store, _ = f.Open()
-	providers, err := f.Store.Providers(context.Background())
-	require.NoError(t, err)
-	require.Len(t, providers, 2)
-}
-
 func TestS4_KeyringIsCheckedBeforeAnythingElse(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	f.Keyring = storetest.Keyring(t, 1)
-	f.Store, _ = f.Open()
+	f.Rekey(1)
 	f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
 	id := f.Rows(`select id from ai_encryption_keys`)[0]
 	before := f.State()
@@ -134,23 +90,6 @@ func TestS4_KeyringIsCheckedBeforeAnythingElse(t *testing.T) {
 	require.ErrorContains(t, err, id+" cannot decrypt its own canary")
 }
 
-func TestS4_KeyOfARowIsAForeignKey(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	f.Seeded("OPENAI_KEY=key", "BEDROCK_REGION=r")
-	for sql, keys := range map[string][]string{
-		`update ai_provider_keys set api_key_key_id = 'unknown'`:                         {"ai_provider_keys_api_key_key_id_fkey"},
-		`update ai_providers set settings_key_id = 'unknown' where settings is not null`: {"ai_providers_settings_key_id_fkey"},
-		`delete from ai_encryption_keys`:                                                 {"ai_provider_keys_api_key_key_id_fkey", "ai_providers_settings_key_id_fkey"},
-	} {
-		_, err := f.Pool.Exec(context.Background(), sql)
-		var refused *pgconn.PgError
-		require.ErrorAs(t, err, &refused, sql)
-		require.Equal(t, "23503", refused.Code, sql)
-		require.Contains(t, keys, refused.ConstraintName, sql)
-	}
-}
-
 func TestS4_RevokedKeyThatSealsAgainIsInUseAgain(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -165,7 +104,7 @@ func TestS5_SettingsThatOpenAndAreNotOursNameTheirKey(t *testing.T) {
 	f := setup(t, storetest.Plaintext)
 	f.Seeded("BEDROCK_REGION=r")
 	f.Exec(`update ai_providers set settings = '{}'`)
-	sealing, _ := f.Open()
+	sealing := f.With(1)
 	_, err := sealing.SealPlaintext(context.Background())
 	require.NoError(t, err)
 	_, err = sealing.Providers(context.Background())
@@ -210,23 +149,6 @@ func TestOpenNeedsAPoolAndGoodTimeouts(t *testing.T) {
 	require.ErrorContains(t, err, "longer than 24 hours")
 }
 
-func TestQ2_OpenIsOneRoundTrip(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	n, _ := f.Wire.Count() // including the start-up of the connection
-	config := f.Pool.Config().Copy()
-	w := &testkit.Wire{}
-	config.ConnConfig.DialFunc = w.Dial
-	pool, err := pgxpool.NewWithConfig(context.Background(), config)
-	require.NoError(t, err)
-	defer pool.Close()
-	conn, err := pool.Acquire(context.Background())
-	require.NoError(t, err)
-	conn.Release()
-	handshake, _ := w.Count()
-	require.LessOrEqual(t, n-handshake, 2)
-}
-
 // Each of them gives a clear typed error, and nothing is changed.
 func TestDatabasesThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
@@ -252,14 +174,6 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 		require.Equal(t, before, f.State())
 		f.RequireIdle()
 	})
-	t.Run("unreachable", func(t *testing.T) {
-		t.Parallel()
-		pool, err := pgxpool.New(ctx, "host=/nonexistent user=u password=hunter2hunter2 dbname=d")
-		require.NoError(t, err)
-		defer pool.Close()
-		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
-		databaseError(t, err, "", "opening the store: cannot connect to /nonexistent, port 5432, database d: no such file or directory; check that the server runs there")
-	})
 	t.Run("a connection string that was badly encoded", func(t *testing.T) {
 		t.Parallel()
 		for _, dsn := range []string{"postgres://u:s3cr3tp@ss@127.0.0.1:1/app", "postgres://u:1/s3cr3tp@127.0.0.1:1/db?host=/nowhere", "host=u:s3cr3tp@127.0.0.1 port=1"} {
@@ -274,73 +188,19 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 			require.NotContains(t, err.Error(), "ss@")
 		}
 	})
-	t.Run("wrong name", func(t *testing.T) {
+	t.Run("a cancelled context, and no privileges", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
-		config := f.Pool.Config().Copy()
-		config.ConnConfig.Database += "_missing"
-		pool, err := pgxpool.NewWithConfig(ctx, config)
-		require.NoError(t, err)
-		defer pool.Close()
-		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
-		databaseError(t, err, "3D000", "the database does not exist")
-	})
-	t.Run("a closed pool", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
-		pool, err := pgxpool.NewWithConfig(ctx, f.Pool.Config())
-		require.NoError(t, err)
-		pool.Close()
-		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
-		databaseError(t, err, "", "the pool is closed")
-	})
-	t.Run("a cancelled context", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
-		ctx, cancel := context.WithTimeout(ctx, -time.Second)
+		ended, cancel := context.WithTimeout(ctx, -time.Second)
 		defer cancel()
-		_, err := f.Store.Providers(ctx)
+		_, err := f.Store.Providers(ended)
 		databaseError(t, err, "", "reading the providers: context deadline exceeded")
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-	})
-	t.Run("no privileges", func(t *testing.T) {
-		t.Parallel()
-		f := setup(t)
+
 		role := f.Role("nobody_of_")
-		config := f.Pool.Config().Copy()
-		config.ConnConfig.User = role
-		pool, err := pgxpool.NewWithConfig(ctx, config)
-		require.NoError(t, err)
-		defer pool.Close()
-		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
+		pool, options, _ := f.Connect(func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.User = role })
+		_, err = aiseed.Open(ctx, pool, options)
 		databaseError(t, err, "42501", "the role lacks a privilege")
-	})
-	t.Run("slots full, wrong password", func(t *testing.T) {
-		t.Parallel()
-		server, err := ephemeral.Start(ctx, "max_connections=4", "superuser_reserved_connections=0")
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, server.Close()) })
-		pool, err := pgxpool.New(ctx, server.DSN("postgres"))
-		require.NoError(t, err)
-		t.Cleanup(pool.Close)
-		require.NoError(t, aiseed.Migrate(ctx, pool, ""))
-		pool.Reset()
-		// A server process ends some time after its connection, and keeps its slot until
-		// then.
-		limited, cancel := context.WithTimeout(ctx, testkit.Patience)
-		defer cancel()
-		for held := 0; held < 4; {
-			conn, err := pgx.Connect(limited, server.DSN("postgres"))
-			var refused *pgconn.PgError
-			if errors.As(err, &refused) && refused.Code == "53300" {
-				continue
-			}
-			require.NoError(t, err)
-			t.Cleanup(func() { _ = conn.Close(ctx) })
-			held++
-		}
-		_, err = aiseed.Open(ctx, pool, aiseed.StoreOptions{AllowPlaintext: true})
-		databaseError(t, err, "53300", "the server has no connection slot left; raise max_connections")
 	})
 }
 
@@ -373,8 +233,7 @@ func TestL8_SettingsOfTheSession(t *testing.T) {
 	}
 	t.Run("but the encoding of the client", func(t *testing.T) {
 		t.Parallel()
-		f := setup(t)
-		config := f.Pool.Config().Copy()
+		config := aiseedtest.NewPool(t).Config().Copy()
 		config.ConnConfig.RuntimeParams["client_encoding"] = "LATIN1"
 		pool, err := pgxpool.NewWithConfig(context.Background(), config)
 		require.NoError(t, err)
@@ -383,52 +242,4 @@ func TestL8_SettingsOfTheSession(t *testing.T) {
 		require.ErrorIs(t, err, aiseed.ErrDatabase)
 		require.ErrorContains(t, err, "the client_encoding of the connection is LATIN1; it has to be UTF8")
 	})
-}
-
-func TestL8_AnyQueryExecMode(t *testing.T) {
-	t.Parallel()
-	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
-		t.Run(mode.String(), func(t *testing.T) {
-			t.Parallel()
-			f := setup(t, func(_ *aiseed.StoreOptions, c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode })
-			cfg := f.ParseEnviron(testkit.Environ(t, "testdata/gateway.env"))
-			f.Wire.Reset(nil)
-			require.NoError(t, f.Seed(cfg))
-			n, _ := f.Wire.Count()
-			require.LessOrEqual(t, n, 4)
-			providers, err := f.Store.Providers(context.Background())
-			require.NoError(t, err)
-			require.Len(t, providers, 7)
-		})
-	}
-}
-
-func TestL8_TransactionPoolingProxy(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
-	_, proxy := storetest.BehindPgBouncer(t)
-
-	keyring, audits := aiseedtest.NewKeyring(t), &aiseedtest.AuditRecorder{}
-	cfg, err := aiseed.ParseEnviron(ctx, testkit.Environ(t, "testdata/gateway.env"), slog.Logger{})
-	require.NoError(t, err)
-	var all sync.WaitGroup
-	for range 16 {
-		all.Go(func() {
-			pool, err := pgxpool.New(ctx, proxy.DSN("postgres"))
-			if !assert.NoError(t, err) {
-				return
-			}
-			defer pool.Close()
-			store, err := aiseed.Open(ctx, pool, aiseed.StoreOptions{Keyring: keyring, Migrate: true, LockTimeout: testkit.Patience, AuditTimeout: testkit.Patience})
-			if !assert.NoError(t, err) {
-				return
-			}
-			assert.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, store, cfg, audits, slog.Logger{}))
-			providers, err := store.Providers(ctx)
-			assert.NoError(t, err)
-			assert.Len(t, providers, 7)
-		})
-	}
-	all.Wait()
-	require.Len(t, audits.Entries(), 11, "A4: each entry once")
 }

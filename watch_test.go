@@ -3,6 +3,7 @@ package aiseed_test
 import (
 	"bytes"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -69,8 +70,7 @@ func TestO8_S7_TroubleIsToldAndOver(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
 	f.Seeded("OPENAI_KEY=key", "PROVIDER_0_TYPE=copilot")
-	watching, _ := f.Open(notify)
-	w := f.Watch(watching)
+	w := f.Watch(f.Store)
 	w.Eventually("copilot", "openai")
 	good := f.Rows(`select api_key from ai_provider_keys`)[0]
 	f.Exec(`update ai_provider_keys set api_key = left(api_key, -4)`)
@@ -85,26 +85,27 @@ func TestO8_S7_TroubleIsToldAndOver(t *testing.T) {
 	w.Eventually("anthropic", "copilot", "openai")
 }
 
-// notified listens on a channel, and returns a function for the payloads that arrived up to that call.
-func (f *fixture) notified(channel string) (payloads func() []string) {
+// notified listens on channels, and returns a function for what arrived since the last call: channels, each with its payload.
+func (f *fixture) notified(channels ...string) (heard func() []string) {
 	f.T.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	conn, err := pgx.ConnectConfig(ctx, f.Pool.Config().ConnConfig)
 	require.NoError(f.T, err)
 	f.T.Cleanup(func() { _ = conn.Close(ctx); cancel() })
-	name := pgx.Identifier{channel}.Sanitize()
-	_, err = conn.Exec(ctx, `listen `+name)
-	require.NoError(f.T, err)
+	for _, channel := range append(channels, "the end") {
+		_, err = conn.Exec(ctx, `listen `+pgx.Identifier{channel}.Sanitize())
+		require.NoError(f.T, err)
+	}
 	return func() (all []string) {
 		f.T.Helper()
-		f.Exec(`notify ` + name + `, 'the end'`)
+		f.Exec(`notify "the end"`)
 		for {
 			n, err := conn.WaitForNotification(ctx)
 			require.NoError(f.T, err)
-			if n.Payload == "the end" {
+			if n.Channel == "the end" {
 				return all
 			}
-			all = append(all, n.Payload)
+			all = append(all, n.Channel+n.Payload)
 		}
 	}
 }
@@ -113,7 +114,7 @@ func TestO8_InTheTransaction(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	f := setup(t)
-	payloads := f.notified("Providers changed")
+	heard := f.notified("Providers changed")
 	f.Seeded("OPENAI_KEY=key")
 	notifying, w := f.Open(notify)
 	w.Reset(nil)
@@ -124,7 +125,7 @@ func TestO8_InTheTransaction(t *testing.T) {
 	require.Error(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.Parse("ANTHROPIC_KEY=key"), f.Audits, f.Logs.Logger()))
 	f.Exec(`drop trigger fail on ai_providers`)
 	require.NoError(t, aiseed.SeedAIProvidersFromEnv(ctx, notifying, f.Parse("ANTHROPIC_KEY=key"), f.Audits, f.Logs.Logger()))
-	require.Equal(t, []string{""}, payloads(), "one for the one commit, none for the rollback")
+	require.Equal(t, []string{"Providers changed"}, heard(), "one for the one commit, none for the rollback")
 
 	_, err := aiseed.Open(ctx, f.Pool, aiseed.StoreOptions{Keyring: f.Keyring, NotifyChannel: string(make([]byte, 64))})
 	require.ErrorContains(t, err, "NotifyChannel is longer than 63 bytes")
@@ -137,33 +138,25 @@ func TestO8_TheChannelIsThatOfTheSchema(t *testing.T) {
 	ctx := context.Background()
 	f := setup(t)
 	long := strings.Repeat("s", 57)
-	for schema, channel := range map[string]string{"": "aiseed_public", "s": "aiseed_s", long[1:]: "aiseed_" + long[1:], long: "aiseed_74c397717e5a103a"} {
-		payloads := f.notified(channel)
-		store, _ := f.Open(func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.Schema, o.Migrate = schema, true })
+	channels := map[string]string{"": "aiseed_public", "s": "aiseed_s", long[1:]: "aiseed_" + long[1:], long: "aiseed_74c397717e5a103a"}
+	heard := f.notified(slices.Collect(maps.Values(channels))...)
+	for schema, channel := range channels {
+		options := f.Options
+		options.Schema, options.Migrate = schema, true
+		store := f.Opened(options)
 		created, err := store.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "one"})
 		require.NoError(t, err)
 		_, err = store.AddProviderKey(ctx, "a", created.ID, aiseed.NewSecret("key"))
 		require.NoError(t, err)
 		_, err = store.DeliverAudits(ctx, f.Audits)
 		require.NoError(t, err)
-		require.Len(t, payloads(), 2, "a delivery changes no provider")
+		require.Equal(t, []string{channel, channel}, heard(), "a delivery changes no provider")
 	}
-	silent, _ := f.Open(func(o *aiseed.StoreOptions, _ *pgxpool.Config) { o.NoNotifications = true })
-	payloads := f.notified("aiseed_public")
+	f.Options.NoNotifications = true
+	silent := f.Opened(f.Options)
 	_, err := silent.CreateProvider(ctx, "a", aiseed.ProviderSpec{Type: "openai", Name: "two"})
 	require.NoError(t, err)
-	require.Empty(t, payloads())
-}
-
-func TestO8_AReadThatFailsIsTriedAgain(t *testing.T) {
-	t.Parallel()
-	f := setup(t, notify)
-	watching, wire := f.Open(notify)
-	w := f.Watch(watching)
-	w.Eventually()
-	wire.Reset(testkit.Once(testkit.CutBefore, "enabled and not deleted"))
-	f.Seeded("OPENAI_KEY=key")
-	w.Eventually("openai")
+	require.Empty(t, heard())
 }
 
 func TestO8_TheSameIsNotToldTwice(t *testing.T) {
@@ -221,23 +214,22 @@ func TestO8_AHostMayChangeWhatItGets(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
 	f.Seeded("OPENAI_KEY=key", "ANTHROPIC_KEY=key")
-	watching, wire := f.Open(notify)
-	wire.Reset(nil)
+	f.Wire.Reset(nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	var calls atomic.Int32
 	ended := make(chan error, 1)
 	go func() {
-		ended <- watching.Watch(ctx, func(providers []aiseed.Provider, _ error) {
+		ended <- f.Store.Watch(ctx, func(providers []aiseed.Provider, _ error) {
 			calls.Add(1)
 			slices.Reverse(providers)
 		})
 	}()
-	f.AwaitListening(watching)
+	f.AwaitListening(f.Store)
 	for n := range 3 {
-		_, sent := wire.Count()
+		_, sent := f.Wire.Count()
 		f.Exec(`select pg_notify('Providers changed', '')`)
 		require.Eventually(t, func() bool {
-			_, now := wire.Count()
+			_, now := f.Wire.Count()
 			return strings.Count(now, "enabled and not deleted") > strings.Count(sent, "enabled and not deleted")
 		}, testkit.Patience, time.Millisecond, n)
 	}
@@ -276,11 +268,10 @@ const listening = `select pid from pg_stat_activity where datname = current_data
 func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 	t.Parallel()
 	f := setup(t, notify)
-	watching, wire := f.Open(notify)
 	f.Exec(`alter table ai_provider_keys rename to kept`)
 	var mu sync.Mutex
 	var reads []time.Time
-	wire.Reset(func(sent []byte) testkit.Action {
+	f.Wire.Reset(func(sent []byte) testkit.Action {
 		if bytes.Contains(sent, []byte("enabled and not deleted")) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -288,7 +279,7 @@ func TestO8_ItPausesWhereNothingHelps(t *testing.T) {
 		}
 		return testkit.Pass
 	})
-	f.Watch(watching)
+	f.Watch(f.Store)
 	var seen []time.Time
 	require.Eventually(t, func() bool {
 		mu.Lock()

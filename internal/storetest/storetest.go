@@ -28,7 +28,9 @@ import (
 type Fixture struct {
 	T       *testing.T
 	Pool    *pgxpool.Pool // a plain one, for looking and for tampering
+	Own     *pgxpool.Pool // the store's own
 	Wire    *testkit.Wire // between the store's own pool and the server
+	Options aiseed.StoreOptions
 	Keyring *aiseed.Keyring
 	Store   *aiseed.Store
 	Audits  *aiseedtest.AuditRecorder
@@ -64,8 +66,33 @@ func Setup(t *testing.T, opts ...Option) *Fixture {
 	leave := overseer.Join()
 	t.Cleanup(func() { require.NoError(t, leave(context.Background())) })
 	t.Cleanup(f.requireNothingLeft) // before the pool is closed, and after what the test opened
-	f.Store, f.Wire = f.Open(opts...)
+	f.Own, f.Options, f.Wire = f.Connect(opts...)
+	f.Store = f.Opened(f.Options)
 	return f
+}
+
+// Opened opens a store on the pool that is open: to connect is what costs most in a test.
+func (f *Fixture) Opened(options aiseed.StoreOptions) *aiseed.Store {
+	f.T.Helper()
+	store, err := aiseed.Open(context.Background(), f.Own, options)
+	require.NoError(f.T, err)
+	return store
+}
+
+// With opens another store on the same pool, with these keys.
+func (f *Fixture) With(keys ...byte) *aiseed.Store {
+	f.T.Helper()
+	options := f.Options
+	options.Keyring, options.AllowPlaintext = Keyring(f.T, keys...), false
+	return f.Opened(options)
+}
+
+// Rekey gives the store other keys.
+func (f *Fixture) Rekey(keys ...byte) {
+	f.T.Helper()
+	f.Keyring = Keyring(f.T, keys...)
+	f.Options.Keyring = f.Keyring
+	f.Store = f.Opened(f.Options)
 }
 
 // requireNothingLeft is F7, after every test on a fixture: no backend but the looking

@@ -141,6 +141,7 @@ select 'sealed with', count(*)::text from ai_encryption_keys
 	return strings.Join(out, "\n")
 }
 
+// L8, A4: also through a proxy that gives each transaction another session, and each entry is accepted once.
 func TestF3_CrowdStartsAtOnce(t *testing.T) {
 	t.Parallel()
 	processes := make(crowd, full(mediumCrowd, crowdSize))
