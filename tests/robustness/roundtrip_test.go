@@ -101,7 +101,7 @@ func TestQ1_RoundTrips(t *testing.T) {
 							})
 							return err
 						})
-						require.LessOrEqual(t, count, 2, "Open")
+						require.Equal(t, 1, count, "Open")
 						start := func() error {
 							return aiseed.SeedAIProvidersFromEnv(context.Background(), store, cfg, audits, slog.Logger{})
 						}
