@@ -106,10 +106,14 @@ func launch(ctx context.Context, bin, script string, other func(dir string) stri
 	if err != nil {
 		return nil, xerrors.Errorf("start PostgreSQL: %w", err)
 	}
-	args := []string{bin, "", "-k", dir}
+	args, port := []string{bin, "", "-k", dir}, ""
 	for _, setting := range append(serverSettings[:len(serverSettings):len(serverSettings)], settings...) {
-		if name, _, ok := strings.Cut(setting, "="); !ok || name == "" {
+		name, value, ok := strings.Cut(setting, "=")
+		if !ok || name == "" {
 			return nil, xerrors.Errorf("server setting %q: want name=value", setting)
+		}
+		if name == "port" {
+			port = value
 		}
 		args = append(args, "-c", setting)
 	}
@@ -128,7 +132,7 @@ func launch(ctx context.Context, bin, script string, other func(dir string) stri
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{base: "host=" + quote(dir) + " port=5432 user=postgres", database: "postgres", keeper: k, bin: bin}
+	s := &Server{base: "host=" + quote(dir) + " port=" + port + " user=postgres", database: "postgres", keeper: k, bin: bin}
 	if prepare != nil {
 		if err := prepare(k); err != nil {
 			return nil, errors.Join(err, s.Close())

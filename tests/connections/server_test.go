@@ -60,8 +60,12 @@ func TestO11_AServerWithoutASlot(t *testing.T) {
 	guest := server.DSN("") + " user=guest password=" + canary
 	const want = "SQLSTATE 53300: the server has no connection slot left; raise max_connections, make the pools smaller, or put a pooler between"
 	take := func(dsn string) {
-		conn, err := pgx.Connect(t.Context(), dsn)
-		require.NoError(t, err)
+		var conn *pgx.Conn
+		require.Eventually(t, func() bool {
+			var err error
+			conn, err = pgx.Connect(t.Context(), dsn)
+			return err == nil
+		}, testkit.Patience, time.Millisecond, "a client that is gone, or was refused, keeps its slot until its process has ended")
 		t.Cleanup(func() { _ = conn.Close(context.Background()) })
 	}
 	for range 3 {

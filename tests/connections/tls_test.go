@@ -72,16 +72,16 @@ func present(t *testing.T, server *ephemeral.Server, trusted *issuer, certificat
 
 func TestO11_TLSThatIsRequiredOrRefused(t *testing.T) {
 	t.Parallel()
-	const address = "127.83.71.73"
+	const address, port = "127.83.71.73", "23873" // another server can listen on all addresses at 5432
 	server := start(t, strings.Join([]string{
 		"hostssl secure all all scram-sha-256", "hostnossl open all all scram-sha-256", "host never all all reject",
 		"hostssl certified all all scram-sha-256 clientcert=verify-ca", "hostssl bound all all password",
-	}, "\n")+"\n", `create database secure; create database open; create database never; create database none; create database certified; create database bound`, "listen_addresses="+address)
+	}, "\n")+"\n", `create database secure; create database open; create database never; create database none; create database certified; create database bound`, "listen_addresses="+address, "port="+port)
 	ours, foreign := authority(t), authority(t)
-	dsn := "host=" + address + " port=5432 user=guest password=" + canary
+	dsn := "host=" + address + " port=" + port + " user=guest password=" + canary
 
 	// Without TLS there.
-	const at = "cannot connect to " + address + ", port 5432, database "
+	const at = "cannot connect to " + address + ", port " + port + ", database "
 	plain := situation{"TLS that is not there", dsn + " dbname=open sslmode=require", "", at + "open: the server refuses TLS, and sslmode asks for it; turn ssl on there, or set sslmode=disable on a network that you trust"}
 	plain.now(t, "nothing")
 

@@ -30,8 +30,9 @@ import (
 func TestL8_TLSAndAPasswordOfSpecialCharacters(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	const address, user, password = "127.83.71.70", "us/er@host", `p@ss/w:rd?#&%25'"\ äß€ `
-	f, _ := owned(t, "listen_addresses="+address, "password_encryption=scram-sha-256")
+	const address, port = "127.83.71.70", "23870" // another server can listen on all addresses at 5432
+	const user, password = "us/er@host", `p@ss/w:rd?#&%25'"\ äß€ `
+	f, _ := owned(t, "listen_addresses="+address, "port="+port, "password_encryption=scram-sha-256")
 	certificate, key := selfSigned(t)
 	// The server writes the files itself, since it runs as a user of its own.
 	for file, content := range map[string][]byte{
@@ -43,7 +44,7 @@ func TestL8_TLSAndAPasswordOfSpecialCharacters(t *testing.T) {
 	f.Exec(`do $do$ begin execute format('create role %I login superuser password %L', '` + user + `', $$` + password + `$$); end $do$`)
 	f.Exec(`alter system set ssl = on`)
 	f.Exec(`select pg_reload_conf()`)
-	dsn := url.URL{Scheme: "postgres", User: url.UserPassword(user, password), Host: address, Path: "/postgres", RawQuery: "sslmode=require"}
+	dsn := url.URL{Scheme: "postgres", User: url.UserPassword(user, password), Host: address + ":" + port, Path: "/postgres", RawQuery: "sslmode=require"}
 	require.Eventually(t, func() bool {
 		pool, err := pgxpool.New(ctx, dsn.String())
 		require.NoError(t, err)
