@@ -126,3 +126,11 @@ func TestO7_TheHostsSchemaLockAndChannel(t *testing.T) {
 	_, output = runOfHost(t, append(environ[:1:1], "GATEWAY_KEYS=Y2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2M=,"+firstKey), "forget "+o.Rows(`select id from gateway.ai_encryption_keys where revoked_at is null`)[0])
 	require.Contains(t, output, "append it to GATEWAY_KEYS instead")
 }
+
+// A host can use its arguments again.
+func TestO7_TheCallersArgumentsStay(t *testing.T) {
+	t.Parallel()
+	args := []string{"-version", "-json"}
+	require.Zero(t, Run(t.Context(), args, ofHost(nil, io.Discard, io.Discard)))
+	require.Equal(t, []string{"-version", "-json"}, args)
+}

@@ -230,20 +230,24 @@ func (e *edit) live() (aiseed.ProviderInfo, error) {
 // label names a provider in a line about it.
 func label(p aiseed.ProviderInfo) string { return text.Label(p.Name) + " (id " + p.ID.String() + ")" }
 
+// errDone is the class of errors behind a change that is committed. To run the verb again can do more
+// than its rest: a position is that of another key now.
+var errDone = errors.New("the change is done")
+
 // now reads a provider after a change, which an interruption does not undo.
 func (e *edit) now(ctx context.Context, id uuid.UUID) (aiseed.ProviderInfo, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
 	defer cancel()
 	all, err := e.store.ListProviders(ctx)
 	if err != nil {
-		return aiseed.ProviderInfo{}, &aboutError{"the change is done, but reading the provider again failed: " + bare(err), err}
+		return aiseed.ProviderInfo{}, &aboutError{"the change is done, but reading the provider again failed: " + bare(err), errors.Join(errDone, err)}
 	}
 	for _, p := range all {
 		if p.ID == id {
 			return p, nil
 		}
 	}
-	return aiseed.ProviderInfo{}, &aboutError{"the change is done, but the provider's row is gone: someone deleted it in SQL", aiseed.ErrNotFound}
+	return aiseed.ProviderInfo{}, &aboutError{"the change is done, but the provider's row is gone: someone deleted it in SQL", errors.Join(errDone, aiseed.ErrNotFound)}
 }
 
 // actor returns who changes something, for the audit.

@@ -39,6 +39,12 @@ func TestMain(m *testing.M) {
 		}
 		return time.Hour
 	}
+	closePatience = func(c *pgx.ConnConfig) time.Duration {
+		if c.RuntimeParams["application_name"] == "patient" {
+			return time.Hour
+		}
+		return 10 * time.Millisecond
+	}
 	leak.VerifyTestMain(m)
 }
 
