@@ -203,6 +203,12 @@ func (a *app) sibling(words string) string {
 	if a.flags.database != "" {
 		words += " -database ..." // not its value, which can contain a password
 	}
+	switch {
+	case isIdentifier(a.flags.actor):
+		words += " -actor " + shellQuoted(a.flags.actor)
+	case a.flags.actor != "":
+		words += " -actor ..." // it can be a key, in the wrong place
+	}
 	if a.flags.acceptPlaintext {
 		words += " -plaintext"
 	}

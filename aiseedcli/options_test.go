@@ -72,6 +72,8 @@ func TestO7_WhatIsToBeTypedHasTheFlagsThatWereGiven(t *testing.T) {
 		{"-keys-variable OTHER", " -keys-variable OTHER"},
 		{"-prefix OLD_", " -prefix OLD_"},
 		{"-prefix OLD_ -prefix NEW_", " -prefix OLD_ -prefix NEW_"},
+		{"-actor alice", " -actor alice"},
+		{"-actor sk-6f1e9b07c2d84a53b1907e", " -actor ..."},
 	} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields("plan -plaintext " + tt.flags)
@@ -81,7 +83,7 @@ func TestO7_WhatIsToBeTypedHasTheFlagsThatWereGiven(t *testing.T) {
 		code := Run(t.Context(), args, ofHost([]string{"GATEWAY_DB=" + o.DSN()}, &stdout, &stderr))
 		require.Equal(t, exitWrites, code, stderr.String())
 		want := "    gateway providers schema -apply -plaintext" + tt.want
-		if strings.HasPrefix(tt.flags, "-database") {
+		if strings.HasPrefix(tt.flags, "-database") || strings.HasPrefix(tt.flags, "-actor") {
 			want = "    gateway providers schema -apply" + tt.want + " -plaintext"
 		}
 		require.Contains(t, stdout.String(), want+"\n", tt.flags)
