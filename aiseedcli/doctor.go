@@ -89,17 +89,18 @@ var checks = []check{
 // doctor holds what the checks have found so far.
 type doctor struct {
 	*app
-	cfg     aiseed.Config
-	keyring *aiseed.Keyring
-	pool    *pgxpool.Pool
-	poolErr error // why there is none
-	session session
-	access  access // to the tables
-	store   *aiseed.Store
-	openErr error              // why there is no store, if the schema is not why
-	damaged map[uuid.UUID]bool // providers that are known to be unusable
-	steps   []aiseed.Step      // of the next start; nil if it stops before it has a plan
-	writes  bool               // the next start does
+	cfg      aiseed.Config
+	keyring  *aiseed.Keyring
+	pool     *pgxpool.Pool
+	poolErr  error // why there is none
+	session  session
+	access   access // to the tables
+	store    *aiseed.Store
+	openErr  error              // why there is no store, if the schema is not why
+	unsealed bool               // there is plaintext, although there is a keyring
+	damaged  map[uuid.UUID]bool // providers that are known to be unusable
+	steps    []aiseed.Step      // of the next start; nil if it stops before it has a plan
+	writes   bool               // the next start does
 }
 
 func runDoctor(ctx context.Context, a *app) (result, error) {

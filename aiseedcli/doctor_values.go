@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cdr.dev/slog/v3"
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"example.com/aiseed"
@@ -37,8 +38,8 @@ func (d *doctor) keys(ctx context.Context) []finding {
 	return ok("the keyring has every key that stored values are sealed with")
 }
 
-// selectSealed finds the columns with sealed values as a rotation does, and returns for each a
-// query that counts the plaintext in it.
+// selectSealed finds the columns with sealed values as a rotation does, and makes for each a query
+// that counts the plaintext in it.
 const selectSealed = `
 select format('select count(*) from %s where %I is not null and %I is null', t.oid::regclass, left(k.attname, -length('_key_id')), k.attname)
   from pg_constraint f join pg_class t on t.oid = f.conrelid join pg_attribute k on k.attrelid = t.oid and k.attnum = f.conkey[1]
@@ -57,7 +58,7 @@ func (d *doctor) plaintext(ctx context.Context) []finding {
 	if err := d.one(ctx, "select ("+strings.Join(append(counts, "select 0"), ") + (")+")", &n); err != nil {
 		return d.trouble(ctx, err)
 	}
-	if n > 0 {
+	if d.unsealed = n > 0; d.unsealed {
 		return warn(text.Count(n, "value")+" stored as plaintext, which a server with this keyring refuses to read",
 			"If there was no keyring when they were written, seal them; if there was, find out who wrote to the tables:", d.sibling("seal"))
 	}
@@ -80,7 +81,7 @@ func (d *doctor) values(ctx context.Context) (findings []finding) {
 		return append(findings, d.trouble(ctx, err)...)
 	}
 	for _, p := range all {
-		undecryptable := p.SettingsUndecryptable || slices.ContainsFunc(p.Keys, func(k aiseed.ProviderKeyInfo) bool { return k.Undecryptable })
+		undecryptable := isDamaged(p)
 		live := p.Enabled && !p.Deleted
 		switch {
 		case live && !undecryptable && lacksCredentials(p):
@@ -90,11 +91,17 @@ func (d *doctor) values(ctx context.Context) (findings []finding) {
 			continue
 		}
 		is := "disabled: a start reads it only if the environment names the provider"
+		do := "Replace its keys or its settings, or restore the row from a backup"
 		if p.Deleted {
 			is = "deleted: no start reads it"
+			do = "Restore the row from a backup, or remove what nothing can decrypt:"
+		}
+		run := d.repairsOf(p, func(uuid.UUID) bool { return true })
+		if d.unsealed {
+			do, run = "First seal what is plaintext, and run this again", nil
 		}
 		findings = append(findings, warn(fmt.Sprintf("%s, id %s, has a secret that cannot be decrypted or is not sealed, and is %s, but a rotation fails for it", text.Label(p.Name), p.ID, is),
-			"Replace its keys or its settings, or restore the row from a backup")...)
+			do, run...)...)
 	}
 	if findings == nil {
 		return ok("every value can be decrypted; %s, %s", text.Count(len(providers), "enabled provider"), countOf(len(all)-len(providers), "other", "others"))

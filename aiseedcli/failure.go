@@ -2,8 +2,11 @@ package aiseedcli
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 
 	"example.com/aiseed"
 	"example.com/aiseed/internal/text"
@@ -159,23 +162,53 @@ func (a *app) message(err error) string {
 		}
 		message += ". If it is lost for good: " + first + a.sibling("forget "+lacks.Missing[0])
 	}
-	if commands := a.repairs(err); commands != nil {
-		message += "\nWhat mends it, with a new key or without one:\n  " + strings.Join(commands, "\n  ")
+	if about := (*aboutError)(nil); errors.As(err, &about) {
+		return message // which says what to do
 	}
-	if about := (*aboutError)(nil); errors.Is(err, aiseed.ErrCommitUnknown) && !errors.As(err, &about) {
+	if commands := a.repairs(err); commands != nil {
+		message += mends + strings.Join(commands, "\n  ")
+	}
+	if errors.Is(err, aiseed.ErrCommitUnknown) {
 		message += "\nRun the same command again: it finds out, and does what is left"
 	}
 	return message
 }
 
-// repairs returns the verbs that replace or remove the bearer keys that cannot be decrypted.
+const (
+	mends   = "\nWhat mends it, with a new key or without one:\n  "
+	removes = "\nNo verb changes a deleted provider. What removes its values that nothing can decrypt, and changes nothing else:\n  "
+)
+
+// repairs returns the verbs that replace or remove the bearer keys that cannot be decrypted of live providers.
 func (a *app) repairs(err error) (commands []string) {
 	for _, d := range decryptErrors(err) {
 		if d.Column == "api_key" && errors.Is(d, aiseed.ErrUndecryptable) {
-			commands = append(commands, a.sibling("key replace "+text.Label(d.Provider)), a.sibling("key remove "+text.Label(d.Provider)+" "+d.RowID.String()))
+			commands = append(commands, a.keyRepairs(d.Provider, d.RowID)...)
 		}
 	}
 	return commands
+}
+
+func (a *app) keyRepairs(provider string, key uuid.UUID) []string {
+	return []string{a.sibling("key replace " + text.Label(provider)), a.sibling("key remove " + text.Label(provider) + " " + key.String())}
+}
+
+// repairsOf returns what replaces or removes the values of a provider that cannot be decrypted and are wanted. The name of
+// a deleted provider can be that of a live one, which is not meant, and to restore it for a repair would stop starts.
+func (a *app) repairsOf(p aiseed.ProviderInfo, wanted func(row uuid.UUID) bool) (run []string) {
+	for _, k := range p.Keys {
+		switch {
+		case !k.Undecryptable || !wanted(k.ID):
+		case p.Deleted:
+			run = append(run, fmt.Sprintf("delete from %s where id = '%s';", identifier(a.flags.schema, "ai_provider_keys"), k.ID))
+		default:
+			run = append(run, a.keyRepairs(p.Name, k.ID)...)
+		}
+	}
+	if p.SettingsUndecryptable && p.Deleted && wanted(p.ID) {
+		run = append(run, fmt.Sprintf("update %s set settings = null, settings_key_id = null where id = '%s' and deleted;", identifier(a.flags.schema, "ai_providers"), p.ID))
+	}
+	return run
 }
 
 // inOurWords replaces what the library tells the author of a server by what this command can do.

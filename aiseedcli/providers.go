@@ -50,8 +50,7 @@ func (a *app) printList(all []aiseed.ProviderInfo) {
 	}
 	a.printProviders(all, "key #")
 	if slices.ContainsFunc(all, isDamaged) {
-		a.printf("\nSome secrets cannot be decrypted, and servers do without the enabled providers that need them. What is wrong: %s. To give a provider a new key in place of all that it has: %s\n",
-			a.sibling("doctor"), a.sibling("key replace PROVIDER"))
+		a.printf("\nSome secrets cannot be decrypted, and servers do without the enabled providers that need them. What is wrong, and what mends it: %s\n", a.sibling("doctor"))
 	}
 }
 

@@ -3,6 +3,10 @@ package aiseedcli
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
 
 	"example.com/aiseed"
 	"example.com/aiseed/internal/text"
@@ -61,6 +65,9 @@ func (a *app) reseal(ctx context.Context, how resealing) (result, error) {
 		if err == nil && how.seals && report.Plaintext > 0 {
 			err = &aboutError{"servers with this keyring refuse to read what is stored as plaintext. If there was no keyring when it was written: " + a.sibling("seal") + "; if there was, find out who wrote to the tables", aiseed.ErrPlaintext}
 		}
+		if errors.Is(err, aiseed.ErrUndecryptable) {
+			err = &aboutError{bare(err) + a.mending(ctx, store, report.Left), err}
+		}
 		did := resealed{Complete: err == nil, Changed: report.Changed, Revoked: append([]string{}, report.Revoked...), Left: []value{}, Plaintext: report.Plaintext}
 		for _, l := range report.Left {
 			did.Left = append(did.Left, value{l.Provider, l.Table, l.Column, l.RowID.String(), l.KeyID})
@@ -75,6 +82,33 @@ func (a *app) reseal(ctx context.Context, how resealing) (result, error) {
 			}
 		}}, err
 	})
+}
+
+// mending says what mends or removes the values that are left. Without the list of all providers it says nothing: a name
+// alone can be that of another one.
+func (a *app) mending(ctx context.Context, store *aiseed.Store, left []*aiseed.DecryptError) (all string) {
+	providers, err := store.ListProviders(ctx)
+	if err != nil {
+		return ""
+	}
+	isLeft := func(row uuid.UUID) bool {
+		return slices.ContainsFunc(left, func(d *aiseed.DecryptError) bool { return d.RowID == row })
+	}
+	var ofLive, ofDeleted []string
+	for _, p := range providers {
+		if run := a.repairsOf(p, isLeft); p.Deleted {
+			ofDeleted = append(ofDeleted, run...)
+		} else {
+			ofLive = append(ofLive, run...)
+		}
+	}
+	if ofLive != nil {
+		all += mends + strings.Join(ofLive, "\n  ")
+	}
+	if ofDeleted != nil {
+		all += removes + strings.Join(ofDeleted, "\n  ")
+	}
+	return all
 }
 
 func (a *app) printResealed(r resealed, done string) {

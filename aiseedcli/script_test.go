@@ -112,7 +112,7 @@ func newScript(t *testing.T) *script {
 	c := s.pool.Config().ConnConfig
 	s.literals = []string{s.vars["dir"], "DIR"}
 	s.place(c)
-	for _, name := range []string{"key1", "key2", "key3"} {
+	for _, name := range []string{"key1", "key2", "key3", "key4"} {
 		sum := sha256.Sum256([]byte("a key of a test: " + name))
 		s.vars[name] = base64.StdEncoding.EncodeToString(sum[:])
 		s.secrets = append(s.secrets, s.vars[name])
@@ -167,6 +167,9 @@ func (s *script) play(text string) string {
 }
 
 func (s *script) expand(name string) string {
+	if name == "$" {
+		return "$$" // a quotation mark of SQL
+	}
 	value, ok := s.vars[name]
 	require.True(s.t, ok, "${%s}", name)
 	return value
@@ -191,7 +194,7 @@ func (s *script) direct(line string) {
 	var err error
 	switch verb {
 	case "sql":
-		_, err = s.pool.Exec(ctx, rest, pgx.QueryExecModeSimpleProtocol)
+		_, err = s.pool.Exec(ctx, os.Expand(rest, s.expand), pgx.QueryExecModeSimpleProtocol)
 	case "let":
 		name, sql, _ := strings.Cut(rest, " ")
 		var value string
