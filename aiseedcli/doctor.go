@@ -54,9 +54,12 @@ func fail(found, do string, run ...string) []finding {
 	return []finding{{State: stateFail, Found: found, Do: do, Run: pasteable(run)}}
 }
 
-// pasteable leaves out what cannot be shown as it is: a name in the database can hold line breaks
-// and control characters.
+// pasteable returns lines as they are to be typed, and leaves out what cannot be shown as it is: a name in the
+// database can hold line breaks and control characters.
 func pasteable(run []string) []string {
+	for i := range run {
+		run[i] = plain(run[i])
+	}
 	return slices.DeleteFunc(run, func(line string) bool { return text.Printable(line) != line })
 }
 

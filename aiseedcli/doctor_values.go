@@ -24,12 +24,13 @@ func (d *doctor) keys(ctx context.Context) []finding {
 		return d.trouble(ctx, err)
 	}
 	ours := d.keyring.IDs()
+	do, forget := d.lost(d.openErr)
 	foreign := !slices.ContainsFunc(ours, func(id string) bool { return slices.Contains(known, id) })
 	switch {
 	case d.openErr != nil && d.keyring != nil && foreign:
-		return fail("this database knows none of the keyring's keys: is it the wrong keyring, or the wrong database? "+d.message(d.openErr), "")
+		return fail("this database knows none of the keyring's keys: is it the wrong keyring, or the wrong database? "+d.inOurWords(bare(d.openErr)), do, forget...)
 	case d.openErr != nil:
-		return fail(d.message(d.openErr), "")
+		return fail(d.inOurWords(bare(d.openErr)), do, forget...)
 	case d.keyring == nil:
 		return ok("nothing is sealed")
 	case !slices.Contains(known, ours[0]) && len(known) > 0:
@@ -125,7 +126,11 @@ func (d *doctor) unusable(err *aiseed.ProvidersError) (findings []finding) {
 			continue
 		}
 		d.damaged[p.ID] = true
-		findings = append(findings, fail(d.inOurWords(bare(p.Err)), "", d.repairs(p.Err)...)...)
+		run := d.repairs(p.Err)
+		if errors.Is(p.Err, aiseed.ErrPlaintext) {
+			run = []string{d.sibling("seal")}
+		}
+		findings = append(findings, fail(d.inOurWords(bare(p.Err)), "", run...)...)
 	}
 	return findings
 }
@@ -205,7 +210,11 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 			adopts++
 		}
 		for _, w := range step.Warnings {
-			findings = append(findings, warn(step.Name+": "+d.inOurWords(w.String()), "")...)
+			if w.Code == aiseed.WarningDeleted {
+				findings = append(findings, warn(step.Name+": an operator deleted it, and it stays deleted", "Remove its variables from the environment, or bring it back:", d.sibling("restore "+text.Label(step.Name)))...)
+				continue
+			}
+			findings = append(findings, warn(step.Name+": "+w.String(), "")...)
 		}
 	}
 	d.writes = lastDrift < 0 && creates+adopts > 0

@@ -154,13 +154,8 @@ func decryptErrors(err error) []*aiseed.DecryptError {
 // place of what the author of a server can do.
 func (a *app) message(err error) string {
 	message := a.inOurWords(bare(err))
-	// With -plaintext it is likelier that the keyring was not given than that it is lost.
-	if lacks := (*aiseed.KeyringError)(nil); errors.As(err, &lacks) && len(lacks.Missing) > 0 && !a.flags.acceptPlaintext {
-		first := ""
-		if lacks.Revoked != "" {
-			first = "put a new key first, and "
-		}
-		message += ". If it is lost for good: " + first + a.sibling("forget "+lacks.Missing[0])
+	if do, forget := a.lost(err); forget != nil {
+		message += ". " + do + " " + forget[0]
 	}
 	if about := (*aboutError)(nil); errors.As(err, &about) {
 		return message // which says what to do
@@ -172,6 +167,20 @@ func (a *app) message(err error) string {
 		message += "\nRun the same command again: it finds out, and does what is left"
 	}
 	return message
+}
+
+// lost says what to do if a key that the keyring lacks is lost.
+func (a *app) lost(err error) (do string, run []string) {
+	// With -plaintext it is likelier that the keyring was not given than that it is lost.
+	lacks := (*aiseed.KeyringError)(nil)
+	if !errors.As(err, &lacks) || len(lacks.Missing) == 0 || a.flags.acceptPlaintext {
+		return "", nil
+	}
+	do = "If it is lost for good:"
+	if lacks.Revoked != "" {
+		do = "If it is lost for good, put a new key first, and run:"
+	}
+	return do, []string{a.sibling("forget " + lacks.Missing[0])}
 }
 
 const (
@@ -200,13 +209,13 @@ func (a *app) repairsOf(p aiseed.ProviderInfo, wanted func(row uuid.UUID) bool) 
 		switch {
 		case !k.Undecryptable || !wanted(k.ID):
 		case p.Deleted:
-			run = append(run, fmt.Sprintf("delete from %s where id = '%s';", identifier(a.flags.schema, "ai_provider_keys"), k.ID))
+			run = append(run, unbroken(fmt.Sprintf("delete from %s where id = '%s';", identifier(a.flags.schema, "ai_provider_keys"), k.ID)))
 		default:
 			run = append(run, a.keyRepairs(p.Name, k.ID)...)
 		}
 	}
 	if p.SettingsUndecryptable && p.Deleted && wanted(p.ID) {
-		run = append(run, fmt.Sprintf("update %s set settings = null, settings_key_id = null where id = '%s' and deleted;", identifier(a.flags.schema, "ai_providers"), p.ID))
+		run = append(run, unbroken(fmt.Sprintf("update %s set settings = null, settings_key_id = null where id = '%s' and deleted;", identifier(a.flags.schema, "ai_providers"), p.ID)))
 	}
 	return run
 }
@@ -219,7 +228,6 @@ func (a *app) inOurWords(message string) string {
 		"aiseed.Migrations", a.sibling("schema -print"),
 		"set StoreOptions.Schema", "give -schema",
 		"choose another StoreOptions.Schema", "choose another -schema",
-		"restore it in the database", "restore it with: "+a.sibling("restore NAME"),
 		"grant it, or connect as their owner", "grant it, or connect as their owner. Which one: "+a.sibling("doctor"),
 		"this version of the library", "this version of the command",
 		"as this library prints it", "as this command prints it",
@@ -231,7 +239,7 @@ func (a *app) inOurWords(message string) string {
 	).Replace(message)
 }
 
-// sibling returns another verb with the same flags, to be typed.
+// sibling returns another verb with the same flags, to be typed, unbroken.
 func (a *app) sibling(words string) string {
 	if a.flags.database != "" {
 		words += " -database ..." // not its value, which can contain a password
@@ -257,7 +265,7 @@ func (a *app) sibling(words string) string {
 	if strings.Join(a.flags.prefixes, " ") != strings.Join(a.Prefixes, " ") {
 		words += " -prefix " + strings.Join(a.flags.prefixes, " -prefix ")
 	}
-	return a.Name + " " + words
+	return unbroken(a.Name + " " + words)
 }
 
 // shellQuoted quotes a text as one word for a POSIX shell.

@@ -34,7 +34,7 @@ func runRotate(ctx context.Context, a *app) (result, error) {
 	return a.reseal(ctx, resealing{(*aiseed.Store).Rotate, "sealed with the first key", true, func(r aiseed.RotateResult, keys int) string {
 		switch {
 		case keys == 1 && r.Changed+len(r.Revoked) == 0:
-			return "Every value is sealed with the only key of the keyring. To rotate, make a new key with openssl rand -base64 32. Give every server OLD,NEW, so that all can decrypt what it seals; then give every server NEW,OLD, and run this again."
+			return "Every value is sealed with the only key of the keyring. To rotate, make a new key with " + unbroken("openssl rand -base64 32") + ". Give every server OLD,NEW, so that all can decrypt what it seals; then give every server NEW,OLD, and run this again."
 		case keys == 1:
 			return "The keyring has only this key; there is nothing else to do."
 		case r.Changed+len(r.Revoked) > 0:

@@ -288,12 +288,13 @@ func (s *script) command(line string) {
 	fmt.Fprintf(&s.out, "%s[exit %d]\n", s.redact(all), code)
 }
 
-// awaitLock returns when a session of the command waits for a lock, and the kind of lock.
+// awaitLock returns when a session of the command waits for a lock, and the kind of lock. All commits of a server that
+// notify wait for each other, for a lock on an object.
 func (s *script) awaitLock() (kind string) {
 	require.Eventually(s.t, func() bool {
 		return s.pool.QueryRow(s.t.Context(), `
 select wait_event from pg_stat_activity
- where datname = current_database() and application_name = 'aiseed' and wait_event_type = 'Lock'`).Scan(&kind) == nil
+ where datname = current_database() and application_name = 'aiseed' and wait_event_type = 'Lock' and wait_event <> 'object'`).Scan(&kind) == nil
 	}, time.Minute, time.Millisecond)
 	return kind
 }

@@ -193,7 +193,7 @@ func (a *app) brief(v verb) string {
 	if len(v.own) > 0 {
 		own = "-" + strings.Join(v.own, ", -") + ", and " + own
 	}
-	return fmt.Sprintf("Usage:   %s %s\n         %s\nFlags:   %s\nExample: %s\nMore:    %s %s -h\n", a.Name, v.line(), v.summary, own, a.fill(v.example), a.Name, v.name)
+	return fmt.Sprintf("Usage:   %s %s\n         %s\nFlags:   %s\nExample: %s\nMore:    %s\n", a.Name, v.line(), v.summary, own, unbroken(a.fill(v.example)), unbroken(a.Name+" "+v.name+" -h"))
 }
 
 func (a *app) help(args []string) (result, error) {
