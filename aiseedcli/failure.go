@@ -223,7 +223,7 @@ func (a *app) repairsOf(p aiseed.ProviderInfo, wanted func(row uuid.UUID) bool) 
 // inOurWords replaces what the library tells the author of a server by what this command can do.
 func (a *app) inOurWords(message string) string {
 	return strings.NewReplacer(
-		"call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations with your own tool", "apply them with: "+a.sibling("schema -apply"),
+		"call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations with your own tool", "apply them with the migration tool that makes them, if one does, or else with: "+a.sibling("schema -apply"),
 		"the files of aiseed.Migrations", "the files that "+a.sibling("schema -print")+" prints",
 		"aiseed.Migrations", a.sibling("schema -print"),
 		"set StoreOptions.Schema", "give -schema",

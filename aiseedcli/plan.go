@@ -57,7 +57,7 @@ func list[T any](of []T) []T { return append([]T{}, of...) }
 
 func (a *app) printPlan(p planned) {
 	if p.store == nil {
-		a.printf("There are no tables in the schema %q yet. First apply them:\n", a.flags.schema)
+		a.printf("There are no tables in the schema %q yet. First apply them, with the migration tool that makes them, if one does, or else with:\n", a.flags.schema)
 		a.print("    " + a.sibling("schema -apply") + "\n\n")
 	}
 	shown := *p.Plan
