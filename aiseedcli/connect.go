@@ -158,6 +158,11 @@ func (a *app) withStore(ctx context.Context, use func(*aiseed.Store, *aiseed.Key
 		return result{}, err
 	}
 	return a.withPool(ctx, func(pool *pgxpool.Pool) (result, error) {
+		if a.flags.migrate {
+			if err := a.mayMigrate(ctx, pool); err != nil {
+				return result{}, err
+			}
+		}
 		store, err := aiseed.Open(ctx, pool, a.storeOptions(keyring))
 		if err != nil {
 			return result{}, err

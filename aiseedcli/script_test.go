@@ -414,14 +414,71 @@ func TestPrintedSchemaIsTheSchema(t *testing.T) {
 	pool := aiseedtest.NewPool(t)
 	environ := []string{"DATABASE_URL=" + pool.Config().ConnString()}
 	var printed, stdout, stderr bytes.Buffer
-	require.Zero(t, run(t.Context(), []string{"schema", "-print"}, nil, &printed, &stderr))
-	for _, name := range migrationFiles() {
-		require.Contains(t, printed.String(), "-- "+name+": ")
-	}
-	_, err := pool.Exec(t.Context(), "create schema by_hand; set local search_path to by_hand;"+printed.String(), pgx.QueryExecModeSimpleProtocol)
+	_, err := pool.Exec(t.Context(), "drop schema public cascade; create schema public", pgx.QueryExecModeSimpleProtocol)
 	require.NoError(t, err)
-	require.Zero(t, run(t.Context(), []string{"doctor", "-plaintext", "-schema", "by_hand"}, environ, &stdout, &stderr), stdout.String())
-	require.Empty(t, stderr.String())
+	for _, schema := range []string{"public", `O'Neil "x"`} {
+		printed.Reset()
+		require.Zero(t, run(t.Context(), []string{"schema", "-print", "-schema", schema}, nil, &printed, &stderr))
+		for _, name := range migrationFiles() {
+			require.Contains(t, printed.String(), "-- "+name+"\n")
+		}
+		_, err = pool.Exec(t.Context(), printed.String(), pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err)
+		require.Zero(t, run(t.Context(), []string{"doctor", "-plaintext", "-schema", schema}, environ, &stdout, &stderr), stdout.String())
+		require.Empty(t, stderr.String())
+	}
+}
+
+// The files of a tool are those of the library, and are written once.
+func TestO7_FilesForAMigrationTool(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	command := func(want int, args ...string) string {
+		var out bytes.Buffer
+		require.Equal(t, want, run(t.Context(), append([]string{"schema", "-print", "-tool", "goose"}, args...), nil, &out, &out), out.String())
+		return out.String()
+	}
+	require.Contains(t, command(exitError), "name the folder for them with -dir")
+	for range 2 {
+		require.Equal(t, strings.Join(migrationFiles(), "\n")+"\n", command(exitDone, "-dir", dir))
+		for _, name := range migrationFiles() {
+			want, err := fs.ReadFile(aiseed.MigrationsFor(aiseed.Goose), name)
+			require.NoError(t, err)
+			got, err := os.ReadFile(filepath.Join(dir, name))
+			require.NoError(t, err)
+			require.Equal(t, string(want), string(got))
+		}
+	}
+	first := filepath.Join(dir, migrationFiles()[0])
+	require.NoError(t, os.WriteFile(first, []byte("the host's own"), 0o600))
+	require.Contains(t, command(exitError, "-dir", dir), "Nothing was written")
+	require.Contains(t, command(exitError, "-dir", first), "-dir: ")
+}
+
+// What a migration tool may have to apply is not applied behind its back.
+func TestO7_AMigrationToolIsNotOvertaken(t *testing.T) {
+	t.Parallel()
+	for name, table := range map[string]string{
+		"goose":          "public.goose_db_version (id int, version_id bigint, is_applied boolean, tstamp timestamp)",
+		"golang-migrate": "older.aiseed_migrations (version bigint, dirty boolean)",
+		"tern":           "public.schema_version (version int)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, args := range []string{"schema -apply", "apply -migrate -plaintext"} {
+				s := newScript(t)
+				s.migrate("older", "1")
+				s.direct("sql create table " + table)
+				environ := []string{"DATABASE_URL=" + s.vars["dsn"]}
+				var out bytes.Buffer
+				args := append(strings.Fields(args), "-schema", "older")
+				require.Equal(t, exitError, run(t.Context(), args, environ, &out, &out))
+				require.Contains(t, out.String(), "records in "+strings.Fields(table)[0]+" what it applied")
+				require.Zero(t, run(t.Context(), append(args, "-yes"), environ, &out, &out), out.String())
+				require.Zero(t, run(t.Context(), args, environ, &out, &out), out.String()) // nothing is left to apply
+			}
+		})
+	}
 }
 
 // L8: behind a transaction-pooling proxy.

@@ -39,7 +39,7 @@ func verbs() []verb {
 			example: "{name} plan -json | jq '.steps[] | select(.action == \"drifted\")'",
 		},
 		{
-			name: "apply", summary: "do what a start of the server would do", run: runApply, writes: true, own: []string{"discard-audits", "migrate"},
+			name: "apply", summary: "do what a start of the server would do", run: runApply, writes: true, own: []string{"discard-audits", "migrate", "yes"},
 			about:   "A drift stops it, as it stops a start; the error prints the token that settles it. Audit entries wait for the server, which delivers them when it starts next.",
 			exits:   "0 environment and database agree, or were settled\n1 an error, a drift included; nothing was changed\n130 interrupted",
 			example: "{prefix}DRIFT_KEEP=openai@0123456789abcdef {name} apply",
@@ -114,8 +114,8 @@ func verbs() []verb {
 			example: "{name} forget 0123456789abcdef0123456789abcdef -yes",
 		},
 		{
-			name: "schema", summary: "print the tables' SQL, or apply it", run: runSchema, writes: true, own: []string{"print", "apply", "tool"},
-			about:   "Give one of -print, which needs no database, and -apply.",
+			name: "schema", summary: "print the tables' SQL, or apply it", run: runSchema, writes: true, own: []string{"print", "apply", "tool", "dir", "yes"},
+			about:   "Give one of -print, which needs no database, and -apply. What -print prints is one transaction, for psql. If the database has a table in which a migration tool records what it applied, -apply asks for -yes: use the tool, if it makes these tables.",
 			exits:   exits,
 			example: "{name} schema -print >aiseed.sql",
 		},
