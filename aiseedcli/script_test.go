@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -27,7 +26,6 @@ import (
 	"example.com/aiseed/aiseedtest"
 	"example.com/aiseed/internal/ephemeral"
 	"example.com/aiseed/internal/leak"
-	"example.com/aiseed/internal/storetest"
 	"example.com/aiseed/internal/testkit"
 )
 
@@ -362,21 +360,6 @@ func TestDatabaseOfThePGVariables(t *testing.T) {
 	code := run(t.Context(), []string{"doctor", "-plaintext"}, nil, &stdout, &stderr)
 	require.Zero(t, code, stdout.String()+stderr.String())
 	require.Contains(t, stdout.String(), c.Database)
-}
-
-// S12: a policy that hides rows from the role is an error, not a database without rows.
-func TestS12_DoctorDoesNotCountWhatAPolicyLeaves(t *testing.T) {
-	t.Parallel()
-	f := storetest.Setup(t)
-	role := f.Role("doctor_")
-	f.Exec(fmt.Sprintf(storetest.GrantTables, role))
-	f.Exec(`alter table ai_provider_audits enable row level security`)
-	c := f.Pool.Config().ConnConfig
-	dsn := url.URL{Scheme: "postgres", User: url.UserPassword(role, c.Password), Path: "/" + c.Database, RawQuery: url.Values{"host": {c.Host}, "port": {fmt.Sprint(c.Port)}}.Encode()}
-	var stdout, stderr bytes.Buffer
-	require.Equal(t, exitError, run(t.Context(), []string{"doctor", "-plaintext", "-database", dsn.String()}, nil, &stdout, &stderr))
-	require.Contains(t, stdout.String(), "a row security policy applies to the role")
-	require.Contains(t, stdout.String(), "BYPASSRLS")
 }
 
 // Each command explains itself and each of its flags.
