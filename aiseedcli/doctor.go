@@ -196,11 +196,19 @@ func (d *doctor) environment(ctx context.Context) (findings []finding) {
 	for _, w := range cfg.Warnings {
 		findings = append(findings, warn(w.String(), "")...)
 	}
-	if !slices.ContainsFunc(d.Environ, func(entry string) bool { return strings.HasPrefix(entry, d.prefix()) }) {
+	ofCommand := []string{d.DatabaseVariable, d.DatabaseVariable + "_FILE", d.flags.keysVariable, d.flags.keysVariable + "_FILE"}
+	if !slices.ContainsFunc(d.Environ, func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return !slices.Contains(ofCommand, name) && slices.ContainsFunc(d.flags.prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	}) {
 		findings = append(findings, warn(fmt.Sprintf("no variable %s* is set; is this the server's environment, and -prefix its prefix?", strings.Join(d.flags.prefixes, "* or ")), "")...)
 	}
 	if findings == nil {
-		return ok("nothing is wrong with the variables %s*", strings.Join(d.flags.prefixes, "* and "))
+		plan, err := aiseed.PlanAIProvidersFromEnv(ctx, nil, cfg, slog.Logger{}) // without a database, all are to be created
+		if err != nil {
+			return fail(bare(err), "")
+		}
+		return ok("nothing is wrong with the variables %s*, which make %s", strings.Join(d.flags.prefixes, "* and "), text.Count(len(plan.Steps), "provider"))
 	}
 	return findings
 }

@@ -448,7 +448,7 @@ func situations() (all []situation) {
 		there: func(p *patient) {
 			p.environ = append(p.environ, "CODER_AIBRIDGE_OPENAI_BASE_URL=https://gateway.example.com/v1/")
 		},
-		mend: func(p *patient, run []string) { p.environ = append(p.environ, run[0]) },
+		mend: func(p *patient, run []string) { p.environ = append(p.environ, run[1]) },
 	})
 	add(situation{
 		name: "two drifts, and another that is settled", idle: true, writing: true,

@@ -222,12 +222,11 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 		findings = append(findings, warn(w.String(), "")...)
 	}
 	if lastDrift >= 0 {
-		var meanings []string
 		f := &findings[lastDrift]
 		for _, choice := range plan.Choices {
-			meanings, f.Run = append(meanings, choice.Meaning), append(f.Run, choice.String())
+			f.Run = append(f.Run, "# "+choice.Meaning+":", choice.String())
 		}
-		f.Do = "See: " + d.sibling("plan") + ". Then set one of these for the server. In this order: " + strings.Join(meanings, "; ") + "."
+		f.Do = "See: " + d.sibling("plan") + ". Then set one of these for the server, and only one:"
 	}
 	if findings == nil {
 		findings = ok("no drift, and nothing to create")

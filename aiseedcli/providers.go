@@ -29,7 +29,7 @@ func runList(ctx context.Context, a *app) (result, error) {
 		if err != nil {
 			return result{}, err
 		}
-		all = append([]aiseed.ProviderInfo{}, all...)
+		all = list(all)
 		slices.SortStableFunc(all, func(p, q aiseed.ProviderInfo) int {
 			switch {
 			case p.Deleted == q.Deleted:
@@ -162,7 +162,7 @@ func (a *app) edit(ctx context.Context, change func(context.Context, *edit) (edi
 				". To give it a key in place of all that it has: " + a.sibling("key replace "+did.Provider.ID.String())
 		}
 		if did.Changed && did.Key != nil && did.Warning == "" && a.environmentDiffers(ctx, store, did.Provider.Name) {
-			did.Warning = "the environment has other credentials for it, and the next start will say so. Remove its variables: " + a.sibling("retire")
+			did.Warning = "the environment has other credentials for it, and the next start will say so. See which variables to remove: " + a.sibling("retire")
 		}
 		return result{document: did, text: func() {
 			a.printf("%s\n", did.said)

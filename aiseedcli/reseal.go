@@ -68,7 +68,7 @@ func (a *app) reseal(ctx context.Context, how resealing) (result, error) {
 		if errors.Is(err, aiseed.ErrUndecryptable) {
 			err = &aboutError{bare(err) + a.mending(ctx, store, report.Left), err}
 		}
-		did := resealed{Complete: err == nil, Changed: report.Changed, Revoked: append([]string{}, report.Revoked...), Left: []value{}, Plaintext: report.Plaintext}
+		did := resealed{Complete: err == nil, Changed: report.Changed, Revoked: list(report.Revoked), Left: []value{}, Plaintext: report.Plaintext}
 		for _, l := range report.Left {
 			did.Left = append(did.Left, value{l.Provider, l.Table, l.Column, l.RowID.String(), l.KeyID})
 		}

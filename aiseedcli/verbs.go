@@ -46,7 +46,7 @@ func verbs() []verb {
 		},
 		{
 			name: "list", summary: "show all providers, with the ids of keys", run: runList,
-			about: "Disabled and deleted ones too. It works although secrets cannot be decrypted, and shows which. It writes nothing and takes no lock.",
+			about: "Disabled and deleted ones too. It shows which secrets are damaged. If the keyring lacks a key, it cannot: then forget lists what that key has sealed. It writes nothing and takes no lock.",
 			exits: exits, example: "{name} list -json | jq -r '.providers[] | select(.enabled | not) | .name'",
 		},
 		{
