@@ -79,5 +79,4 @@ deps: ## Install what the tests need, where that is missing and possible
 
 .PHONY: clean
 clean: ## Remove what builds and tests leave behind
-	rm -rf bin
 	find . -path ./.git -prune -o -type f \( -name '*.test' -o -name '*.out' \) -exec rm -f {} +

@@ -1,6 +1,7 @@
 package aiseed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -21,6 +22,7 @@ type DatabaseError struct {
 
 	cause    pg.Error
 	policies []string // if a row security policy caused the failure: the tables with one for our role
+	lacks    string   // if a migration's role lacks a privilege: which, and the statement that grants it
 }
 
 func (e *DatabaseError) Error() string {
@@ -43,7 +45,7 @@ func (e *DatabaseError) Error() string {
 	if e.Constraint != "" {
 		text += ", constraint " + e.Constraint
 	}
-	if hint := sqlStateHint(e.SQLState); hint != "" {
+	if hint := cmp.Or(e.lacks, sqlStateHint(e.SQLState)); hint != "" {
 		text += ": " + hint
 	}
 	return text
@@ -66,6 +68,7 @@ func (e *DatabaseError) Unwrap() []error {
 const (
 	stateReadOnly         = "25006"
 	stateUniqueViolated   = "23505"
+	stateNoPrivilege      = "42501"
 	stateUndefinedTable   = "42P01"
 	stateUndefinedSchema  = "3F000"
 	stateUndefinedColumn  = "42703"
@@ -90,7 +93,7 @@ func sqlStateHint(state string) string {
 		return "some of the schema is there already, and the table aiseed_schema does not say so; complete it by hand from the files of aiseed.Migrations"
 	case stateUndefinedTable, stateUndefinedSchema, stateUndefinedColumn, stateDatatypeMismatch:
 		return "the tables are not those of aiseed's schema; compare them with the files of aiseed.Migrations"
-	case "42501":
+	case stateNoPrivilege:
 		return "the role lacks a privilege on the database, the schema or its tables; grant it, or connect as their owner"
 	case "57P01", "57P02":
 		return "the server is shutting down; start again when it is there"

@@ -18,6 +18,7 @@ import (
 
 	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/seal"
+	"example.com/aiseed/internal/text"
 )
 
 //go:embed schema/*.sql
@@ -168,7 +169,7 @@ func (d *database) migrate(ctx context.Context) error {
 	return retry(ctx, func() error {
 		err := d.tryMigrate(ctx)
 		var db *DatabaseError
-		if errors.As(err, &db) && slices.Contains(migratedMeanwhile, db.SQLState) {
+		if errors.As(err, &db) && slices.Contains(migratedMeanwhile, db.SQLState) && db.lacks == "" {
 			db.cause.Transient = true // the next attempt finds what another process created
 		}
 		return err
@@ -224,8 +225,9 @@ func (d *database) tryMigrate(ctx context.Context) error {
 		SQL:  `select set_config('search_path', $1, true)`,
 		Args: [][]byte{[]byte(d.sql("{schema}"))},
 	})
+	failed := func(err error) error { return d.lacking(ctx, conn.Conn(), d.failed(ctx, conn.Conn(), operation, err)) }
 	if err := pg.RoundTrip(ctx, conn.Conn(), writes...); err != nil {
-		if err = d.failed(ctx, conn.Conn(), operation, err); hasState(err, statesOfOtherTables) {
+		if err = failed(err); hasState(err, statesOfOtherTables) {
 			return d.otherTables(record.version)
 		}
 		return err
@@ -235,7 +237,7 @@ func (d *database) tryMigrate(ctx context.Context) error {
 			continue
 		}
 		if err := pg.ExecScript(ctx, conn.Conn(), m.sql); err != nil {
-			return d.failed(ctx, conn.Conn(), operation, err)
+			return failed(err)
 		}
 	}
 	if committed, err := pg.Commit(ctx, conn.Conn(), nil); !committed {
@@ -243,6 +245,35 @@ func (d *database) tryMigrate(ctx context.Context) error {
 	}
 	return nil
 }
+
+// lacking adds to an error of a migration which privilege the role lacks, if it lacks one. (Without USAGE of a
+// schema, the search_path leaves it out, and the server says that none was selected.) It ends the transaction.
+func (d *database) lacking(ctx context.Context, conn *pgx.Conn, err error) error {
+	var db *DatabaseError
+	if errors.As(err, &db) && slices.Contains([]string{stateNoPrivilege, stateUndefinedSchema}, db.SQLState) {
+		var lacks string
+		_ = pg.RoundTrip(ctx, conn, pg.Query{SQL: `rollback`}, pg.Query{
+			SQL:  selectLacking,
+			Args: [][]byte{[]byte(d.schema), []byte("{" + strings.Join(tablesAfter(0), ",") + "}")},
+			Rows: pg.One(&lacks),
+		})
+		if text.Printable(lacks) == lacks { // a name can hold anything
+			db.lacks = lacks
+		}
+	}
+	return err
+}
+
+const selectLacking = `
+select coalesce(case
+         when n.oid is null and not has_database_privilege(current_database(), 'CREATE') then
+           format('the role may not create the schema; as the owner of the database or a superuser, run: grant create on database %I to %I', current_database(), current_user)
+         when not (has_schema_privilege(n.oid, 'USAGE') and has_schema_privilege(n.oid, 'CREATE')) then
+           format('the role may not create tables in the schema; as its owner or a superuser, run: grant usage, create on schema %I to %I', n.nspname, current_user)
+         else (select format('the tables in the schema %I are not those of the role %I; connect as their owner, %I', n.nspname, current_user, min(pg_get_userbyid(c.relowner)))
+                 from pg_class c where c.relnamespace = n.oid and c.relname = any($2) and not pg_has_role(c.relowner, 'USAGE') having count(*) > 0)
+       end, '')
+  from (select) one left join pg_namespace n on n.nspname = $1`
 
 // A schemaRecord is what the table aiseed_schema says.
 type schemaRecord struct {

@@ -34,6 +34,9 @@ var (
 	lockPatience   = time.Second      // after which to say that another process holds the lock
 	// watchPatience is how long a notification may take. Behind a proxy that passes none, a test need not wait.
 	watchPatience = func(*pgx.ConnConfig) time.Duration { return 5 * time.Second }
+	// closePatience is for what pgx and the library send after the end: a cancellation, a rollback, a
+	// look-up of what was committed.
+	closePatience = func(*pgx.ConnConfig) time.Duration { return time.Second }
 )
 
 // pool makes a pool, which connects when it is first used. No connection outlives ctx for
@@ -66,15 +69,12 @@ func (a *app) pool(ctx context.Context) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
-// closePatience is for what pgx and the library send after the end: a cancellation, a rollback, a
-// look-up of what was committed.
-const closePatience = time.Second
-
 // closeAfter makes every connection end closePatience after ctx has ended, or after it was dialled
 // if that is later. Otherwise pgx waits 15 seconds for a server that has stopped answering.
 func closeAfter(ctx context.Context, config *pgx.ConnConfig) {
+	patience := closePatience(config)
 	after := func(end func()) (stop func() bool) {
-		return context.AfterFunc(ctx, func() { time.AfterFunc(closePatience, end) })
+		return context.AfterFunc(ctx, func() { time.AfterFunc(patience, end) })
 	}
 	dial := config.DialFunc
 	config.DialFunc = func(dialling context.Context, network, address string) (net.Conn, error) {
@@ -158,6 +158,11 @@ func (a *app) withStore(ctx context.Context, use func(*aiseed.Store, *aiseed.Key
 		return result{}, err
 	}
 	return a.withPool(ctx, func(pool *pgxpool.Pool) (result, error) {
+		if a.flags.migrate {
+			if err := a.mayMigrate(ctx, pool); err != nil {
+				return result{}, err
+			}
+		}
 		store, err := aiseed.Open(ctx, pool, a.storeOptions(keyring))
 		if err != nil {
 			return result{}, err

@@ -67,7 +67,7 @@ func TestO7_AnInterruptionDoesNotWaitForASilentServer(t *testing.T) {
 				cancel()
 				require.ErrorIs(t, <-asked, context.Canceled)
 				pool.Close()
-				require.Equal(t, closePatience, time.Since(interrupted))
+				require.Equal(t, closePatience(config.ConnConfig), time.Since(interrupted))
 				require.Equal(t, 2, dialled) // the second asks the server to cancel
 			})
 		})

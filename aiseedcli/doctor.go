@@ -54,9 +54,12 @@ func fail(found, do string, run ...string) []finding {
 	return []finding{{State: stateFail, Found: found, Do: do, Run: pasteable(run)}}
 }
 
-// pasteable leaves out what cannot be shown as it is: a name in the database can hold line breaks
-// and control characters.
+// pasteable returns lines as they are to be typed, and leaves out what cannot be shown as it is: a name in the
+// database can hold line breaks and control characters.
 func pasteable(run []string) []string {
+	for i := range run {
+		run[i] = plain(run[i])
+	}
 	return slices.DeleteFunc(run, func(line string) bool { return text.Printable(line) != line })
 }
 
@@ -89,17 +92,18 @@ var checks = []check{
 // doctor holds what the checks have found so far.
 type doctor struct {
 	*app
-	cfg     aiseed.Config
-	keyring *aiseed.Keyring
-	pool    *pgxpool.Pool
-	poolErr error // why there is none
-	session session
-	access  access // to the tables
-	store   *aiseed.Store
-	openErr error              // why there is no store, if the schema is not why
-	damaged map[uuid.UUID]bool // providers that are known to be unusable
-	steps   []aiseed.Step      // of the next start; nil if it stops before it has a plan
-	writes  bool               // the next start does
+	cfg      aiseed.Config
+	keyring  *aiseed.Keyring
+	pool     *pgxpool.Pool
+	poolErr  error // why there is none
+	session  session
+	access   access // to the tables
+	store    *aiseed.Store
+	openErr  error              // why there is no store, if the schema is not why
+	unsealed bool               // there is plaintext, although there is a keyring
+	damaged  map[uuid.UUID]bool // providers that are known to be unusable
+	steps    []aiseed.Step      // of the next start; nil if it stops before it has a plan
+	writes   bool               // the next start does
 }
 
 func runDoctor(ctx context.Context, a *app) (result, error) {
@@ -192,11 +196,19 @@ func (d *doctor) environment(ctx context.Context) (findings []finding) {
 	for _, w := range cfg.Warnings {
 		findings = append(findings, warn(w.String(), "")...)
 	}
-	if !slices.ContainsFunc(d.Environ, func(entry string) bool { return strings.HasPrefix(entry, d.prefix()) }) {
+	ofCommand := []string{d.DatabaseVariable, d.DatabaseVariable + "_FILE", d.flags.keysVariable, d.flags.keysVariable + "_FILE"}
+	if !slices.ContainsFunc(d.Environ, func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return !slices.Contains(ofCommand, name) && slices.ContainsFunc(d.flags.prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	}) {
 		findings = append(findings, warn(fmt.Sprintf("no variable %s* is set; is this the server's environment, and -prefix its prefix?", strings.Join(d.flags.prefixes, "* or ")), "")...)
 	}
 	if findings == nil {
-		return ok("nothing is wrong with the variables %s*", strings.Join(d.flags.prefixes, "* and "))
+		plan, err := aiseed.PlanAIProvidersFromEnv(ctx, nil, cfg, slog.Logger{}) // without a database, all are to be created
+		if err != nil {
+			return fail(bare(err), "")
+		}
+		return ok("nothing is wrong with the variables %s*, which make %s", strings.Join(d.flags.prefixes, "* and "), text.Count(len(plan.Steps), "provider"))
 	}
 	return findings
 }

@@ -23,6 +23,13 @@ type situation struct {
 	mend          func(p *patient, run []string) // or this does, with what the failures say to run
 }
 
+// applies runs the command that applies the schema, as the server's role.
+func applies(p *patient, run []string) {
+	require.Equal(p.t, []string{"aiseed schema -apply"}, run)
+	code, output := p.apply()
+	require.Zero(p.t, code, output)
+}
+
 // situations are all that are tried.
 func situations() (all []situation) {
 	add := func(s situation) { all = append(all, s) }
@@ -320,6 +327,27 @@ func situations() (all []situation) {
 		name: "no tables", idle: true, writing: true,
 		there: func(p *patient) { p.exec("drop schema public cascade"); p.exec("create schema public") },
 	})
+	for _, exists := range []bool{false, true} {
+		add(situation{
+			name: map[bool]string{false: "no schema, and a role that may not make one", true: "no tables, in a schema that the role may not use"}[exists], idle: true, writing: true, mends: true, mend: applies,
+			there: func(p *patient) {
+				p.exec("drop schema public cascade")
+				p.exec("create schema public")
+				if p.schema = "fresh"; exists {
+					p.exec("create schema fresh")
+				}
+				p.login("app_")
+			},
+		})
+	}
+	add(situation{
+		name: "an older schema of another owner", idle: true, writing: true,
+		there: func(p *patient) {
+			p.mayWrite()
+			p.exec("revoke create on schema public from public") // before PostgreSQL 15
+			p.exec("delete from aiseed_schema where version > 2")
+		},
+	})
 	add(situation{
 		name: "an older schema", idle: true, writing: true,
 		there: func(p *patient) { p.exec("delete from aiseed_schema where version > 2") },
@@ -420,7 +448,7 @@ func situations() (all []situation) {
 		there: func(p *patient) {
 			p.environ = append(p.environ, "CODER_AIBRIDGE_OPENAI_BASE_URL=https://gateway.example.com/v1/")
 		},
-		mend: func(p *patient, run []string) { p.environ = append(p.environ, run[0]) },
+		mend: func(p *patient, run []string) { p.environ = append(p.environ, run[1]) },
 	})
 	add(situation{
 		name: "two drifts, and another that is settled", idle: true, writing: true,

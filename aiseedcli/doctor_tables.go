@@ -76,6 +76,7 @@ func adopting(s aiseed.Step, changes ...string) bool {
 // access is what the catalogs say about the tables and our role. Everybody may read them.
 type access struct {
 	schema, usage bool // it exists, and the role may use it
+	create        bool // the role may create tables in it, or else the schema
 	ours          bool // there is an aiseed_schema, and it is ours
 	tables        []tableAccess
 }
@@ -85,6 +86,7 @@ type tableAccess struct {
 	name           string
 	exists, policy bool // a row security policy applies to the role
 	owner          bool // the role is or may be its owner, so that the policy is forced
+	ownerName      string
 	lacks          []need
 }
 
@@ -93,9 +95,10 @@ const selectAccess = `
 with n as (select oid from pg_namespace where nspname = $1),
      need as (select * from json_to_recordset($2::json) as need (id int, name text, privilege text, columns text))
 select exists (select from n), coalesce((select has_schema_privilege(oid, 'USAGE') from n), false),
+       coalesce((select has_schema_privilege(oid, 'CREATE') from n), has_database_privilege(current_database(), 'CREATE')),
        2 = (select count(*) from n join pg_class s on s.relnamespace = n.oid and s.relname = 'aiseed_schema' join pg_attribute a on a.attrelid = s.oid and not a.attisdropped
              where a.attname = 'version' and a.atttypid = 'int4'::regtype or a.attname = 'applied_at' and a.atttypid = 'timestamptz'::regtype),
-       c.oid is not null, coalesce(row_security_active(c.oid), false), coalesce(pg_has_role(c.relowner, 'USAGE'), false),
+       c.oid is not null, coalesce(row_security_active(c.oid), false), coalesce(pg_has_role(c.relowner, 'USAGE'), false), coalesce(pg_get_userbyid(c.relowner)::text, ''),
        coalesce(case when has_table_privilege(c.oid, need.privilege) then true
                      when need.privilege = 'DELETE' then false
                      else (select bool_and(has_column_privilege(c.oid, a.attnum, need.privilege)) from pg_attribute a
@@ -121,7 +124,7 @@ func (d *doctor) readAccess(ctx context.Context) error {
 		for i := 0; rows.Next(); i++ {
 			var t tableAccess
 			var granted bool
-			if err := rows.Scan(&d.access.schema, &d.access.usage, &d.access.ours, &t.exists, &t.policy, &t.owner, &granted); err != nil {
+			if err := rows.Scan(&d.access.schema, &d.access.usage, &d.access.create, &d.access.ours, &t.exists, &t.policy, &t.owner, &t.ownerName, &granted); err != nil {
 				return err
 			}
 			t.name = needs[i].table
@@ -158,14 +161,17 @@ func (d *doctor) tables(ctx context.Context) []finding {
 	opts.AllowPlaintext = true
 	d.store, d.openErr = aiseed.Open(ctx, d.pool, opts)
 	apply := d.sibling("schema -apply")
-	const migrates = "Apply the schema, unless the server sets StoreOptions.Migrate and does it by itself:"
+	const migrates = "Apply the schema: with the migration tool that makes these tables, if one does; if the server sets StoreOptions.Migrate, by starting it; else:"
 	switch err := d.openErr; {
-	case errors.Is(err, aiseed.ErrSchemaMissing):
-		return fail(fmt.Sprintf("there are no aiseed tables in the schema %q", d.flags.schema), migrates, apply)
+	case errors.Is(err, aiseed.ErrSchemaMissing), d.access.schema && !d.access.usage:
+		return append(d.cannotApply(), fail(fmt.Sprintf("there are no aiseed tables in the schema %q", d.flags.schema), migrates, apply)...)
+	case errors.Is(err, aiseed.ErrSchemaOutdated) && !d.access.ours:
+		found, _, _ := strings.Cut(strings.TrimPrefix(bare(err), "schema: "), ";") // which names another schema with such tables
+		return append(d.cannotApply(), fail(found, "If those are meant, give -schema. "+migrates, apply)...)
 	case errors.Is(err, aiseed.ErrSchema) && !(d.access.ours && errors.Is(err, aiseed.ErrSchemaOutdated)):
 		return fail(strings.TrimPrefix(d.message(err), "schema: "), "")
 	case version < needed: // a keyring that does not fit hides it
-		return fail(fmt.Sprintf("the tables in %q are at version %d, and version %d is needed", d.flags.schema, version, needed), migrates, apply)
+		return append(d.cannotApply(), fail(fmt.Sprintf("the tables in %q are at version %d, and version %d is needed", d.flags.schema, version, needed), migrates, apply)...)
 	case err != nil && !errors.Is(err, aiseed.ErrKeyring):
 		return d.trouble(ctx, err)
 	case version > needed:
@@ -175,6 +181,24 @@ func (d *doctor) tables(ctx context.Context) []finding {
 }
 
 const asOwner = "As the owner or a superuser:"
+
+// cannotApply finds what the role lacks to apply the schema. Another role can be the one that does.
+func (d *doctor) cannotApply() (findings []finding) {
+	role, schema, database := identifier(d.session.role), identifier(d.flags.schema), identifier(d.session.database)
+	lacks := fmt.Sprintf("the role %q may not apply the schema: it ", d.session.role)
+	const do = "Apply it as a role that may, or as the owner or a superuser:"
+	switch has := d.access; {
+	case !has.schema && !has.create:
+		findings = warn(lacks+"lacks CREATE on the database "+database, do, fmt.Sprintf("grant create on database %s to %s;", database, role))
+	case has.schema && !(has.usage && has.create):
+		findings = warn(lacks+"lacks USAGE or CREATE on the schema "+schema, do, fmt.Sprintf("grant usage, create on schema %s to %s;", schema, role))
+	}
+	if i := slices.IndexFunc(d.access.tables, func(t tableAccess) bool { return t.exists && !t.owner }); i >= 0 {
+		t := d.access.tables[i]
+		findings = append(findings, warn(lacks+"does not own "+d.table(t.name), fmt.Sprintf("Apply it as the owner, %q", t.ownerName))...)
+	}
+	return findings
+}
 
 // hidden finds what the role may not see. Every start reads all tables.
 func (d *doctor) hidden() (findings []finding) {

@@ -158,6 +158,43 @@ func (p *patient) doctor() (d diagnosis) {
 	return d
 }
 
+// apply applies the schema as the server's role.
+func (p *patient) apply(flags ...string) (code int, output string) {
+	var out bytes.Buffer
+	code = Run(context.Background(), append([]string{"schema", "-apply"}, flags...), Options{
+		Schema: p.schema, Stdout: &out, Stderr: &out, DatabaseVariable: "DATABASE", Environ: []string{"DATABASE=" + p.connection(), "COLUMNS=10000"},
+	})
+	return code, out.String()
+}
+
+// O7. The error has the statement that mends it, or the role that may.
+func TestO7_ApplyingTheSchemaNamesWhatTheRoleLacks(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ schema, before, lacks string }{
+		"no schema":              {"fresh", "select", "the role may not create the schema; as the owner of the database or a superuser, run: grant create on database "},
+		"no USAGE":               {"closed", "create schema closed", `the role may not create tables in the schema; as its owner or a superuser, run: grant usage, create on schema closed to `},
+		"tables of another role": {"public", "delete from aiseed_schema where version > 1", "are not those of the role "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPatient(t, aiseedtest.NewPool(t), "public")
+			p.mayWrite()
+			p.exec(tt.before)
+			p.exec("grant create on schema public to " + identifier(p.role))
+			p.schema = tt.schema
+			code, output := p.apply()
+			require.Equal(t, exitError, code)
+			require.Contains(t, output, tt.lacks)
+			require.NotContains(t, output, "compare them")
+			if _, grant, ok := strings.Cut(output, "run: "); ok {
+				p.exec(grant)
+				code, output = p.apply()
+				require.Zero(t, code, output)
+			}
+		})
+	}
+}
+
 // troubles are the lines that are neither ok nor skipped, as a person sees them.
 func (d diagnosis) troubles() string {
 	var out bytes.Buffer

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cdr.dev/slog/v3"
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"example.com/aiseed"
@@ -23,12 +24,13 @@ func (d *doctor) keys(ctx context.Context) []finding {
 		return d.trouble(ctx, err)
 	}
 	ours := d.keyring.IDs()
+	do, forget := d.lost(d.openErr)
 	foreign := !slices.ContainsFunc(ours, func(id string) bool { return slices.Contains(known, id) })
 	switch {
 	case d.openErr != nil && d.keyring != nil && foreign:
-		return fail("this database knows none of the keyring's keys: is it the wrong keyring, or the wrong database? "+d.message(d.openErr), "")
+		return fail("this database knows none of the keyring's keys: is it the wrong keyring, or the wrong database? "+d.inOurWords(bare(d.openErr)), do, forget...)
 	case d.openErr != nil:
-		return fail(d.message(d.openErr), "")
+		return fail(d.inOurWords(bare(d.openErr)), do, forget...)
 	case d.keyring == nil:
 		return ok("nothing is sealed")
 	case !slices.Contains(known, ours[0]) && len(known) > 0:
@@ -37,8 +39,8 @@ func (d *doctor) keys(ctx context.Context) []finding {
 	return ok("the keyring has every key that stored values are sealed with")
 }
 
-// selectSealed finds the columns with sealed values as a rotation does, and returns for each a
-// query that counts the plaintext in it.
+// selectSealed finds the columns with sealed values as a rotation does, and makes for each a query
+// that counts the plaintext in it.
 const selectSealed = `
 select format('select count(*) from %s where %I is not null and %I is null', t.oid::regclass, left(k.attname, -length('_key_id')), k.attname)
   from pg_constraint f join pg_class t on t.oid = f.conrelid join pg_attribute k on k.attrelid = t.oid and k.attnum = f.conkey[1]
@@ -57,7 +59,7 @@ func (d *doctor) plaintext(ctx context.Context) []finding {
 	if err := d.one(ctx, "select ("+strings.Join(append(counts, "select 0"), ") + (")+")", &n); err != nil {
 		return d.trouble(ctx, err)
 	}
-	if n > 0 {
+	if d.unsealed = n > 0; d.unsealed {
 		return warn(text.Count(n, "value")+" stored as plaintext, which a server with this keyring refuses to read",
 			"If there was no keyring when they were written, seal them; if there was, find out who wrote to the tables:", d.sibling("seal"))
 	}
@@ -80,7 +82,7 @@ func (d *doctor) values(ctx context.Context) (findings []finding) {
 		return append(findings, d.trouble(ctx, err)...)
 	}
 	for _, p := range all {
-		undecryptable := p.SettingsUndecryptable || slices.ContainsFunc(p.Keys, func(k aiseed.ProviderKeyInfo) bool { return k.Undecryptable })
+		undecryptable := isDamaged(p)
 		live := p.Enabled && !p.Deleted
 		switch {
 		case live && !undecryptable && lacksCredentials(p):
@@ -90,11 +92,17 @@ func (d *doctor) values(ctx context.Context) (findings []finding) {
 			continue
 		}
 		is := "disabled: a start reads it only if the environment names the provider"
+		do := "Replace its keys or its settings, or restore the row from a backup"
 		if p.Deleted {
 			is = "deleted: no start reads it"
+			do = "Restore the row from a backup, or remove what nothing can decrypt:"
+		}
+		run := d.repairsOf(p, func(uuid.UUID) bool { return true })
+		if d.unsealed {
+			do, run = "First seal what is plaintext, and run this again", nil
 		}
 		findings = append(findings, warn(fmt.Sprintf("%s, id %s, has a secret that cannot be decrypted or is not sealed, and is %s, but a rotation fails for it", text.Label(p.Name), p.ID, is),
-			"Replace its keys or its settings, or restore the row from a backup")...)
+			do, run...)...)
 	}
 	if findings == nil {
 		return ok("every value can be decrypted; %s, %s", text.Count(len(providers), "enabled provider"), countOf(len(all)-len(providers), "other", "others"))
@@ -118,7 +126,11 @@ func (d *doctor) unusable(err *aiseed.ProvidersError) (findings []finding) {
 			continue
 		}
 		d.damaged[p.ID] = true
-		findings = append(findings, fail(d.inOurWords(bare(p.Err)), "", d.repairs(p.Err)...)...)
+		run := d.repairs(p.Err)
+		if errors.Is(p.Err, aiseed.ErrPlaintext) {
+			run = []string{d.sibling("seal")}
+		}
+		findings = append(findings, fail(d.inOurWords(bare(p.Err)), "", run...)...)
 	}
 	return findings
 }
@@ -198,7 +210,11 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 			adopts++
 		}
 		for _, w := range step.Warnings {
-			findings = append(findings, warn(step.Name+": "+d.inOurWords(w.String()), "")...)
+			if w.Code == aiseed.WarningDeleted {
+				findings = append(findings, warn(step.Name+": an operator deleted it, and it stays deleted", "Remove its variables from the environment, or bring it back:", d.sibling("restore "+text.Label(step.Name)))...)
+				continue
+			}
+			findings = append(findings, warn(step.Name+": "+w.String(), "")...)
 		}
 	}
 	d.writes = lastDrift < 0 && creates+adopts > 0
@@ -206,12 +222,11 @@ func (d *doctor) plan(ctx context.Context) (findings []finding) {
 		findings = append(findings, warn(w.String(), "")...)
 	}
 	if lastDrift >= 0 {
-		var meanings []string
 		f := &findings[lastDrift]
 		for _, choice := range plan.Choices {
-			meanings, f.Run = append(meanings, choice.Meaning), append(f.Run, choice.String())
+			f.Run = append(f.Run, "# "+choice.Meaning+":", choice.String())
 		}
-		f.Do = "See: " + d.sibling("plan") + ". Then set one of these for the server. In this order: " + strings.Join(meanings, "; ") + "."
+		f.Do = "See: " + d.sibling("plan") + ". Then set one of these for the server, and only one:"
 	}
 	if findings == nil {
 		findings = ok("no drift, and nothing to create")

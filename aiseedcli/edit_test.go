@@ -153,23 +153,6 @@ func TestO7_EachEditIsAuditedAndHeard(t *testing.T) {
 	require.Equal(t, "sk-77d0c1f4a9e84b3692e5f1", p.Keys[0].APIKey.Reveal())
 }
 
-func TestO7_O8_AServerThatWatchesHearsOfEdits(t *testing.T) {
-	t.Parallel()
-	o := newOperator(t, "PROVIDER_0_TYPE=openai", "PROVIDER_1_TYPE=copilot")
-	server, _ := o.Open(storetest.Plaintext, storetest.PollEvery(testkit.Patience*10))
-	watched := o.Watch(server)
-	watched.Eventually("copilot", "openai")
-	o.AwaitListening(server)
-	o.must("disable", "openai")
-	watched.Eventually("copilot")
-	o.must("enable", "openai")
-	watched.Eventually("copilot", "openai")
-	o.must("delete", "copilot")
-	watched.Eventually("openai")
-	o.must("restore", "copilot")
-	watched.Eventually("copilot", "openai")
-}
-
 func TestO7_AnEditSaysWhomItWaitsFor(t *testing.T) {
 	t.Parallel()
 	o := newOperator(t, "PROVIDER_0_TYPE=openai", twoKeys)
@@ -212,14 +195,6 @@ func TestO7_AKeyRemovedByPositionIsTheOneThatWasListed(t *testing.T) {
 	require.Equal(t, exitError, code)
 	require.Contains(t, stderr, "has no key with id "+keys[0])
 	require.Equal(t, keys[1:], o.Rows(`select id::text from ai_provider_keys`))
-}
-
-// Run again, it would remove the key that has moved up.
-func TestO7_ARemovalByPositionIsNotToldToBeRunAgain(t *testing.T) {
-	t.Parallel()
-	a := &app{Options: Options{}.withDefaults()}
-	require.Contains(t, a.message(aiseed.ErrCommitUnknown), "Run the same command again")
-	require.NotContains(t, a.message(&aboutError{"by its id", aiseed.ErrCommitUnknown}), "Run the same command again")
 }
 
 func TestO7_TheActorIsTheFlagOrTheLogin(t *testing.T) {

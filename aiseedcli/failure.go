@@ -2,8 +2,11 @@ package aiseedcli
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 
 	"example.com/aiseed"
 	"example.com/aiseed/internal/text"
@@ -151,42 +154,80 @@ func decryptErrors(err error) []*aiseed.DecryptError {
 // place of what the author of a server can do.
 func (a *app) message(err error) string {
 	message := a.inOurWords(bare(err))
-	// With -plaintext it is likelier that the keyring was not given than that it is lost.
-	if lacks := (*aiseed.KeyringError)(nil); errors.As(err, &lacks) && len(lacks.Missing) > 0 && !a.flags.acceptPlaintext {
-		first := ""
-		if lacks.Revoked != "" {
-			first = "put a new key first, and "
-		}
-		message += ". If it is lost for good: " + first + a.sibling("forget "+lacks.Missing[0])
+	if do, forget := a.lost(err); forget != nil {
+		message += ". " + do + " " + forget[0]
+	}
+	if about := (*aboutError)(nil); errors.As(err, &about) {
+		return message // which says what to do
 	}
 	if commands := a.repairs(err); commands != nil {
-		message += "\nWhat mends it, with a new key or without one:\n  " + strings.Join(commands, "\n  ")
+		message += mends + strings.Join(commands, "\n  ")
 	}
-	if about := (*aboutError)(nil); errors.Is(err, aiseed.ErrCommitUnknown) && !errors.As(err, &about) {
+	if errors.Is(err, aiseed.ErrCommitUnknown) {
 		message += "\nRun the same command again: it finds out, and does what is left"
 	}
 	return message
 }
 
-// repairs returns the verbs that replace or remove the bearer keys that cannot be decrypted.
+// lost says what to do if a key that the keyring lacks is lost.
+func (a *app) lost(err error) (do string, run []string) {
+	// With -plaintext it is likelier that the keyring was not given than that it is lost.
+	lacks := (*aiseed.KeyringError)(nil)
+	if !errors.As(err, &lacks) || len(lacks.Missing) == 0 || a.flags.acceptPlaintext {
+		return "", nil
+	}
+	do = "If it is lost for good:"
+	if lacks.Revoked != "" {
+		do = "If it is lost for good, put a new key first, and run:"
+	}
+	return do, []string{a.sibling("forget " + lacks.Missing[0])}
+}
+
+const (
+	mends   = "\nWhat mends it, with a new key or without one:\n  "
+	removes = "\nNo verb changes a deleted provider. What removes its values that nothing can decrypt, and changes nothing else:\n  "
+)
+
+// repairs returns the verbs that replace or remove the bearer keys that cannot be decrypted of live providers.
 func (a *app) repairs(err error) (commands []string) {
 	for _, d := range decryptErrors(err) {
 		if d.Column == "api_key" && errors.Is(d, aiseed.ErrUndecryptable) {
-			commands = append(commands, a.sibling("key replace "+text.Label(d.Provider)), a.sibling("key remove "+text.Label(d.Provider)+" "+d.RowID.String()))
+			commands = append(commands, a.keyRepairs(d.Provider, d.RowID)...)
 		}
 	}
 	return commands
 }
 
+func (a *app) keyRepairs(provider string, key uuid.UUID) []string {
+	return []string{a.sibling("key replace " + text.Label(provider)), a.sibling("key remove " + text.Label(provider) + " " + key.String())}
+}
+
+// repairsOf returns what replaces or removes the values of a provider that cannot be decrypted and are wanted. The name of
+// a deleted provider can be that of a live one, which is not meant, and to restore it for a repair would stop starts.
+func (a *app) repairsOf(p aiseed.ProviderInfo, wanted func(row uuid.UUID) bool) (run []string) {
+	for _, k := range p.Keys {
+		switch {
+		case !k.Undecryptable || !wanted(k.ID):
+		case p.Deleted:
+			run = append(run, unbroken(fmt.Sprintf("delete from %s where id = '%s';", identifier(a.flags.schema, "ai_provider_keys"), k.ID)))
+		default:
+			run = append(run, a.keyRepairs(p.Name, k.ID)...)
+		}
+	}
+	if p.SettingsUndecryptable && p.Deleted && wanted(p.ID) {
+		run = append(run, unbroken(fmt.Sprintf("update %s set settings = null, settings_key_id = null where id = '%s' and deleted;", identifier(a.flags.schema, "ai_providers"), p.ID)))
+	}
+	return run
+}
+
 // inOurWords replaces what the library tells the author of a server by what this command can do.
 func (a *app) inOurWords(message string) string {
 	return strings.NewReplacer(
-		"call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations with your own tool", "apply them with: "+a.sibling("schema -apply"),
+		"call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations with your own tool", "apply them with the migration tool that makes them, if one does, or else with: "+a.sibling("schema -apply"),
 		"the files of aiseed.Migrations", "the files that "+a.sibling("schema -print")+" prints",
 		"aiseed.Migrations", a.sibling("schema -print"),
 		"set StoreOptions.Schema", "give -schema",
 		"choose another StoreOptions.Schema", "choose another -schema",
-		"restore it in the database", "restore it with: "+a.sibling("restore NAME"),
 		"grant it, or connect as their owner", "grant it, or connect as their owner. Which one: "+a.sibling("doctor"),
 		"this version of the library", "this version of the command",
 		"as this library prints it", "as this command prints it",
@@ -198,10 +239,16 @@ func (a *app) inOurWords(message string) string {
 	).Replace(message)
 }
 
-// sibling returns another verb with the same flags, to be typed.
+// sibling returns another verb with the same flags, to be typed, unbroken.
 func (a *app) sibling(words string) string {
 	if a.flags.database != "" {
 		words += " -database ..." // not its value, which can contain a password
+	}
+	switch {
+	case isIdentifier(a.flags.actor):
+		words += " -actor " + shellQuoted(a.flags.actor)
+	case a.flags.actor != "":
+		words += " -actor ..." // it can be a key, in the wrong place
 	}
 	if a.flags.acceptPlaintext {
 		words += " -plaintext"
@@ -218,7 +265,7 @@ func (a *app) sibling(words string) string {
 	if strings.Join(a.flags.prefixes, " ") != strings.Join(a.Prefixes, " ") {
 		words += " -prefix " + strings.Join(a.flags.prefixes, " -prefix ")
 	}
-	return a.Name + " " + words
+	return unbroken(a.Name + " " + words)
 }
 
 // shellQuoted quotes a text as one word for a POSIX shell.

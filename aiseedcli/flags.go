@@ -22,12 +22,12 @@ type flags struct {
 
 	// Each of these is for some verbs only.
 	discardAudits, migrate, yes, print, apply, names bool
-	tool, keyFile                                    string
+	tool, dir, keyFile                               string
 }
 
 // ownFlags are the flags that are not for all verbs. Every verb reads all flags, but one of these
 // in the wrong place is an error: it would not do what it says.
-var ownFlags = []string{"discard-audits", "migrate", "yes", "print", "apply", "tool", "names", "key-file"}
+var ownFlags = []string{"discard-audits", "migrate", "yes", "print", "apply", "tool", "dir", "names", "key-file"}
 
 // flagSet returns the flags, with the values that the host built in.
 func (a *app) flagSet() *flag.FlagSet {
@@ -46,9 +46,10 @@ func (a *app) flagSet() *flag.FlagSet {
 	f.BoolVar(&to.discardAudits, "discard-audits", false, "mark all waiting audit entries as delivered, those from before too, instead of leaving them to the server's own audit log")
 	f.BoolVar(&to.migrate, "migrate", false, "apply the schema first, if it is missing or older")
 	f.BoolVar(&to.yes, "yes", false, "really do it")
-	f.BoolVar(&to.print, "print", false, "print the SQL files in order")
+	f.BoolVar(&to.print, "print", false, "print SQL that makes them in an empty schema, or with -dir write files")
 	f.BoolVar(&to.apply, "apply", false, "apply those that are missing")
-	f.StringVar(&to.tool, "tool", "", "print the files in the form of a migration `tool`: goose or golang-migrate; tern takes the plain ones")
+	f.StringVar(&to.tool, "tool", "", "write the files in the form of a migration `tool`: goose, golang-migrate or tern")
+	f.StringVar(&to.dir, "dir", "", "`path` of a folder for the files; those that it has stay as they are")
 	f.BoolVar(&to.names, "names", false, "print only the names, one on a line")
 	f.StringVar(&to.keyFile, "key-file", "", "`path` of a file with the key; else it is read from standard input, and a terminal is asked")
 	return f
@@ -94,7 +95,7 @@ func (a *app) checkFlags(set *flag.FlagSet) (err error) {
 	set.Visit(func(f *flag.Flag) {
 		given[f.Name] = true
 		if slices.Contains(ownFlags, f.Name) && !slices.Contains(a.verb.own, f.Name) {
-			err = a.usage("-" + f.Name + " is not for " + a.verb.name + ", but for " + strings.Join(verbsWith(f.Name), " and "))
+			err = a.usage("-" + f.Name + " is not for " + a.verb.name + ", but for " + strings.Join(verbsWith(f.Name), ", "))
 		}
 	})
 	if len(a.flags.prefixes) == 0 {

@@ -31,7 +31,7 @@ func runForget(ctx context.Context, a *app) (result, error) {
 		if err != nil {
 			return result{}, err
 		}
-		did := forgotten{KeyID: keyID, Sealed: append([]aiseed.ProviderInfo{}, sealed...), Providers: []aiseed.ProviderInfo{}}
+		did := forgotten{KeyID: keyID, Sealed: list(sealed), Providers: []aiseed.ProviderInfo{}}
 		r := result{document: &did, text: func() { a.printForgotten(did) }}
 		if !a.flags.yes {
 			return r, errors.New("nothing was removed; to remove it for good, give -yes")

@@ -180,7 +180,7 @@ func (e *edit) keyOfFile(context.Context) (string, error) {
 	switch {
 	case e.flags.keyFile == "-" || reason == secretfile.NotRegular:
 		// A shell's <(COMMAND) is a pipe.
-		return "", errors.New("-key-file names no regular file; it takes the path of one with the key. To use what another command prints, pipe it: COMMAND | " + e.sibling(e.verb.name+" "+text.Label(e.args[0])))
+		return "", errors.New("-key-file names no regular file; it takes the path of one with the key. To use what another command prints, pipe it: COMMAND | " + e.sibling(e.verb.name+" "+e.found[0].ID.String()))
 	case reason != "":
 		// Do not show the path: it can be the key, in the wrong place.
 		return "", errors.New("-key-file: the file that it names " + reason + "; it takes the path of a file with the key, and without it the key comes from standard input")

@@ -101,21 +101,23 @@ func TestO7_AVerbWithOneConnectionSaysWhomItWaitsFor(t *testing.T) {
 // Where it cannot ask, it says nothing that it does not know.
 func TestO7_WhomItWaitsForCanBeUnknown(t *testing.T) {
 	t.Parallel()
-	o := newOperator(t, "PROVIDER_0_TYPE=openai")
+	o := newOperator(t)
 	role := o.Role("single")
 	o.Exec(`alter role ` + role + ` connection limit 1`)
-	o.Exec(`grant select, insert, update, delete on all tables in schema public to ` + role)
-	o.Exec(`grant usage on all sequences in schema public to ` + role)
-	holder := o.begin(`select pg_advisory_xact_lock($1)`, aiseed.LockKey("public"))
-	var stdout, stderr bytes.Buffer
-	wait := o.runTo(t.Context(), &stdout, &stderr, "disable", "openai", "-database", o.DSN()+" user="+role)
-	require.Eventually(t, func() bool {
-		return o.Rows(`select count(*) from pg_stat_activity where usename = $1 and wait_event = 'advisory'`, role)[0] == "1"
-	}, testkit.Patience, time.Millisecond)
-	require.NoError(t, holder.Rollback(t.Context()))
-	var code int
-	wait(&code)
-	require.Zero(t, code, stderr.String())
+	var stderr bytes.Buffer
+	a := &app{Options: Options{Stderr: &stderr}.withDefaults(), verb: verb{writes: true}, flags: flags{database: o.DSN() + " user=" + role}}
+	pool, err := a.pool(t.Context())
+	require.NoError(t, err)
+	defer pool.Close()
+	conn, err := pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	gaveUp := make(chan error, 1)
+	go func() {
+		a.watchLock(t.Context(), pool)
+		gaveUp <- t.Context().Err()
+	}()
+	require.NoError(t, testkit.Awaited(t, gaveUp))
 	require.Empty(t, stderr.String())
 }
 

@@ -44,7 +44,6 @@ func TestO7_TextsHaveTheHostsNames(t *testing.T) {
 		require.NotRegexp(t, `aiseed [^t]|CODER|DATABASE_URL|public|GATEWAY_GATEWAY`, output, args)
 		all += output
 	}
-	require.NotEqual(t, exitDone, Run(t.Context(), []string{"env"}, ofHost(nil, fullDisk{}, io.Discard)))
 	for _, want := range []string{
 		"gateway providers v4.5.6 (schema ", `"name": "gateway providers"`, `"version": "v4.5.6"`,
 		"Usage: gateway providers <verb>", "gateway providers <verb> -h tells", "gateway providers: unknown verb \"paln\"", "gateway providers plan: show", "More:    gateway providers plan -h",
@@ -72,6 +71,8 @@ func TestO7_WhatIsToBeTypedHasTheFlagsThatWereGiven(t *testing.T) {
 		{"-keys-variable OTHER", " -keys-variable OTHER"},
 		{"-prefix OLD_", " -prefix OLD_"},
 		{"-prefix OLD_ -prefix NEW_", " -prefix OLD_ -prefix NEW_"},
+		{"-actor alice", " -actor alice"},
+		{"-actor sk-6f1e9b07c2d84a53b1907e", " -actor ..."},
 	} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields("plan -plaintext " + tt.flags)
@@ -81,7 +82,7 @@ func TestO7_WhatIsToBeTypedHasTheFlagsThatWereGiven(t *testing.T) {
 		code := Run(t.Context(), args, ofHost([]string{"GATEWAY_DB=" + o.DSN()}, &stdout, &stderr))
 		require.Equal(t, exitWrites, code, stderr.String())
 		want := "    gateway providers schema -apply -plaintext" + tt.want
-		if strings.HasPrefix(tt.flags, "-database") {
+		if strings.HasPrefix(tt.flags, "-database") || strings.HasPrefix(tt.flags, "-actor") {
 			want = "    gateway providers schema -apply" + tt.want + " -plaintext"
 		}
 		require.Contains(t, stdout.String(), want+"\n", tt.flags)
@@ -121,8 +122,19 @@ func TestO7_TheHostsSchemaLockAndChannel(t *testing.T) {
 	code, output = runOfHost(t, environ, "doctor")
 	require.Zero(t, code, output)
 	require.NotContains(t, output, "CODER")
+	require.Contains(t, output, "nothing is wrong with the variables GATEWAY_* and OLD_*, which make 1 provider\n")
+	_, output = runOfHost(t, environ[:2], "doctor")
+	require.Contains(t, output, "no variable GATEWAY_* or OLD_* is set")
 	_, output = runOfHost(t, append(environ[:1:1], "GATEWAY_KEYS="+secondKey+","+firstKey), "rotate")
 	require.Contains(t, output, "has the new key first in GATEWAY_KEYS, and")
 	_, output = runOfHost(t, append(environ[:1:1], "GATEWAY_KEYS=Y2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2M=,"+firstKey), "forget "+o.Rows(`select id from gateway.ai_encryption_keys where revoked_at is null`)[0])
 	require.Contains(t, output, "append it to GATEWAY_KEYS instead")
+}
+
+// A host can use its arguments again.
+func TestO7_TheCallersArgumentsStay(t *testing.T) {
+	t.Parallel()
+	args := []string{"-version", "-json"}
+	require.Zero(t, Run(t.Context(), args, ofHost(nil, io.Discard, io.Discard)))
+	require.Equal(t, []string{"-version", "-json"}, args)
 }

@@ -97,7 +97,7 @@ func (a *app) notice(text string) {
 }
 
 // print prints a text as it is.
-func (a *app) print(text string) { _, _ = io.WriteString(a.stdout, text) }
+func (a *app) print(text string) { _, _ = io.WriteString(a.stdout, plain(text)) }
 
 // printf prints a text, wrapped to the width of standard output.
 func (a *app) printf(format string, args ...any) {
@@ -118,12 +118,20 @@ func (a *app) widthOf(stream io.Writer) int {
 	return 100
 }
 
+// A joint is a blank of what is to be pasted, where no line is broken. No text has this character: Unicode
+// leaves it to programs.
+const joint = "\ufdd0"
+
+// unbroken makes a command one word for wrap, and plain makes it what is to be typed.
+func unbroken(command string) string { return strings.ReplaceAll(command, " ", joint) }
+func plain(text string) string       { return strings.ReplaceAll(text, joint, " ") }
+
 // A line's head is its indent, and with it the number or the one or two labels at its beginning.
 // Two spaces end a label.
 var head = regexp.MustCompile(`^ *(?:(?:\d+\.|-) +|(?:\S+(?: \S+){0,3}  +){1,2})?`)
 
 // wrap breaks lines that are longer than width between words, and indents what follows like what
-// is behind the line's head. It breaks no word: tokens and URLs stay whole.
+// is behind the line's head. It breaks no word: tokens and URLs stay whole, and so does what is unbroken.
 func wrap(text string, width int) string {
 	const narrowest = 20
 	var b strings.Builder
@@ -157,5 +165,5 @@ func wrap(text string, width int) string {
 			b.WriteString("\n")
 		}
 	}
-	return b.String()
+	return plain(b.String())
 }

@@ -62,7 +62,7 @@ func TestO7_TextsHaveTheWidthOfTheTerminal(t *testing.T) {
 		stdout, _ = show([]string{"COLUMNS=100"}, strings.Fields(args)...)
 		between(70, 100, stdout)
 	}
-	for _, args := range []string{"plan", "plan -shcema x"} { // a warning with an error, and a mistake
+	for _, args := range []string{"plan", "key remove a b c"} { // a warning with an error, and a mistake
 		_, stderr := show(nil, strings.Fields(args)...)
 		between(40, 50, stderr)
 		_, stderr = show([]string{"COLUMNS=100"}, strings.Fields(args)...)

@@ -57,12 +57,27 @@ func list[T any](of []T) []T { return append([]T{}, of...) }
 
 func (a *app) printPlan(p planned) {
 	if p.store == nil {
-		a.printf("There are no tables in the schema %q yet. First apply them:\n", a.flags.schema)
+		a.printf("There are no tables in the schema %q yet. First apply them, with the migration tool that makes them, if one does, or else with:\n", a.flags.schema)
 		a.print("    " + a.sibling("schema -apply") + "\n\n")
 	}
 	shown := *p.Plan
 	shown.Warnings = notShown(p.Plan, p.cfg)
+	shown.Steps = list(p.Steps)
+	for i, s := range shown.Steps {
+		shown.Steps[i].Warnings = nil
+		for _, w := range s.Warnings {
+			if w.Code == aiseed.WarningDeleted { // the text of a code that the library does not know is the code
+				w = aiseed.Warning{Code: aiseed.WarningCode(a.warning(s, w))}
+			}
+			shown.Steps[i].Warnings = append(shown.Steps[i].Warnings, w)
+		}
+	}
 	a.print(shown.Table(a.width(), a.colour()))
+}
+
+// warning returns the text of a warning about a step, with what this command can do.
+func (a *app) warning(s aiseed.Step, w aiseed.Warning) string {
+	return strings.ReplaceAll(w.String(), "restore it in the database", "restore it with: "+a.sibling("restore "+text.Label(s.Name)))
 }
 
 // A planned is a plan, and what it was made from.
@@ -153,7 +168,7 @@ func (a *app) printApplied(p planned, did applied) {
 	}
 	for _, s := range p.Steps {
 		for _, w := range s.Warnings {
-			a.printf("warning: %s: %s\n", text.Label(s.Name), a.inOurWords(w.String()))
+			a.printf("warning: %s: %s\n", text.Label(s.Name), a.warning(s, w))
 		}
 	}
 	for _, w := range notShown(p.Plan, p.cfg) {

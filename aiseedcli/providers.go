@@ -29,7 +29,7 @@ func runList(ctx context.Context, a *app) (result, error) {
 		if err != nil {
 			return result{}, err
 		}
-		all = append([]aiseed.ProviderInfo{}, all...)
+		all = list(all)
 		slices.SortStableFunc(all, func(p, q aiseed.ProviderInfo) int {
 			switch {
 			case p.Deleted == q.Deleted:
@@ -50,8 +50,7 @@ func (a *app) printList(all []aiseed.ProviderInfo) {
 	}
 	a.printProviders(all, "key #")
 	if slices.ContainsFunc(all, isDamaged) {
-		a.printf("\nSome secrets cannot be decrypted, and servers do without the enabled providers that need them. What is wrong: %s. To give a provider a new key in place of all that it has: %s\n",
-			a.sibling("doctor"), a.sibling("key replace PROVIDER"))
+		a.printf("\nSome secrets cannot be decrypted, and servers do without the enabled providers that need them. What is wrong, and what mends it: %s\n", a.sibling("doctor"))
 	}
 }
 
@@ -163,7 +162,7 @@ func (a *app) edit(ctx context.Context, change func(context.Context, *edit) (edi
 				". To give it a key in place of all that it has: " + a.sibling("key replace "+did.Provider.ID.String())
 		}
 		if did.Changed && did.Key != nil && did.Warning == "" && a.environmentDiffers(ctx, store, did.Provider.Name) {
-			did.Warning = "the environment has other credentials for it, and the next start will say so. Remove its variables: " + a.sibling("retire")
+			did.Warning = "the environment has other credentials for it, and the next start will say so. See which variables to remove: " + a.sibling("retire")
 		}
 		return result{document: did, text: func() {
 			a.printf("%s\n", did.said)
@@ -230,20 +229,24 @@ func (e *edit) live() (aiseed.ProviderInfo, error) {
 // label names a provider in a line about it.
 func label(p aiseed.ProviderInfo) string { return text.Label(p.Name) + " (id " + p.ID.String() + ")" }
 
+// errDone is the class of errors behind a change that is committed. To run the verb again can do more
+// than its rest: a position is that of another key now.
+var errDone = errors.New("the change is done")
+
 // now reads a provider after a change, which an interruption does not undo.
 func (e *edit) now(ctx context.Context, id uuid.UUID) (aiseed.ProviderInfo, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
 	defer cancel()
 	all, err := e.store.ListProviders(ctx)
 	if err != nil {
-		return aiseed.ProviderInfo{}, &aboutError{"the change is done, but reading the provider again failed: " + bare(err), err}
+		return aiseed.ProviderInfo{}, &aboutError{"the change is done, but reading the provider again failed: " + bare(err), errors.Join(errDone, err)}
 	}
 	for _, p := range all {
 		if p.ID == id {
 			return p, nil
 		}
 	}
-	return aiseed.ProviderInfo{}, &aboutError{"the change is done, but the provider's row is gone: someone deleted it in SQL", aiseed.ErrNotFound}
+	return aiseed.ProviderInfo{}, &aboutError{"the change is done, but the provider's row is gone: someone deleted it in SQL", errors.Join(errDone, aiseed.ErrNotFound)}
 }
 
 // actor returns who changes something, for the audit.

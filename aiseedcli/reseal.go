@@ -3,6 +3,10 @@ package aiseedcli
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
 
 	"example.com/aiseed"
 	"example.com/aiseed/internal/text"
@@ -30,7 +34,7 @@ func runRotate(ctx context.Context, a *app) (result, error) {
 	return a.reseal(ctx, resealing{(*aiseed.Store).Rotate, "sealed with the first key", true, func(r aiseed.RotateResult, keys int) string {
 		switch {
 		case keys == 1 && r.Changed+len(r.Revoked) == 0:
-			return "Every value is sealed with the only key of the keyring. To rotate, make a new key with openssl rand -base64 32. Give every server OLD,NEW, so that all can decrypt what it seals; then give every server NEW,OLD, and run this again."
+			return "Every value is sealed with the only key of the keyring. To rotate, make a new key with " + unbroken("openssl rand -base64 32") + ". Give every server OLD,NEW, so that all can decrypt what it seals; then give every server NEW,OLD, and run this again."
 		case keys == 1:
 			return "The keyring has only this key; there is nothing else to do."
 		case r.Changed+len(r.Revoked) > 0:
@@ -61,7 +65,10 @@ func (a *app) reseal(ctx context.Context, how resealing) (result, error) {
 		if err == nil && how.seals && report.Plaintext > 0 {
 			err = &aboutError{"servers with this keyring refuse to read what is stored as plaintext. If there was no keyring when it was written: " + a.sibling("seal") + "; if there was, find out who wrote to the tables", aiseed.ErrPlaintext}
 		}
-		did := resealed{Complete: err == nil, Changed: report.Changed, Revoked: append([]string{}, report.Revoked...), Left: []value{}, Plaintext: report.Plaintext}
+		if errors.Is(err, aiseed.ErrUndecryptable) {
+			err = &aboutError{bare(err) + a.mending(ctx, store, report.Left), err}
+		}
+		did := resealed{Complete: err == nil, Changed: report.Changed, Revoked: list(report.Revoked), Left: []value{}, Plaintext: report.Plaintext}
 		for _, l := range report.Left {
 			did.Left = append(did.Left, value{l.Provider, l.Table, l.Column, l.RowID.String(), l.KeyID})
 		}
@@ -75,6 +82,33 @@ func (a *app) reseal(ctx context.Context, how resealing) (result, error) {
 			}
 		}}, err
 	})
+}
+
+// mending says what mends or removes the values that are left. Without the list of all providers it says nothing: a name
+// alone can be that of another one.
+func (a *app) mending(ctx context.Context, store *aiseed.Store, left []*aiseed.DecryptError) (all string) {
+	providers, err := store.ListProviders(ctx)
+	if err != nil {
+		return ""
+	}
+	isLeft := func(row uuid.UUID) bool {
+		return slices.ContainsFunc(left, func(d *aiseed.DecryptError) bool { return d.RowID == row })
+	}
+	var ofLive, ofDeleted []string
+	for _, p := range providers {
+		if run := a.repairsOf(p, isLeft); p.Deleted {
+			ofDeleted = append(ofDeleted, run...)
+		} else {
+			ofLive = append(ofLive, run...)
+		}
+	}
+	if ofLive != nil {
+		all += mends + strings.Join(ofLive, "\n  ")
+	}
+	if ofDeleted != nil {
+		all += removes + strings.Join(ofDeleted, "\n  ")
+	}
+	return all
 }
 
 func (a *app) printResealed(r resealed, done string) {

@@ -102,7 +102,7 @@ func Run(ctx context.Context, args []string, opts Options) int {
 	opts = opts.withDefaults()
 	a := &app{Options: opts, stdout: &checkedWriter{w: opts.Stdout}}
 	result, err := a.dispatch(ctx, args)
-	if ctx.Err() != nil && err != nil && !errors.Is(err, aiseed.ErrCommitUnknown) {
+	if ctx.Err() != nil && err != nil && !errors.Is(err, aiseed.ErrCommitUnknown) && !errors.Is(err, errDone) {
 		err = errInterrupted
 	}
 	code := a.show(result, err)
@@ -125,7 +125,7 @@ func (a *app) dispatch(ctx context.Context, args []string) (result, error) {
 		return result{}, a.noVerb()
 	}
 	if args[0] == "-version" || args[0] == "--version" {
-		args[0] = "version"
+		args = append([]string{"version"}, args[1:]...) // the caller's stay as they are
 	}
 	set := a.flagSet()
 	var err error

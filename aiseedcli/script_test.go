@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -27,7 +26,6 @@ import (
 	"example.com/aiseed/aiseedtest"
 	"example.com/aiseed/internal/ephemeral"
 	"example.com/aiseed/internal/leak"
-	"example.com/aiseed/internal/storetest"
 	"example.com/aiseed/internal/testkit"
 )
 
@@ -38,6 +36,12 @@ func TestMain(m *testing.M) {
 			return time.Millisecond
 		}
 		return time.Hour
+	}
+	closePatience = func(c *pgx.ConnConfig) time.Duration {
+		if c.RuntimeParams["application_name"] == "patient" {
+			return time.Hour
+		}
+		return 10 * time.Millisecond
 	}
 	leak.VerifyTestMain(m)
 }
@@ -106,7 +110,7 @@ func newScript(t *testing.T) *script {
 	c := s.pool.Config().ConnConfig
 	s.literals = []string{s.vars["dir"], "DIR"}
 	s.place(c)
-	for _, name := range []string{"key1", "key2", "key3"} {
+	for _, name := range []string{"key1", "key2", "key3", "key4"} {
 		sum := sha256.Sum256([]byte("a key of a test: " + name))
 		s.vars[name] = base64.StdEncoding.EncodeToString(sum[:])
 		s.secrets = append(s.secrets, s.vars[name])
@@ -161,6 +165,9 @@ func (s *script) play(text string) string {
 }
 
 func (s *script) expand(name string) string {
+	if name == "$" {
+		return "$$" // a quotation mark of SQL
+	}
 	value, ok := s.vars[name]
 	require.True(s.t, ok, "${%s}", name)
 	return value
@@ -185,7 +192,7 @@ func (s *script) direct(line string) {
 	var err error
 	switch verb {
 	case "sql":
-		_, err = s.pool.Exec(ctx, rest, pgx.QueryExecModeSimpleProtocol)
+		_, err = s.pool.Exec(ctx, os.Expand(rest, s.expand), pgx.QueryExecModeSimpleProtocol)
 	case "let":
 		name, sql, _ := strings.Cut(rest, " ")
 		var value string
@@ -279,12 +286,13 @@ func (s *script) command(line string) {
 	fmt.Fprintf(&s.out, "%s[exit %d]\n", s.redact(all), code)
 }
 
-// awaitLock returns when a session of the command waits for a lock, and the kind of lock.
+// awaitLock returns when a session of the command waits for a lock, and the kind of lock. All commits of a server that
+// notify wait for each other, for a lock on an object.
 func (s *script) awaitLock() (kind string) {
 	require.Eventually(s.t, func() bool {
 		return s.pool.QueryRow(s.t.Context(), `
 select wait_event from pg_stat_activity
- where datname = current_database() and application_name = 'aiseed' and wait_event_type = 'Lock'`).Scan(&kind) == nil
+ where datname = current_database() and application_name = 'aiseed' and wait_event_type = 'Lock' and wait_event <> 'object'`).Scan(&kind) == nil
 	}, time.Minute, time.Millisecond)
 	return kind
 }
@@ -354,21 +362,6 @@ func TestDatabaseOfThePGVariables(t *testing.T) {
 	require.Contains(t, stdout.String(), c.Database)
 }
 
-// S12: a policy that hides rows from the role is an error, not a database without rows.
-func TestS12_DoctorDoesNotCountWhatAPolicyLeaves(t *testing.T) {
-	t.Parallel()
-	f := storetest.Setup(t)
-	role := f.Role("doctor_")
-	f.Exec(fmt.Sprintf(storetest.GrantTables, role))
-	f.Exec(`alter table ai_provider_audits enable row level security`)
-	c := f.Pool.Config().ConnConfig
-	dsn := url.URL{Scheme: "postgres", User: url.UserPassword(role, c.Password), Path: "/" + c.Database, RawQuery: url.Values{"host": {c.Host}, "port": {fmt.Sprint(c.Port)}}.Encode()}
-	var stdout, stderr bytes.Buffer
-	require.Equal(t, exitError, run(t.Context(), []string{"doctor", "-plaintext", "-database", dsn.String()}, nil, &stdout, &stderr))
-	require.Contains(t, stdout.String(), "a row security policy applies to the role")
-	require.Contains(t, stdout.String(), "BYPASSRLS")
-}
-
 // Each command explains itself and each of its flags.
 func TestHelp(t *testing.T) {
 	t.Parallel()
@@ -404,14 +397,71 @@ func TestPrintedSchemaIsTheSchema(t *testing.T) {
 	pool := aiseedtest.NewPool(t)
 	environ := []string{"DATABASE_URL=" + pool.Config().ConnString()}
 	var printed, stdout, stderr bytes.Buffer
-	require.Zero(t, run(t.Context(), []string{"schema", "-print"}, nil, &printed, &stderr))
-	for _, name := range migrationFiles() {
-		require.Contains(t, printed.String(), "-- "+name+": ")
-	}
-	_, err := pool.Exec(t.Context(), "create schema by_hand; set local search_path to by_hand;"+printed.String(), pgx.QueryExecModeSimpleProtocol)
+	_, err := pool.Exec(t.Context(), "drop schema public cascade; create schema public", pgx.QueryExecModeSimpleProtocol)
 	require.NoError(t, err)
-	require.Zero(t, run(t.Context(), []string{"doctor", "-plaintext", "-schema", "by_hand"}, environ, &stdout, &stderr), stdout.String())
-	require.Empty(t, stderr.String())
+	for _, schema := range []string{"public", `O'Neil "x"`} {
+		printed.Reset()
+		require.Zero(t, run(t.Context(), []string{"schema", "-print", "-schema", schema}, nil, &printed, &stderr))
+		for _, name := range migrationFiles() {
+			require.Contains(t, printed.String(), "-- "+name+"\n")
+		}
+		_, err = pool.Exec(t.Context(), printed.String(), pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err)
+		require.Zero(t, run(t.Context(), []string{"doctor", "-plaintext", "-schema", schema}, environ, &stdout, &stderr), stdout.String())
+		require.Empty(t, stderr.String())
+	}
+}
+
+// The files of a tool are those of the library, and are written once.
+func TestO7_FilesForAMigrationTool(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	command := func(want int, args ...string) string {
+		var out bytes.Buffer
+		require.Equal(t, want, run(t.Context(), append([]string{"schema", "-print", "-tool", "goose"}, args...), nil, &out, &out), out.String())
+		return out.String()
+	}
+	require.Contains(t, command(exitError), "name the folder for them with -dir")
+	for range 2 {
+		require.Equal(t, strings.Join(migrationFiles(), "\n")+"\n", command(exitDone, "-dir", dir))
+		for _, name := range migrationFiles() {
+			want, err := fs.ReadFile(aiseed.MigrationsFor(aiseed.Goose), name)
+			require.NoError(t, err)
+			got, err := os.ReadFile(filepath.Join(dir, name))
+			require.NoError(t, err)
+			require.Equal(t, string(want), string(got))
+		}
+	}
+	first := filepath.Join(dir, migrationFiles()[0])
+	require.NoError(t, os.WriteFile(first, []byte("the host's own"), 0o600))
+	require.Contains(t, command(exitError, "-dir", dir), "Nothing was written")
+	require.Contains(t, command(exitError, "-dir", first), "-dir: ")
+}
+
+// What a migration tool may have to apply is not applied behind its back.
+func TestO7_AMigrationToolIsNotOvertaken(t *testing.T) {
+	t.Parallel()
+	for name, table := range map[string]string{
+		"goose":          "public.goose_db_version (id int, version_id bigint, is_applied boolean, tstamp timestamp)",
+		"golang-migrate": "older.aiseed_migrations (version bigint, dirty boolean)",
+		"tern":           "public.schema_version (version int)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, args := range []string{"schema -apply", "apply -migrate -plaintext"} {
+				s := newScript(t)
+				s.migrate("older", "1")
+				s.direct("sql create table " + table)
+				environ := []string{"DATABASE_URL=" + s.vars["dsn"]}
+				var out bytes.Buffer
+				args := append(strings.Fields(args), "-schema", "older")
+				require.Equal(t, exitError, run(t.Context(), args, environ, &out, &out))
+				require.Contains(t, out.String(), "records in "+strings.Fields(table)[0]+" what it applied")
+				require.Zero(t, run(t.Context(), append(args, "-yes"), environ, &out, &out), out.String())
+				require.Zero(t, run(t.Context(), args, environ, &out, &out), out.String()) // nothing is left to apply
+			}
+		})
+	}
 }
 
 // L8: behind a transaction-pooling proxy.

@@ -39,14 +39,14 @@ func verbs() []verb {
 			example: "{name} plan -json | jq '.steps[] | select(.action == \"drifted\")'",
 		},
 		{
-			name: "apply", summary: "do what a start of the server would do", run: runApply, writes: true, own: []string{"discard-audits", "migrate"},
+			name: "apply", summary: "do what a start of the server would do", run: runApply, writes: true, own: []string{"discard-audits", "migrate", "yes"},
 			about:   "A drift stops it, as it stops a start; the error prints the token that settles it. Audit entries wait for the server, which delivers them when it starts next.",
 			exits:   "0 environment and database agree, or were settled\n1 an error, a drift included; nothing was changed\n130 interrupted",
 			example: "{prefix}DRIFT_KEEP=openai@0123456789abcdef {name} apply",
 		},
 		{
 			name: "list", summary: "show all providers, with the ids of keys", run: runList,
-			about: "Disabled and deleted ones too. It works although secrets cannot be decrypted, and shows which. It writes nothing and takes no lock.",
+			about: "Disabled and deleted ones too. It shows which secrets are damaged. If the keyring lacks a key, it cannot: then forget lists what that key has sealed. It writes nothing and takes no lock.",
 			exits: exits, example: "{name} list -json | jq -r '.providers[] | select(.enabled | not) | .name'",
 		},
 		{
@@ -114,8 +114,8 @@ func verbs() []verb {
 			example: "{name} forget 0123456789abcdef0123456789abcdef -yes",
 		},
 		{
-			name: "schema", summary: "print the tables' SQL, or apply it", run: runSchema, writes: true, own: []string{"print", "apply", "tool"},
-			about:   "Give one of -print, which needs no database, and -apply.",
+			name: "schema", summary: "print the tables' SQL, or apply it", run: runSchema, writes: true, own: []string{"print", "apply", "tool", "dir", "yes"},
+			about:   "Give one of -print, which needs no database, and -apply. What -print prints is one transaction, for psql. If the database has a table in which a migration tool records what it applied, -apply asks for -yes: use the tool, if it makes these tables.",
 			exits:   exits,
 			example: "{name} schema -print >aiseed.sql",
 		},
@@ -193,7 +193,7 @@ func (a *app) brief(v verb) string {
 	if len(v.own) > 0 {
 		own = "-" + strings.Join(v.own, ", -") + ", and " + own
 	}
-	return fmt.Sprintf("Usage:   %s %s\n         %s\nFlags:   %s\nExample: %s\nMore:    %s %s -h\n", a.Name, v.line(), v.summary, own, a.fill(v.example), a.Name, v.name)
+	return fmt.Sprintf("Usage:   %s %s\n         %s\nFlags:   %s\nExample: %s\nMore:    %s\n", a.Name, v.line(), v.summary, own, unbroken(a.fill(v.example)), unbroken(a.Name+" "+v.name+" -h"))
 }
 
 func (a *app) help(args []string) (result, error) {

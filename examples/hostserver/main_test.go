@@ -33,15 +33,6 @@ func TestStartsSeedsAndServes(t *testing.T) {
 		union all select api_key from ai_provider_keys where api_key not like 'aiseed:v1:%'`), "S1: nothing at rest is plaintext")
 }
 
-func TestMigratesAnEmptyDatabase(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	f.exec(emptyDatabase)
-	h := f.start(f.environ)
-	f.requireListed(h.serving())
-	h.stop()
-}
-
 const emptyDatabase = `drop schema public cascade; create schema public`
 
 func TestR8_SecondStartChangesNothing(t *testing.T) {

@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log"
 	"log/slog"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"example.com/aiseed/stdslog"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
+
+const keysVariable = "CODER_EXTERNAL_TOKEN_ENCRYPTION_KEYS"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -27,7 +30,10 @@ func main() {
 // run seeds, and serves until ctx ends: serve gets the providers at the start and after each change.
 func run(ctx context.Context, databaseURL string, serve func([]aiseed.Provider)) error {
 	logger := stdslog.New(slog.Default())
-	keyring, keyringErr := aiseed.ParseKeyring(os.Getenv("CODER_EXTERNAL_TOKEN_ENCRYPTION_KEYS"))
+	keyring, keyringErr := aiseed.ParseKeyring(os.Getenv(keysVariable))
+	if keyringErr != nil {
+		keyringErr = fmt.Errorf("%s: %w", keysVariable, keyringErr)
+	}
 	cfg, configErr := aiseed.ParseEnviron(ctx, os.Environ(), logger)
 	if err := errors.Join(keyringErr, configErr); err != nil {
 		return err

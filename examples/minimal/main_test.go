@@ -29,3 +29,8 @@ func TestAConnectionStringIsNotQuoted(t *testing.T) {
 	err := run(t.Context(), "postgres://user:head@tail@host:port/database", nil)
 	require.NotContains(t, err.Error(), "tail")
 }
+
+func TestAKeyringThatIsMissingNamesItsVariable(t *testing.T) {
+	t.Setenv(keysVariable, "")
+	require.ErrorContains(t, run(t.Context(), "", nil), "CODER_EXTERNAL_TOKEN_ENCRYPTION_KEYS: aiseed: keyring: there is no key")
+}

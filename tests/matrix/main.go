@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -34,6 +35,9 @@ var settings = []string{
 	"quote_all_identifiers=on", "row_security=off", "transform_null_equals=on", "array_nulls=off", "xmloption=document",
 	"max_connections=300", "password_encryption=scram-sha-256",
 }
+
+// namesAServer matches the variables of the environment that name a server, which would be tested in place of each version.
+var namesAServer = regexp.MustCompile(`^(DATABASE_URL|PG(HOST|PORT|SERVICE|DATABASE|USER|PASS|OPTIONS|APPNAME|SSL)[A-Z]*)=`)
 
 // A run is one line of the table.
 type run struct {
@@ -97,7 +101,7 @@ func binaries(version string) (string, error) {
 func (r run) test() (passed bool) {
 	began := time.Now()
 	cmd := exec.Command("go", "test", "-race", "-json", "-count=1", "-parallel=4", "-timeout=30m", "-vet=off", "./...")
-	cmd.Env = append(os.Environ(), append(r.env, "PGBIN="+r.bin)...)
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), namesAServer.MatchString), append(r.env, "PGBIN="+r.bin)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	var failures []string
