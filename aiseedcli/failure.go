@@ -153,7 +153,27 @@ func decryptErrors(err error) []*aiseed.DecryptError {
 // message returns an error's text without the library's name, and with what this command can do in
 // place of what the author of a server can do.
 func (a *app) message(err error) string {
-	message := a.inOurWords(bare(err))
+	message := a.withRepairs(err, a.inOurWords(bare(err)))
+	if about := (*aboutError)(nil); errors.Is(err, aiseed.ErrCommitUnknown) && !errors.As(err, &about) {
+		message += "\nRun the same command again: it finds out, and does what is left"
+	}
+	return message
+}
+
+// Explain returns the text of an error of the library for the operators of a server that ships this
+// command with these options: where the error's own text tells the author of the server what to call,
+// this one tells what to run. It returns "" for nil.
+func Explain(err error, opts Options) string {
+	if err == nil {
+		return ""
+	}
+	a := &app{Options: opts.withDefaults()}
+	a.flags.schema, a.flags.keysVariable, a.flags.notifyChannel, a.flags.prefixes = a.Schema, a.KeysVariable, a.NotifyChannel, a.Prefixes
+	return plain(a.withRepairs(err, a.withVerbs(bare(err))))
+}
+
+// withRepairs adds to the message of an error what mends the values that it is about.
+func (a *app) withRepairs(err error, message string) string {
 	if do, forget := a.lost(err); forget != nil {
 		message += ". " + do + " " + forget[0]
 	}
@@ -162,9 +182,6 @@ func (a *app) message(err error) string {
 	}
 	if commands := a.repairs(err); commands != nil {
 		message += mends + strings.Join(commands, "\n  ")
-	}
-	if errors.Is(err, aiseed.ErrCommitUnknown) {
-		message += "\nRun the same command again: it finds out, and does what is left"
 	}
 	return message
 }
@@ -223,18 +240,24 @@ func (a *app) repairsOf(p aiseed.ProviderInfo, wanted func(row uuid.UUID) bool) 
 // inOurWords replaces what the library tells the author of a server by what this command can do.
 func (a *app) inOurWords(message string) string {
 	return strings.NewReplacer(
-		"call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations with your own tool", "apply them with the migration tool that makes them, if one does, or else with: "+a.sibling("schema -apply"),
-		"the files of aiseed.Migrations", "the files that "+a.sibling("schema -print")+" prints",
-		"aiseed.Migrations", a.sibling("schema -print"),
 		"set StoreOptions.Schema", "give -schema",
 		"choose another StoreOptions.Schema", "choose another -schema",
-		"grant it, or connect as their owner", "grant it, or connect as their owner. Which one: "+a.sibling("doctor"),
 		"this version of the library", "this version of the command",
 		"as this library prints it", "as this command prints it",
 		"this library", "this command",
+		"read the provider again and decide again", "run the command again",
+	).Replace(a.withVerbs(message))
+}
+
+// withVerbs replaces functions of the library by the verbs that call them.
+func (a *app) withVerbs(message string) string {
+	return strings.NewReplacer(
+		"call aiseed.Migrate or set StoreOptions.Migrate, or apply the files of aiseed.Migrations with your own tool", "apply them with the migration tool that makes them, if one does, or else with: "+a.sibling("schema -apply"),
+		"the files of aiseed.Migrations", "the files that "+a.sibling("schema -print")+" prints",
+		"aiseed.Migrations", a.sibling("schema -print"),
+		"grant it, or connect as their owner", "grant it, or connect as their owner. Which one: "+a.sibling("doctor"),
 		"and call Store.Rotate", "and run "+a.sibling("rotate"),
 		"list the providers to see", "run "+a.sibling("list")+" to see",
-		"read the provider again and decide again", "run the command again",
 		"seal them with Store.SealPlaintext", "seal them with: "+a.sibling("seal"),
 	).Replace(message)
 }

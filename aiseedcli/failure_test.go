@@ -1,6 +1,7 @@
 package aiseedcli
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
+	"example.com/aiseed/aiseedtest"
 )
 
 // Each class of error that the library documents is a class of a document.
@@ -35,4 +37,37 @@ func TestO7_FailuresHaveTheDataOfTheirErrors(t *testing.T) {
 	require.Nil(t, a.failureOf(&aiseed.LockTimeoutError{Holder: &aiseed.LockHolder{PID: 7}}).Holder.Since)
 	database := a.failureOf(&aiseed.DatabaseError{SQLState: "23505", Table: "ai_providers", Constraint: "ai_providers_pkey"})
 	require.Equal(t, []string{"23505", "ai_providers", "ai_providers_pkey"}, []string{database.SQLState, database.Table, database.Constraint})
+}
+
+// O7: a server that ships the command tells its operators what to run.
+func TestO7_AServerExplainsItsErrors(t *testing.T) {
+	t.Parallel()
+	opts := Options{Name: "acme ai", Schema: "acme"}
+	require.Empty(t, Explain(nil, opts))
+	require.Equal(t, "another error", Explain(errors.New("another error"), opts))
+	pool := aiseedtest.NewPool(t)
+	for _, tt := range []struct {
+		do   func() error
+		want string
+	}{
+		{func() error {
+			_, err := aiseed.Open(t.Context(), pool, aiseed.StoreOptions{Schema: "acme", AllowPlaintext: true})
+			return err
+		}, "with: acme ai schema -apply"},
+		{func() error {
+			sealed, err := aiseed.Open(t.Context(), pool, aiseed.StoreOptions{Keyring: aiseedtest.NewKeyring(t)})
+			require.NoError(t, err)
+			_, err = sealed.CreateProvider(t.Context(), "a", aiseed.ProviderSpec{Type: "openai", Name: "openai", Keys: []aiseed.Secret{aiseed.NewSecret("key")}})
+			require.NoError(t, err)
+			_, err = aiseed.Open(t.Context(), pool, aiseed.StoreOptions{Keyring: aiseedtest.NewKeyring(t)})
+			return err
+		}, "If it is lost for good: acme ai forget "},
+	} {
+		err := tt.do()
+		require.Error(t, err)
+		text := Explain(err, opts)
+		require.Contains(t, text, tt.want)
+		require.NotContains(t, text, "aiseed: ")
+		require.NotContains(t, text, "\ufdd0")
+	}
 }

@@ -42,16 +42,17 @@ func main() {
 }
 
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	command := aiseedcli.Options{
+		Name: "gateway providers", Version: version,
+		Prefixes: []string{prefix}, Schema: schema, NotifyChannel: channel,
+		DatabaseVariable: databaseVariable, KeysVariable: keysVariable,
+		Environ: environ, Stdout: stdout, Stderr: stderr,
+	}
 	if len(args) > 0 && args[0] == "providers" {
-		return aiseedcli.Run(ctx, args[1:], aiseedcli.Options{
-			Name: "gateway providers", Version: version,
-			Prefixes: []string{prefix}, Schema: schema, NotifyChannel: channel,
-			DatabaseVariable: databaseVariable, KeysVariable: keysVariable,
-			Environ: environ, Stdout: stdout, Stderr: stderr,
-		})
+		return aiseedcli.Run(ctx, args[1:], command)
 	}
 	if err := serve(ctx, environ, slog.New(slog.NewTextHandler(stderr, nil))); err != nil && !errors.Is(err, context.Canceled) {
-		fmt.Fprintln(stderr, err)
+		fmt.Fprintln(stderr, "gateway: "+aiseedcli.Explain(err, command))
 		return 1
 	}
 	return 0

@@ -38,6 +38,10 @@ func TestO7_TheCommandUnderTheHostsName(t *testing.T) {
 	require.Contains(t, command(0, "help"), "Usage: gateway providers <verb>")
 	require.Contains(t, command(2, "plan"), "gateway providers schema -apply\n")
 	require.Contains(t, command(1, "apply"), "gateway providers: ")
+	var server bytes.Buffer
+	require.Equal(t, 1, run(t.Context(), nil, environ, io.Discard, &server))
+	require.Contains(t, server.String(), "gateway: schema: there are no aiseed tables")
+	require.Contains(t, server.String(), "with: gateway providers schema -apply\n", "the server names the command too")
 	require.Contains(t, command(0, "schema -apply"), `schema "gateway"`)
 	require.Contains(t, command(2, "plan"), "create  openai")
 
