@@ -265,6 +265,7 @@ func TestC2_O3_L1_FrozenShapeTokenAndLockKeys(t *testing.T) {
 	require.Regexp(t, tokenPattern, token)
 
 	s := &database{schema: "public"}
+	require.Equal(t, LockKey("public"), LockKey(""))
 	require.Equal(t, v["lock keys"], fmt.Sprintf("%d\n%d", LockKey(s.schema), s.deliveryLockKey()))
 }
 

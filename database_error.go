@@ -113,15 +113,14 @@ func databaseError(ctx context.Context, operation string, err error) error {
 	}
 }
 
-// withoutOurDeadline replaces an error of a context that is ours: the caller set no such deadline.
+// withoutOurDeadline replaces an error of a context that is ours: the caller set no such deadline. Its
+// connection does not count as lost, since another one would have no time either.
 func withoutOurDeadline(err error, limit string) error {
 	var db *DatabaseError
 	if !errors.As(err, &db) || db.cause.Context == nil {
 		return err
 	}
-	return &DatabaseError{Operation: db.Operation, cause: pg.Error{
-		Lost: db.cause.Lost, Unreachable: true, Reason: "neither the pool nor the server answered within " + limit,
-	}}
+	return &DatabaseError{Operation: db.Operation, cause: pg.Error{Unreachable: true, Reason: "neither the pool nor the server answered within " + limit}}
 }
 
 // policyText says what to do about row security policies on tables.

@@ -2,6 +2,7 @@ package aiseed
 
 import (
 	"bytes"
+	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/base64"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"example.com/aiseed/internal/pg"
 	"example.com/aiseed/internal/seal"
 )
 
@@ -227,4 +229,13 @@ func TestS7_TextOfProvidersThatCannotBeUsed(t *testing.T) {
 	require.ErrorContains(t, both, "\n   2. ai_provider_keys.api_key "+row+"(provider b) is not sealed")
 	require.ErrorIs(t, both, ErrUndecryptable)
 	require.ErrorIs(t, both, ErrPlaintext)
+}
+
+// A5: a delivery whose time is up is not tried again, as one is whose connection was lost.
+func TestA5_TimeThatIsUpIsNoLostConnection(t *testing.T) {
+	t.Parallel()
+	err := withoutOurDeadline(&DatabaseError{Operation: delivering, cause: pg.Error{Context: context.DeadlineExceeded, Lost: true}}, "1s")
+	require.EqualError(t, err, "aiseed: delivering audits: neither the pool nor the server answered within 1s")
+	require.False(t, isLost(err))
+	require.NotErrorIs(t, err, context.DeadlineExceeded)
 }

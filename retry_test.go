@@ -322,9 +322,10 @@ func TestA1_F1_RowsThatAreNotInsertedAreAnError(t *testing.T) {
 	f.Exec(`create function ignore() returns trigger language plpgsql as 'begin return null; end'`)
 	spec := aiseed.ProviderSpec{Type: "openai", Name: "x", Keys: []aiseed.Secret{aiseed.NewSecret("k"), aiseed.NewSecret("l")}}
 	for table, rows := range map[string]string{"ai_providers": "1 row", "ai_provider_keys": "2 rows", "ai_provider_audits": "3 rows"} {
-		for _, how := range []string{
-			`create trigger ignore before insert on ` + table + ` for each row execute function ignore()`,
-			`create rule ignore as on insert to ` + table + ` do instead nothing`,
+		for how, want := range map[string]string{
+			`create trigger ignore before insert on ` + table + ` for each row execute function ignore()`: "want " + rows + " of " + table + " written",
+			`create rule ignore as on insert to ` + table + ` do instead nothing`:                         "SQLSTATE 0A000: a rule on " + table + " hides",
+			`create rule ignore as on insert to ` + table + ` do also notify x`:                           "SQLSTATE 0A000: a rule on " + table + " hides",
 		} {
 			f.Exec(how)
 			before := f.State()
@@ -332,7 +333,7 @@ func TestA1_F1_RowsThatAreNotInsertedAreAnError(t *testing.T) {
 			seeding := aiseed.SeedAIProvidersFromEnv(context.Background(), f.Store, f.Parse("PROVIDER_0_TYPE=openai", "PROVIDER_0_KEYS=a,b"), f.Audits, slog.Logger{})
 			for _, err := range []error{err, seeding} {
 				require.ErrorIs(t, err, aiseed.ErrDatabase, how)
-				require.ErrorContains(t, err, "want "+rows+" of "+table+" written")
+				require.ErrorContains(t, err, want)
 			}
 			require.Equal(t, before, f.State())
 			require.Empty(t, f.Audits.Entries())
@@ -384,9 +385,36 @@ func TestA5_TheTimeOfADeliveryIsNotTheCallers(t *testing.T) {
 	require.NoError(t, err)
 	held, err := pool.Acquire(context.Background())
 	require.NoError(t, err)
-	defer held.Release()
 	_, err = store.DeliverAudits(context.Background(), f.Audits)
 	require.ErrorIs(t, err, aiseed.ErrDatabase)
 	require.NotErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorContains(t, err, "neither the pool nor the server answered within StoreOptions.AuditTimeout, which is 20ms")
+
+	held.Release()
+	f.Seeded("OPENAI_KEY=key")
+	tx, err := f.Pool.Begin(context.Background())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, tx.Rollback(context.Background())) }()
+	_, err = tx.Exec(context.Background(), `lock table ai_provider_audits`)
+	require.NoError(t, err)
+	_, err = store.DeliverAudits(context.Background(), f.Audits)
+	require.NotErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "neither the pool nor the server answered within StoreOptions.AuditTimeout")
+}
+
+// What a trigger raises is the trigger's own, also if it has a SQLSTATE by which we know something.
+func TestL5_ErrorsOfTriggersAreNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	p := f.Created(aiseed.ProviderSpec{Type: "openai", Name: "x"})
+	f.Exec(`create sequence calls`)
+	for i, state := range []string{"22012", "0A000", "P0001"} {
+		f.Exec(`create or replace function fail() returns trigger language plpgsql as $$ begin perform nextval('calls'); raise exception 'no' using errcode = '` + state + `'; end $$`)
+		f.Exec(`create or replace trigger fail before update on ai_providers for each row execute function fail()`)
+		err := f.Store.SetProviderEnabled(context.Background(), "a", p.ID, false)
+		var db *aiseed.DatabaseError
+		require.ErrorAs(t, err, &db)
+		require.Equal(t, state, db.SQLState)
+		require.Equal(t, []string{fmt.Sprint(i + 1)}, f.Rows(`select last_value from calls`))
+	}
 }

@@ -150,7 +150,7 @@ func (d *doctor) writing(ctx context.Context) (findings []finding) {
 		findings = append(findings, d.forWriting(d.writes, "a transaction does not hold together, as behind a pooler of statements",
 			"Connect to the server itself, or set in pgbouncer.ini:", "pool_mode = transaction")...)
 	}
-	findings = append(findings, d.lacking()...)
+	findings = append(append(findings, d.lacking()...), d.ruled()...)
 	switch {
 	case findings != nil:
 		return findings

@@ -85,6 +85,12 @@ func situations() (all []situation) {
 		})
 	}
 	add(situation{
+		name: "a rule", writing: true, mends: true,
+		there: func(p *patient) {
+			p.exec(`create rule "Copy it" as on insert to ai_providers do also notify copied`)
+		},
+	})
+	add(situation{
 		name: "no UPDATE on ai_providers, and something to adopt", writing: true, mends: true,
 		there: func(p *patient) { p.adopts = true; p.exec("revoke update on ai_providers from " + p.mayWrite()) },
 	})

@@ -87,6 +87,8 @@ type tableAccess struct {
 	exists, policy bool // a row security policy applies to the role
 	owner          bool // the role is or may be its owner, so that the policy is forced
 	ownerName      string
+	rule           string // one of its rules, or ""
+	ruleOnInsert   bool
 	lacks          []need
 }
 
@@ -99,12 +101,14 @@ select exists (select from n), coalesce((select has_schema_privilege(oid, 'USAGE
        2 = (select count(*) from n join pg_class s on s.relnamespace = n.oid and s.relname = 'aiseed_schema' join pg_attribute a on a.attrelid = s.oid and not a.attisdropped
              where a.attname = 'version' and a.atttypid = 'int4'::regtype or a.attname = 'applied_at' and a.atttypid = 'timestamptz'::regtype),
        c.oid is not null, coalesce(row_security_active(c.oid), false), coalesce(pg_has_role(c.relowner, 'USAGE'), false), coalesce(pg_get_userbyid(c.relowner)::text, ''),
+       coalesce(r.rulename::text, ''), coalesce(r.ev_type = '3', false),
        coalesce(case when has_table_privilege(c.oid, need.privilege) then true
                      when need.privilege = 'DELETE' then false
                      else (select bool_and(has_column_privilege(c.oid, a.attnum, need.privilege)) from pg_attribute a
                             where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and (need.columns = '' or a.attname = any(string_to_array(need.columns, ','))))
                 end, false)
   from need left join n on true left join pg_class c on c.relnamespace = n.oid and c.relname = need.name and c.relkind in ('r', 'p', 'v')
+       left join lateral (select rulename, ev_type from pg_rewrite where ev_class = c.oid and ev_type <> '1' order by ev_type = '3' desc, rulename limit 1) r on true
  order by need.id`
 
 // readAccess asks for all tables and all needs in one round trip.
@@ -124,7 +128,7 @@ func (d *doctor) readAccess(ctx context.Context) error {
 		for i := 0; rows.Next(); i++ {
 			var t tableAccess
 			var granted bool
-			if err := rows.Scan(&d.access.schema, &d.access.usage, &d.access.create, &d.access.ours, &t.exists, &t.policy, &t.owner, &t.ownerName, &granted); err != nil {
+			if err := rows.Scan(&d.access.schema, &d.access.usage, &d.access.create, &d.access.ours, &t.exists, &t.policy, &t.owner, &t.ownerName, &t.rule, &t.ruleOnInsert, &granted); err != nil {
 				return err
 			}
 			t.name = needs[i].table
@@ -219,6 +223,19 @@ func (d *doctor) hidden() (findings []finding) {
 			findings = append(findings, fail(found, "Give the role BYPASSRLS, or as the owner:", "alter table "+d.table(t.name)+" no force row level security;")...)
 		} else {
 			findings = append(findings, fail(found, "Connect as the owner, give the role BYPASSRLS, or as the owner:", "alter table "+d.table(t.name)+" disable row level security;")...)
+		}
+	}
+	return findings
+}
+
+// ruled finds rules, which hide from the client what it writes. Writes are refused then.
+func (d *doctor) ruled() (findings []finding) {
+	adopts := slices.ContainsFunc(d.steps, func(s aiseed.Step) bool { return s.Action == aiseed.ActionAdopt })
+	for _, t := range d.access.tables {
+		if t.rule != "" {
+			rule := identifier(t.rule)
+			findings = append(findings, d.forWriting(d.writes && (t.ruleOnInsert || adopts), fmt.Sprintf("the rule %s on %s hides what is written", rule, d.table(t.name)), "Make it a trigger, and as the owner:",
+				fmt.Sprintf("drop rule %s on %s;", rule, d.table(t.name)))...)
 		}
 	}
 	return findings

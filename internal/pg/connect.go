@@ -329,12 +329,15 @@ func (a attempt) explain(c *pgconn.Config, out *Error) finding {
 		return finding{"the server's certificate cannot be accepted", "renew it: it has to be for a server, from an authority"}
 	case errors.As(a.err, &header):
 		return finding{"the other side does not speak TLS", "check host and port, and sslnegotiation"}
-	case errors.As(a.err, &remote) && remote.Op == "remote error",
-		// What a server says of a certificate can be lost, because it hangs up behind it.
-		a.cert && a.phase != "dial error" && isNetwork(a.err) && networkReason(a.err) != "timed out":
+	case errors.As(a.err, &remote) && remote.Op == "remote error":
 		return finding{"the server broke off TLS", "check sslcert and sslkey: the server has to trust that certificate, and both need a TLS version in common"}
 	case isNetwork(a.err):
-		return network(a.err)
+		f := network(a.err)
+		// What a server says of a certificate can be lost, because it hangs up behind it.
+		if a.cert && a.tls == "with TLS" && a.phase != "dial error" && a.phase != "tls error" && f.found != "timed out" {
+			f.todo = "check sslcert and sslkey: the server has to trust that certificate; its log says why"
+		}
+		return f
 	case a.phase == "channel binding check failed", a.phase == "failed SASL auth" && c.ChannelBinding == "require":
 		if a.tls == "without TLS" {
 			return finding{"channel_binding=require needs TLS", "set sslmode=require too"}

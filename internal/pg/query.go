@@ -2,11 +2,13 @@ package pg
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"example.com/aiseed/internal/text"
 )
@@ -21,8 +23,9 @@ type Query struct {
 }
 
 // Write is a statement that has to write n rows of a table. If it writes another number, because
-// somebody changed the rows meanwhile, or a rule or a trigger forbids it, the server itself refuses
-// it, and so the commit that is sent behind it.
+// somebody changed the rows meanwhile or a trigger forbids it, the server itself refuses it, and so
+// the commit that is sent behind it. Servers take no such statement on a table with a rule for it;
+// see https://www.postgresql.org/docs/current/queries-with.html.
 func Write(table string, n int, sql string, args ...[]byte) Query {
 	return Query{
 		SQL:     "with written as (" + sql + "\nreturning 1)\nselect 1 / (count(*) = " + strconv.Itoa(n) + ")::int from written",
@@ -67,8 +70,22 @@ type rowsError struct {
 }
 
 func (e *rowsError) Error() string {
-	return fmt.Sprintf("want %s of %s written, and the server did not do that; someone keeps changing the table, or a rule or a trigger forbids it",
+	return fmt.Sprintf("want %s of %s written, and the server wrote another number; someone keeps changing the table, or a trigger forbids it",
 		text.Count(e.want, "row"), e.table)
+}
+
+// explain returns what the error of a [Write] means. An error in a trigger has a context.
+func (e *rowsError) explain(err error) error {
+	var answer *pgconn.PgError
+	switch {
+	case !errors.As(err, &answer) || answer.Where != "":
+	case answer.Code == stateDivisionByZero:
+		return e
+	case answer.Code == stateFeatureNotSupported:
+		return &Error{SQLState: answer.Code, Table: e.table, Reason: "SQLSTATE " + answer.Code + ": a rule on " + e.table +
+			" hides from the client what it writes; drop the rule, or make it a trigger"}
+	}
+	return err
 }
 
 // SelectLockHolder finds who holds the advisory lock of the key $1 in this database: the pid,

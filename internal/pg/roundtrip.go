@@ -12,16 +12,16 @@ package pg
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// notWritten are the SQLSTATEs of a [Write] whose rows are not those that it wants: it divides by
-// zero, or a rule on the table has no rows to return.
-var notWritten = map[string]bool{"22012": true, "0A000": true}
+const (
+	stateDivisionByZero      = "22012"
+	stateFeatureNotSupported = "0A000"
+)
 
 // binaryResults asks for results that do not depend on settings like DateStyle.
 var binaryResults = []int16{pgx.BinaryFormatCode}
@@ -68,9 +68,8 @@ func RoundTrip(ctx context.Context, conn *pgx.Conn, queries ...Query) error {
 	err := results.Close()
 	trace.end(err)
 	if err != nil {
-		var answer *pgconn.PgError
-		if errors.As(err, &answer) && notWritten[answer.Code] && answered < len(queries) && queries[answered].written != nil {
-			return queries[answered].written
+		if answered < len(queries) && queries[answered].written != nil {
+			err = queries[answered].written.explain(err)
 		}
 		return lostIfClosed(conn, err)
 	}
