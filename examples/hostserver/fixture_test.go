@@ -291,7 +291,7 @@ func (f *fixture) eventuallyListed(url, want string) {
 	}, patience, 5*time.Millisecond)
 }
 
-// waitForWatcher returns when every serving host waits for changes.
+// waitForWatcher returns when a serving host waits for changes.
 func (f *fixture) waitForWatcher() {
 	f.t.Helper()
 	require.Eventually(f.t, func() bool {

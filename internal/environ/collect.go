@@ -181,7 +181,7 @@ func (c *collector) addIndexed(entry string, at int) bool {
 	indexed, ok := strings.CutPrefix(entry[at:], c.names.Group)
 	number, rest, _ := strings.Cut(indexed, "_")
 	field, _, set := strings.Cut(rest, "=")
-	if !ok || !set || !c.names.Fields[field] || !IsIndex(number) {
+	if !ok || !set || !c.names.Fields[field] || !isIndex(number) {
 		return false
 	}
 	stem := entry[:len(entry)-len(rest)]
@@ -213,12 +213,12 @@ func (c *collector) addOther(entry string, at, end int) {
 		stray.Meant, stray.Wrong = full[:at]+meant, wrong
 	}
 	switch {
-	case (ours || meant != "") && IsServiceLink(name, s.Value()):
+	case (ours || meant != "") && isServiceLink(name, s.Value()):
 		c.Links = append(c.Links, full)
 		return
 	case known && wrong == "":
 		stray.Kind = OtherLetters
-	case isIndexed && !IsIndex(number):
+	case isIndexed && !isIndex(number):
 		stray.Kind = BadIndex
 		if c.BadIndices == nil {
 			c.BadIndices = map[string]bool{}
@@ -289,9 +289,9 @@ func (c *collector) sort() {
 	}
 }
 
-// IsIndex reports whether s is an index. It checks text, not a number: an index may
+// isIndex reports whether s is an index. It checks text, not a number: an index may
 // be larger than any integer type.
-func IsIndex(s string) bool { return isNumber(s) && (len(s) == 1 || s[0] != '0') }
+func isIndex(s string) bool { return isNumber(s) && (len(s) == 1 || s[0] != '0') }
 
 // Increment adds one to a decimal number of any length, in place if possible.
 func Increment(digits []byte) []byte {
@@ -338,7 +338,7 @@ func (n Names) restored(name string) (meant, wrong string, known bool) {
 		rest, wrong = "_"+rest, cmp.Or(wrong, "no underscore behind "+group)
 	}
 	number, field, _ := strings.Cut(rest[1:], "_")
-	if !IsIndex(number) || field == "" {
+	if !isIndex(number) || field == "" {
 		return "", "", false
 	}
 	return n.Group + number + "_" + field, wrong, n.Fields[field]

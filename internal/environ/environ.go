@@ -110,9 +110,9 @@ func isNameByte(c byte) bool {
 	return c == '_' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
 }
 
-// IsServiceLink reports whether Kubernetes sets such a variable for a service: see
+// isServiceLink reports whether Kubernetes sets such a variable for a service: see
 // https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables.
-func IsServiceLink(name, value string) bool {
+func isServiceLink(name, value string) bool {
 	if strings.HasSuffix(name, "_SERVICE_HOST") || strings.HasSuffix(name, "_SERVICE_PORT") || strings.Contains(name, "_SERVICE_PORT_") {
 		return true
 	}

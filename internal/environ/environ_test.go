@@ -132,10 +132,10 @@ func TestE13_ServiceLinks(t *testing.T) {
 		"PROVIDER_PORT_80_TCP": "tcp://10.0.0.1:80", "PROVIDER_PORT_80_TCP_PROTO": "tcp", "PROVIDER_PORT_80_TCP_PORT": "80", "PROVIDER_PORT_80_TCP_ADDR": "10.0.0.1",
 		"OPENAI_PORT_53_UDP": "udp://10.0.0.1:53", "PROVIDER_0_PORT": "sctp://10.0.0.1:80",
 	} {
-		require.True(t, IsServiceLink(name, value), name)
+		require.True(t, isServiceLink(name, value), name)
 	}
 	for name, value := range map[string]string{"PROVIDER_PORT": "80", "PROVIDER_0_TYPE": "openai", "OPENAI_BASE_URL": "https://h/", "PROVIDER_PORT_TCP": "x", "PROVIDER_TCP": "x"} {
-		require.False(t, IsServiceLink(name, value), name)
+		require.False(t, isServiceLink(name, value), name)
 	}
 }
 

@@ -87,7 +87,7 @@ func checkShape(value string) (problem string) {
 	switch {
 	case text.IsQuote(first) || text.IsQuote(last):
 		return "in quotes; docker --env-file and some other readers keep them: remove them"
-	case IsTemplate(trimmed):
+	case isTemplate(trimmed):
 		return NotFilledIn
 	}
 	return ""
@@ -102,8 +102,8 @@ var template = regexp.MustCompile(`\$\{|\$\([^)]*\)|\{\{.*\}\}|<[^<>]+>|^%[A-Za-
 // references matches the begin of a value that names a place in a store of secrets.
 var references = regexp.MustCompile(`^(op://|@Microsoft\.KeyVault\(|arn:aws[a-z-]*:(secretsmanager|ssm):)`)
 
-// IsTemplate reports whether something had to be put into a value, and was not.
-func IsTemplate(value string) bool {
+// isTemplate reports whether something had to be put into a value, and was not.
+func isTemplate(value string) bool {
 	return strings.ContainsAny(value, "$<%{") && template.MatchString(value) ||
 		strings.ContainsAny(value, ":@") && references.MatchString(value)
 }
@@ -114,7 +114,7 @@ var partOfURL = regexp.MustCompile(`\$[A-Z_][A-Z0-9_]*|\{[A-Za-z_-]+\}|%[A-Z_][A
 // IsTemplateURL reports whether something had to be put into a URL, and was not. Braces and
 // percent signs are enough for that only if the URL is wrong.
 func IsTemplateURL(value string, wrong bool) bool {
-	return IsTemplate(value) || partOfURL.MatchString(value) && (wrong || strings.Contains(value, "$"))
+	return isTemplate(value) || partOfURL.MatchString(value) && (wrong || strings.Contains(value, "$"))
 }
 
 // isJSON reports whether a value is a JSON object or array, or begins like one.

@@ -61,15 +61,6 @@ func TestSettingsOverrideOurs(t *testing.T) {
 	require.Contains(t, string(log), "show max_connections")
 }
 
-func TestServersAreIndependent(t *testing.T) {
-	t.Parallel()
-	first, second := startServer(t), shared(t)
-	require.NotEqual(t, first.DSN(""), second.DSN(""))
-
-	require.NoError(t, first.Close())
-	require.NoError(t, connect(t, second.DSN("")).Ping(t.Context()))
-}
-
 func TestCloseLeavesNothing(t *testing.T) {
 	t.Parallel()
 	server := startServer(t)

@@ -8,4 +8,4 @@ func width(uintptr) int { return 0 }
 
 func isTerminal(uintptr) bool { return false }
 
-func hideInput(uintptr) (func(), error) { return nil, ErrUnsupported }
+func hideInput(uintptr) (func(), error) { return nil, errUnsupported }

@@ -13,9 +13,9 @@ import (
 	"strings"
 )
 
-// ErrUnsupported means that echo cannot be turned off: not a terminal, or a system that this
+// errUnsupported means that echo cannot be turned off: not a terminal, or a system that this
 // package does not know.
-var ErrUnsupported = errors.New("not a terminal whose echo can be turned off")
+var errUnsupported = errors.New("not a terminal whose echo can be turned off")
 
 // ErrTooLong means that the terminal may have cut the line that was typed.
 var ErrTooLong = errors.New("longer than the line that a terminal takes")
@@ -40,11 +40,11 @@ func Is(stream any) bool {
 func ReadSecret(ctx context.Context, stream any, prompt io.Writer, question string) (string, error) {
 	f, ok := stream.(*os.File)
 	if !ok {
-		return "", ErrUnsupported
+		return "", errUnsupported
 	}
 	restore, err := hideInput(f.Fd())
 	if err != nil {
-		return "", ErrUnsupported
+		return "", errUnsupported
 	}
 	defer func() {
 		restore()

@@ -110,6 +110,6 @@ func TestO7_WhatIsNoTerminal(t *testing.T) {
 		require.False(t, Is(stream))
 		require.Zero(t, Width(stream))
 		_, err := ReadSecret(t.Context(), stream, io.Discard, "secret? ")
-		require.ErrorIs(t, err, ErrUnsupported)
+		require.ErrorIs(t, err, errUnsupported)
 	}
 }

@@ -100,7 +100,7 @@ func CheckSecret(s string) (problem string) {
 		return "empty"
 	case len(s) > maxSecretBytes:
 		return "longer than 8 KiB"
-	case IsMask(s):
+	case isMask(s):
 		return "a mask, as this library prints it in place of a secret; want the secret"
 	}
 	if problem := CheckWord(s); problem != "" {

@@ -32,8 +32,8 @@ func Mask(secret string) string {
 	return Masked + secret[tail:]
 }
 
-// IsMask reports whether s is what Mask makes of a secret.
-func IsMask(s string) bool {
+// isMask reports whether s is what Mask makes of a secret.
+func isMask(s string) bool {
 	tail, masked := strings.CutPrefix(s, Masked)
 	return masked && (tail == "" || utf8.RuneCountInString(tail) == maskTailRunes)
 }

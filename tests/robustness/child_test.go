@@ -80,11 +80,9 @@ func runChild(in *bufio.Reader) error {
 		return err
 	}
 	// A slow process must not fail: the test that waits for it has its own limit.
-	options := aiseed.StoreOptions{AllowPlaintext: len(s.Key) == 0, Migrate: true, LockTimeout: time.Hour, AuditTimeout: time.Hour}
-	if len(s.Key) > 0 {
-		if options.Keyring, err = aiseed.NewKeyring(s.Key); err != nil {
-			return err
-		}
+	options := aiseed.StoreOptions{Migrate: true, LockTimeout: time.Hour, AuditTimeout: time.Hour}
+	if options.Keyring, err = aiseed.NewKeyring(s.Key); err != nil {
+		return err
 	}
 	var store *aiseed.Store
 	if s.OpenFirst {
@@ -224,15 +222,4 @@ func (p *process) read(done func() bool) {
 	if silent.Load() {
 		p.Text = fmt.Sprintf("killed, because it said nothing for %s", testkit.Patience)
 	}
-}
-
-func TestF2_ChildIsAWholeStart(t *testing.T) {
-	t.Parallel()
-	f := setup(t, storetest.Plaintext)
-	p := launch(t, start{DSN: f.DSN(), Environ: []string{"CODER_AIBRIDGE_OPENAI_KEY=key"}})
-	p.release()
-	p.wait()
-	require.Equal(t, toldDone, p.Told, p.Text)
-	require.Len(t, p.Audits, 2)
-	require.Len(t, f.Rows(`select id from ai_providers`), 1)
 }
