@@ -405,23 +405,29 @@ func (e *entry) bedrockFields() []string {
 	if !c.hasBedrock() {
 		return nil
 	}
-	var set []string
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
+	return namesOfSet([]setField{
 		{fieldBedrockBaseURL, c.BedrockBaseURL != ""},
 		{fieldBedrockRegion, c.BedrockRegion != ""},
 		{secretName(fieldBedrockAccessKey, len(c.BedrockAccessKeys)), len(c.BedrockAccessKeys) > 0},
 		{secretName(fieldBedrockAccessKeySecret, len(c.BedrockAccessKeySecrets)), len(c.BedrockAccessKeySecrets) > 0},
 		{fieldBedrockModel, c.BedrockModel != ""},
 		{fieldBedrockSmallFastModel, c.BedrockSmallFastModel != ""},
-	} {
+	})
+}
+
+// A setField is the name of a field, and whether it is set.
+type setField struct {
+	name string
+	set  bool
+}
+
+func namesOfSet(fields []setField) (names []string) {
+	for _, f := range fields {
 		if f.set {
-			set = append(set, f.name)
+			names = append(names, f.name)
 		}
 	}
-	return set
+	return names
 }
 
 func (e *entry) name() string { return cmp.Or(e.config.Name, e.config.Type) }

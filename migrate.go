@@ -385,8 +385,17 @@ func (d *database) checkStored(ctx context.Context, ring seal.Ring, check keyChe
 		if err := d.read(ctx, operation, d.lookForTables(&found)); err != nil {
 			return err
 		}
-		justMigrated := record.version < 0 && found.recorded
-		if foreign := found.notRecorded(0); len(foreign) > 0 && !justMigrated {
+		if found.recorded {
+			// A name is found behind the snapshot of a transaction, and rows are not. So the tables can
+			// have been made meanwhile.
+			if err := d.read(ctx, operation, d.selectRecord(&record)); err != nil {
+				return err
+			}
+			if record.version > 0 {
+				return d.checkStored(ctx, ring, check)
+			}
+		}
+		if foreign := found.notRecorded(0); len(foreign) > 0 {
 			return d.foreignTables(foreign)
 		}
 		if len(found.elsewhere) > 0 {

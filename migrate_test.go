@@ -415,3 +415,32 @@ func TestL4_MigrationTriesAgainWhileTablesOfAnotherProcessAreNotFoundYet(t *test
 		})
 	}
 }
+
+// F3: a statement finds a table that was created behind its snapshot, and none of its rows.
+func TestS8_L2_TablesThatAreMadeBetweenSnapshotAndLookAreOurs(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	f := setup(t)
+	versions := f.Rows(`delete from aiseed_schema returning version`)
+	tx, err := f.Pool.Begin(ctx)
+	require.NoError(t, err)
+	_, err = tx.Exec(ctx, `lock table aiseed_schema`)
+	require.NoError(t, err)
+	for _, version := range versions {
+		_, err = tx.Exec(ctx, `insert into aiseed_schema (version) values ($1::text::int)`, version)
+		require.NoError(t, err)
+	}
+	pool, options, _ := f.Connect(func(_ *aiseed.StoreOptions, c *pgxpool.Config) {
+		c.ConnConfig.RuntimeParams["default_transaction_isolation"] = "repeatable read"
+	})
+	opened := make(chan error, 1)
+	go func() {
+		_, err := aiseed.Open(ctx, pool, options)
+		opened <- err
+	}()
+	require.Eventually(t, func() bool {
+		return len(f.Rows(`select pid from pg_locks where not granted and relation = 'aiseed_schema'::regclass`)) == 1
+	}, testkit.Patience, time.Millisecond)
+	require.NoError(t, tx.Commit(ctx))
+	require.NoError(t, testkit.Awaited(t, opened))
+}

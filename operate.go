@@ -329,22 +329,14 @@ func conflict(found *storedProvider, wanted int64) error {
 const allBedrockFields = 5
 
 // bedrockFields are the fields of an update that change Bedrock settings.
-func (u ProviderUpdate) bedrockFields() (set []string) {
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
+func (u ProviderUpdate) bedrockFields() []string {
+	return namesOfSet([]setField{
 		{fieldBedrockRegion, u.Region != nil},
 		{fieldBedrockAccessKey, u.AccessKey != nil},
 		{fieldBedrockAccessKeySecret, u.AccessKeySecret != nil},
 		{fieldBedrockModel, u.Model != nil},
 		{fieldBedrockSmallFastModel, u.SmallFastModel != nil},
-	} {
-		if f.set {
-			set = append(set, f.name)
-		}
-	}
-	return set
+	})
 }
 
 // removesBedrock reports whether an update takes the Bedrock settings of a provider away, and what

@@ -146,21 +146,14 @@ type BedrockSettings struct {
 }
 
 // fields lists the fields that are set, or stands for all of them.
-func (b BedrockSettings) fields() (set []string) {
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
+func (b BedrockSettings) fields() []string {
+	set := namesOfSet([]setField{
 		{fieldBedrockRegion, b.Region != ""},
 		{fieldBedrockAccessKey, !b.AccessKey.IsZero()},
 		{fieldBedrockAccessKeySecret, !b.AccessKeySecret.IsZero()},
 		{fieldBedrockModel, b.Model != ""},
 		{fieldBedrockSmallFastModel, b.SmallFastModel != ""},
-	} {
-		if f.set {
-			set = append(set, f.name)
-		}
-	}
+	})
 	if len(set) == 0 {
 		set = []string{bedrockGroup + "*"}
 	}

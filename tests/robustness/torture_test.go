@@ -79,7 +79,8 @@ func TestF6_FuzzTargets(t *testing.T) {
 	require.NotEmpty(t, targets)
 	executions := regexp.MustCompile(`execs: (\d+)`)
 	for _, target := range targets {
-		out, err := exec.Command("go", "test", "-run", "^$", "-fuzz", "^"+target+"$", "-fuzztime", fuzzTime.String(), "-fuzzminimizetime", "20x", pkgs[target]).CombinedOutput()
+		out, err := exec.Command("go", "test", "-run", "^$", "-fuzz", "^"+target+"$", "-fuzztime", fuzzTime.String(), "-fuzzminimizetime", "20x", pkgs[target],
+			"-args", "-test.fuzzcachedir="+t.TempDir()).CombinedOutput() // what was found before would be tried first, and take the time
 		var problem error
 		if err != nil {
 			problem = fmt.Errorf("%w\n%s", err, out)
