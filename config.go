@@ -415,21 +415,6 @@ func (e *entry) bedrockFields() []string {
 	})
 }
 
-// A setField is the name of a field, and whether it is set.
-type setField struct {
-	name string
-	set  bool
-}
-
-func namesOfSet(fields []setField) (names []string) {
-	for _, f := range fields {
-		if f.set {
-			names = append(names, f.name)
-		}
-	}
-	return names
-}
-
 func (e *entry) name() string { return cmp.Or(e.config.Name, e.config.Type) }
 
 // nameVariable returns the variable that gives the provider its name.

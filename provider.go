@@ -160,6 +160,21 @@ func (b BedrockSettings) fields() []string {
 	return set
 }
 
+// A setField is the name of a field, and whether it is set.
+type setField struct {
+	name string
+	set  bool
+}
+
+func namesOfSet(fields []setField) (names []string) {
+	for _, f := range fields {
+		if f.set {
+			names = append(names, f.name)
+		}
+	}
+	return names
+}
+
 // withDefaults sets missing models to the defaults of the environment.
 func (b BedrockSettings) withDefaults() BedrockSettings {
 	if b.Model == "" {
