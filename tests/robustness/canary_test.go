@@ -315,7 +315,7 @@ func renderings(v any, thorough bool) (out []rendering) {
 			add("%"+flags+string(verb), fmt.Appendf(nil, "%"+flags+string(verb), v))
 		}
 	}
-	holders := map[string]any{"an unexported field of ": struct{ v any }{v}}
+	holders := map[string]any{"an unexported field of ": struct{ v any }{v}, "a slice of ": []any{v}}
 	if typ := reflect.TypeOf(v); typ != nil {
 		pointer := reflect.New(typ)
 		pointer.Elem().Set(reflect.ValueOf(v))
@@ -332,7 +332,7 @@ func renderings(v any, thorough bool) (out []rendering) {
 	}
 	if *torture {
 		maps.Copy(holders, map[string]any{
-			"a slice of ": []any{v}, "a map of ": map[string]any{"k": v}, "a field of ": struct{ V any }{v},
+			"a map of ": map[string]any{"k": v}, "a field of ": struct{ V any }{v},
 			"an unexported pointer to ": struct{ v *struct{ v any } }{&struct{ v any }{v}},
 		})
 	}

@@ -112,7 +112,8 @@ func (w *secretWorld) walk() (called []string) {
 
 	cfg, err := aiseed.ParseEnviron(ctx, w.environ, w.logger)
 	must(err)
-	showWithURL("ParseEnviron", cfg, &cfg, cfg.Warnings)
+	showWithURL("ParseEnviron", cfg, cfg.Warnings)
+	showWithURL("Config.Format", &cfg)
 	spec := aiseed.ProviderSpec{BaseURL: all.inQuery("h", "URL updated"), Keys: []aiseed.Secret{aiseed.NewSecret(all.value("created key"))}}
 	update := w.update()
 	for function, v := range map[string]interface {
