@@ -2,8 +2,11 @@ package environ
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
+
+	"example.com/aiseed/internal/text"
 )
 
 // Names are the names that variables can have behind a prefix: plain ones, and indexed ones,
@@ -313,7 +316,8 @@ func meantNumber(index string) string {
 
 // restored returns the name that a name behind a prefix was meant to be, and what the name has
 // that makes it another one: nothing if its letters differ in case only. known says whether
-// there is such a name. Without that, the name is at least in one of our groups, or "".
+// there is such a name. Without that, the name is at least in one of our groups or a slip away
+// from one of ours, or "".
 func (n Names) restored(name string) (meant, wrong string, known bool) {
 	trimmed := strings.TrimFunc(name, isBlank)
 	if trimmed != name {
@@ -327,17 +331,19 @@ func (n Names) restored(name string) (meant, wrong string, known bool) {
 		return upper, wrong, false
 	}
 	group := strings.TrimSuffix(n.Group, "_")
-	rest, ok := strings.CutPrefix(upper, group)
-	if !ok {
+	head, rest, _ := strings.Cut(upper, "_")
+	switch tail, glued := strings.CutPrefix(head, group); {
+	case glued && tail != "" && tail != "S":
+		rest, wrong = tail+"_"+rest, cmp.Or(wrong, "no underscore behind "+group)
+	case head != group && text.Near(head, []string{group}) != "":
+		wrong = cmp.Or(wrong, head+"_ in place of "+n.Group)
+	case head != group:
+		if text.Near(upper, slices.Collect(maps.Keys(n.Plain))) != "" {
+			return upper, wrong, false
+		}
 		return "", "", false
 	}
-	if plural, ok := strings.CutPrefix(rest, "S_"); ok {
-		rest, wrong = "_"+plural, cmp.Or(wrong, group+"S_ in place of "+n.Group)
-	}
-	if !strings.HasPrefix(rest, "_") {
-		rest, wrong = "_"+rest, cmp.Or(wrong, "no underscore behind "+group)
-	}
-	number, field, _ := strings.Cut(rest[1:], "_")
+	number, field, _ := strings.Cut(rest, "_")
 	if !isIndex(number) || field == "" {
 		return "", "", false
 	}
