@@ -139,20 +139,7 @@ func TestO11_AnotherProgram(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			listener, err := net.Listen("tcp", "127.0.0.1:0")
-			require.NoError(t, err)
-			defer listener.Close()
-			go func() {
-				for {
-					conn, err := listener.Accept()
-					if err != nil {
-						return
-					}
-					tt.serve(conn)
-					_ = conn.Close()
-				}
-			}()
-			port := listener.Addr().(*net.TCPAddr).Port
+			port := listening(t, tt.serve)
 			require.Equal(t, fmt.Sprintf("aiseed: opening the store: cannot connect to 127.0.0.1, port %d: %s", port, tt.want),
 				refused(t, fmt.Sprintf("host=127.0.0.1 port=%d user=guest password=%s %s", port, canary, tt.settings)).Error())
 		})

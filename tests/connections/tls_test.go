@@ -126,23 +126,13 @@ func TestO11_ACertificateThatIsRefusedWithoutAWord(t *testing.T) {
 	certificate, key := ours.issue(t, "127.0.0.1", time.Hour)
 	pair, err := tls.X509KeyPair([]byte(certificate), []byte(key))
 	require.NoError(t, err)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.CopyN(io.Discard, conn, 8) // the request for TLS
-			_, _ = conn.Write([]byte("S"))
-			_ = tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequestClientCert}).Handshake()
-			_ = conn.(*net.TCPConn).SetLinger(0)
-			_ = conn.Close()
-		}
-	}()
-	dsn := fmt.Sprintf("host=127.0.0.1 port=%d user=guest password=%s", listener.Addr().(*net.TCPAddr).Port, canary)
+	port := listening(t, func(conn net.Conn) {
+		_, _ = io.CopyN(io.Discard, conn, 8) // the request for TLS
+		_, _ = conn.Write([]byte("S"))
+		_ = tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequestClientCert}).Handshake()
+		_ = conn.(*net.TCPConn).SetLinger(0)
+	})
+	dsn := fmt.Sprintf("host=127.0.0.1 port=%d user=guest password=%s", port, canary)
 	client := " sslcert=" + readable(t, "crt", certificate) + " sslkey=" + readable(t, "key", key)
 	const ofCertificate = "; check sslcert and sslkey: the server has to trust that certificate; its log says why"
 	require.ErrorContains(t, refused(t, dsn+" sslmode=require"+client), ofCertificate)

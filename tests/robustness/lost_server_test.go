@@ -111,8 +111,7 @@ func TestL10_ConnectionLostInALaterBatchOfTheDelivery(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			f.Exec(`insert into ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name)
-				select gen_random_uuid(), 'a', 'create', 'ai_provider', gen_random_uuid(), gen_random_uuid(), 'x' from generate_series(1, 1500)`)
+			f.leftBehind(1500) // more than a batch
 			entries := 0
 			auditor := aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
 				if entries++; entries == 1200 {
@@ -137,8 +136,7 @@ func TestL10_DriftOnTheServerThatTookOver(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			f.Exec(`insert into ai_provider_audits (id, actor, action, resource, resource_id, provider_id, provider_name)
-				select gen_random_uuid(), 'a', 'create', 'ai_provider', gen_random_uuid(), gen_random_uuid(), 'x' from generate_series(1, 1500)`)
+			f.leftBehind(1500) // more than a batch
 			entries := 0
 			auditor := aiseed.AuditorFunc(func(context.Context, aiseed.AuditEntry) error {
 				switch entries++; entries {
