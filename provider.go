@@ -420,20 +420,6 @@ func secretsOf(p Provider) (keys []Secret) {
 	return keys
 }
 
-// matchKeys returns keys with the secrets of want, in its order. A secret that old has keeps its key;
-// another gets one without an id.
-func matchKeys(old []ProviderKey, want []Secret) []ProviderKey {
-	keys := make([]ProviderKey, len(want))
-	for i, secret := range want {
-		keys[i].APIKey = secret
-		same := func(k ProviderKey) bool { return k.APIKey.Equal(secret) }
-		if j := slices.IndexFunc(old, same); j >= 0 && !secret.IsZero() { // a zero one in old cannot be decrypted
-			keys[i] = old[j]
-		}
-	}
-	return keys
-}
-
 // sameKeys compares the secrets, in order.
 func sameKeys(a, b []ProviderKey) bool {
 	return slices.EqualFunc(a, b, func(a, b ProviderKey) bool { return a.APIKey.Equal(b.APIKey) })

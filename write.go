@@ -203,6 +203,20 @@ func newPositions(old *storedProvider, positions map[uuid.UUID]int, keys []Provi
 	return placed
 }
 
+// matchKeys returns keys with the secrets of want, in its order. A secret that old has keeps its key;
+// another gets one without an id.
+func matchKeys(old []ProviderKey, want []Secret) []ProviderKey {
+	keys := make([]ProviderKey, len(want))
+	for i, secret := range want {
+		keys[i].APIKey = secret
+		same := func(k ProviderKey) bool { return k.APIKey.Equal(secret) }
+		if j := slices.IndexFunc(old, same); j >= 0 && !secret.IsZero() { // a zero one in old cannot be decrypted
+			keys[i] = old[j]
+		}
+	}
+	return keys
+}
+
 // replaceKeys returns the keys of a provider that had old and gets want, with the ids and times of
 // new ones.
 func replaceKeys(old []ProviderKey, want []Secret, now time.Time) []ProviderKey {
