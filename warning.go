@@ -79,7 +79,7 @@ func (w Warning) String() string {
 	case WarningIgnored, WarningUnusedKeys:
 		return variables + ": " + w.Reason
 	case WarningDeleted:
-		return "an operator deleted it, and it stays deleted: remove its variables from the environment, or restore it in the database"
+		return "an operator deleted it, and it stays deleted: remove its variables from the environment, or restore the provider"
 	case WarningDiverged:
 		return w.divergence("add " + w.Token + " to " + w.KeepVariable + "; if the environment is, add it to " + w.AdoptVariable)
 	case WarningAdopted:

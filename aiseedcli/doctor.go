@@ -208,7 +208,8 @@ func (d *doctor) environment(ctx context.Context) (findings []finding) {
 		if err != nil {
 			return fail(bare(err), "")
 		}
-		return ok("nothing is wrong with the variables %s*, which make %s", strings.Join(d.flags.prefixes, "* and "), text.Count(len(plan.Steps), "provider"))
+		makes := slices.DeleteFunc(plan.Steps, func(s aiseed.Step) bool { return s.Action != aiseed.ActionCreate })
+		return ok("nothing is wrong with the variables %s*, which make %s", strings.Join(d.flags.prefixes, "* and "), text.Count(len(makes), "provider"))
 	}
 	return findings
 }

@@ -62,22 +62,17 @@ func (a *app) printPlan(p planned) {
 	}
 	shown := *p.Plan
 	shown.Warnings = notShown(p.Plan, p.cfg)
-	shown.Steps = list(p.Steps)
-	for i, s := range shown.Steps {
-		shown.Steps[i].Warnings = nil
-		for _, w := range s.Warnings {
-			if w.Code == aiseed.WarningDeleted { // the text of a code that the library does not know is the code
-				w = aiseed.Warning{Code: aiseed.WarningCode(a.warning(s, w))}
-			}
-			shown.Steps[i].Warnings = append(shown.Steps[i].Warnings, w)
-		}
-	}
 	a.print(shown.Table(a.width(), a.colour()))
+	a.printDeleted(p.Steps)
 }
 
-// warning returns the text of a warning about a step, with what this command can do.
-func (a *app) warning(s aiseed.Step, w aiseed.Warning) string {
-	return strings.ReplaceAll(w.String(), "restore it in the database", "restore it with: "+a.sibling("restore "+text.Label(s.Name)))
+// printDeleted tells how to bring back the providers that an operator deleted.
+func (a *app) printDeleted(steps []aiseed.Step) {
+	for _, s := range steps {
+		if s.Action == aiseed.ActionDeleted {
+			a.printf("To restore %s: %s\n", text.Label(s.Name), a.sibling("restore "+text.Label(s.Name)))
+		}
+	}
 }
 
 // A planned is a plan, and what it was made from.
@@ -168,9 +163,10 @@ func (a *app) printApplied(p planned, did applied) {
 	}
 	for _, s := range p.Steps {
 		for _, w := range s.Warnings {
-			a.printf("warning: %s: %s\n", text.Label(s.Name), a.warning(s, w))
+			a.printf("warning: %s: %s\n", text.Label(s.Name), w)
 		}
 	}
+	a.printDeleted(p.Steps)
 	for _, w := range notShown(p.Plan, p.cfg) {
 		a.printf("warning: %s\n", w)
 	}
