@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -123,6 +124,8 @@ func TestO7_TheHostsSchemaLockAndChannel(t *testing.T) {
 	require.Zero(t, code, output)
 	require.NotContains(t, output, "CODER")
 	require.Contains(t, output, "nothing is wrong with the variables GATEWAY_* and OLD_*, which make 1 provider\n")
+	_, output = runOfHost(t, append(slices.Clone(environ), "GATEWAY_PROVIDER_0_TYPE=watsonx"), "doctor")
+	require.Contains(t, output, "which make 1 provider\n", "a type that is skipped makes none")
 	_, output = runOfHost(t, environ[:2], "doctor")
 	require.Contains(t, output, "no variable GATEWAY_* or OLD_* is set")
 	_, output = runOfHost(t, append(environ[:1:1], "GATEWAY_KEYS="+secondKey+","+firstKey), "rotate")
