@@ -40,14 +40,14 @@ type Config struct {
 	variables variables
 }
 
-func (c Config) masked() any {
+func (cfg Config) masked() any {
 	type masked Config // its parts mask their base URLs themselves
-	return masked(c)
+	return masked(cfg)
 }
 
 // Format prints the values with the base URLs masked. Without it, fmt would not ask the parts of a
 // pointer in another value.
-func (c Config) Format(f fmt.State, verb rune) { formatMasked(f, verb, c) }
+func (cfg Config) Format(f fmt.State, verb rune) { formatMasked(f, verb, cfg) }
 
 // OpenAIConfig makes a provider "openai" if Key is set.
 type OpenAIConfig struct {
