@@ -50,7 +50,7 @@ func run(ctx context.Context, in input, out io.Writer) error {
 
 func (s *story) tell(ctx context.Context) error {
 	s.heading("aiseed: AI providers move from the environment into Postgres, once")
-	s.say("A server calls the library when it starts. From then on the database is the truth: the environment can create a provider, and it can refuse to start, but it never overwrites, resurrects or deletes one. Here such a server starts several times, on real tables.")
+	s.say("A server calls the library when it starts. From then on the database is the truth: the environment can create a provider, and it can refuse to start, but by itself it never overwrites, resurrects or deletes one. Here such a server starts several times, on real tables.")
 	s.table(
 		[]string{"environment", s.in.from},
 		[]string{"database", s.in.where},
