@@ -54,7 +54,8 @@ func TestO7_L6_AnEditWhoseCommitIsUnknownSaysHowToFindOut(t *testing.T) {
 			locked <- err
 		}()
 		o.awaitWaiting("next", "advisory")
-		o.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'aiseed' and wait_event = 'advisory'`)
+		// Do not choose it by its wait_event: that is null while a waiting session takes a signal, as of a database that is dropped.
+		o.Exec(`select pg_terminate_backend(pid) from unnest(pg_blocking_pids($1)) as holders (pid)`, next.Conn().PgConn().PID())
 		require.NoError(t, testkit.Awaited(t, locked))
 		_, err := next.Exec(t.Context(), `alter table ai_provider_audits rename to elsewhere`) // so it cannot look up what became of the commit
 		require.NoError(t, err)
