@@ -18,7 +18,8 @@ const isAwaited = `
 
 // watchLock says for whom the verb waits, if it waits for long, until ctx ends. It looks on a
 // connection of its own, after the verb has one: a limit can leave the verb only one. If it cannot
-// look, it says nothing.
+// look, it says nothing. A question that it has asked it does not cancel, because that can end a
+// pooler. See [closeAfter] for how long an answer can take.
 func (a *app) watchLock(ctx context.Context, pool *pgxpool.Pool) {
 	if !a.verb.writes {
 		return
@@ -45,7 +46,7 @@ func (a *app) watchLock(ctx context.Context, pool *pgxpool.Pool) {
 				return
 			}
 		}
-		holder, err := a.holderOn(ctx, conn, isAwaited)
+		holder, err := a.holderOn(context.WithoutCancel(ctx), conn, isAwaited)
 		switch {
 		case err != nil:
 			return

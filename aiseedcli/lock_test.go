@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"example.com/aiseed"
@@ -119,6 +120,35 @@ func TestO7_WhomItWaitsForCanBeUnknown(t *testing.T) {
 	}()
 	require.NoError(t, testkit.Awaited(t, gaveUp))
 	require.Empty(t, stderr.String())
+}
+
+// A cancellation can end PgBouncer 1.18 to 1.20, for all of its clients. So a verb that is done leaves the
+// question who holds the lock to its end.
+func TestO7_WhoHoldsTheLockIsAskedToTheEnd(t *testing.T) {
+	t.Parallel()
+	o := newOperator(t)
+	ctx, done := context.WithCancel(t.Context())
+	defer done()
+	a := &app{Options: Options{}.withDefaults(), verb: verb{writes: true}, flags: flags{database: o.DSN() + " application_name=patient"}}
+	made, err := a.pool(ctx)
+	require.NoError(t, err)
+	defer made.Close()
+	config, wire := made.Config(), &testkit.Wire{}
+	config.ConnConfig.DialFunc = wire.Dial
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	require.NoError(t, err)
+	defer pool.Close()
+	require.NoError(t, pool.Ping(ctx))
+	wire.Reset(wire.OnceWritten(testkit.Pass, "pg_locks", done))
+	ended := make(chan error, 1)
+	go func() {
+		a.watchLock(ctx, pool)
+		ended <- ctx.Err()
+	}()
+	require.Error(t, testkit.Awaited(t, ended))
+	_, sent := wire.Count()
+	require.Contains(t, sent, "pg_locks")
+	require.NotContains(t, sent, "\x04\xd2\x16\x2e", "a request to cancel")
 }
 
 // The verbs that can wait for the lock are those that say for whom.

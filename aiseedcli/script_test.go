@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 		return time.Hour
 	}
 	closePatience = func(c *pgx.ConnConfig) time.Duration {
-		if c.RuntimeParams["application_name"] == "patient" {
+		if c.RuntimeParams["application_name"] == "patient" || c.Port == 6432 {
 			return time.Hour
 		}
 		return 10 * time.Millisecond
