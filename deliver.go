@@ -82,6 +82,11 @@ func (s *Store) DeliverAudits(ctx context.Context, auditor Auditor) (delivered i
 	if err := checkAuditor(auditor); err != nil {
 		return 0, err
 	}
+	return s.deliverOver(ctx, auditor, tryDeliveryLock)
+}
+
+// deliverOver delivers over a connection of its own.
+func (s *Store) deliverOver(ctx context.Context, auditor Auditor, lock deliveryLock) (delivered int, err error) {
 	ctx, cancel := s.deliveryContext(ctx)
 	defer cancel()
 	conn, err := s.acquire(ctx, delivering)
@@ -89,7 +94,7 @@ func (s *Store) DeliverAudits(ctx context.Context, auditor Auditor) (delivered i
 		return 0, s.inTime(err)
 	}
 	defer pg.Release(ctx, conn)
-	d, err := s.begunDelivery(ctx, conn.Conn())
+	d, err := s.begunDelivery(ctx, conn.Conn(), lock)
 	if err != nil {
 		return 0, err
 	}
@@ -102,6 +107,7 @@ type handover struct {
 	auditor Auditor // nil leaves the entries, like LeaveAudits
 
 	pending     bool // there are entries that no delivery has looked at
+	lock        deliveryLock
 	delivered   int
 	undelivered error // why entries are left
 }
@@ -124,13 +130,18 @@ func (h *handover) follow(ctx context.Context, w *write) {
 		}
 	}
 	var d delivery
-	w.behind = h.store.beginDelivery(&d, beforeAll)
+	w.behind = func(lost bool) []pg.Query {
+		if lost {
+			h.lock = awaitDeliveryLock
+		}
+		return h.store.beginDelivery(&d, beforeAll, h.lock)
+	}
 	w.then = func(conn *pgxpool.Conn) {
 		ctx, cancel := h.store.deliveryContext(ctx)
 		defer cancel()
-		var n int
-		n, h.undelivered = h.store.deliver(ctx, conn.Conn(), d, h.auditor)
-		h.delivered, pending = h.delivered+n, n > 0 && isLost(h.undelivered) // another connection goes on
+		n, err := h.store.deliver(ctx, conn.Conn(), d, h.auditor)
+		h.count(n, err)
+		pending = n > 0 && isLost(err) // another connection goes on
 	}
 }
 
@@ -139,9 +150,16 @@ func (h *handover) rest(ctx context.Context) error {
 	if !h.pending || h.leaves() {
 		return nil
 	}
-	n, err := h.store.DeliverAudits(ctx, h.auditor)
-	h.delivered, h.undelivered = h.delivered+n, err
+	n, err := h.store.deliverOver(ctx, h.auditor, h.lock)
+	h.count(n, err)
 	return err
+}
+
+func (h *handover) count(delivered int, err error) {
+	h.delivered, h.undelivered = h.delivered+delivered, err
+	if isLost(err) {
+		h.lock = awaitDeliveryLock
+	}
 }
 
 // warn logs why entries are left.
@@ -161,8 +179,26 @@ type delivery struct {
 	more    bool  // there are entries after the last
 }
 
+// A deliveryLock says how to take the lock of the process that delivers.
+type deliveryLock int
+
+const (
+	tryDeliveryLock deliveryLock = iota // who holds it delivers our entries too
+
+	// awaitDeliveryLock is for a call that has lost a connection: the session can still be there, and
+	// hold the lock for nobody.
+	awaitDeliveryLock
+)
+
+func (l deliveryLock) sql() string {
+	if l == awaitDeliveryLock {
+		return `(select true from pg_advisory_xact_lock($1))`
+	}
+	return `pg_try_advisory_xact_lock($1)`
+}
+
 // beginDelivery begins a delivery of the entries after a seq.
-func (s *Store) beginDelivery(d *delivery, after int64) []pg.Query {
+func (s *Store) beginDelivery(d *delivery, after int64, lock deliveryLock) []pg.Query {
 	// The server waits longer than the auditor may take, but not for ever.
 	return append(s.begin(s.lockTimeout, s.auditTimeout+2*pg.CleanupTimeout),
 		// If the statistics are older than the entries, they say that few are undelivered, and
@@ -171,7 +207,7 @@ func (s *Store) beginDelivery(d *delivery, after int64) []pg.Query {
 		pg.Query{
 			// Deliver nothing if entries cannot be marked, or each start would
 			// deliver them again.
-			SQL:  `select current_setting('transaction_read_only') = 'off' and pg_try_advisory_xact_lock($1)`,
+			SQL:  `select current_setting('transaction_read_only') = 'off' and ` + lock.sql(),
 			Args: [][]byte{pg.Int64(s.deliveryLockKey())},
 			Rows: pg.One(&d.locked),
 		},
@@ -183,8 +219,8 @@ func (s *Store) beginDelivery(d *delivery, after int64) []pg.Query {
 }
 
 // begunDelivery begins a delivery in a round trip of its own.
-func (s *Store) begunDelivery(ctx context.Context, conn *pgx.Conn) (d delivery, err error) {
-	err = pg.RoundTrip(ctx, conn, s.beginDelivery(&d, beforeAll)...)
+func (s *Store) begunDelivery(ctx context.Context, conn *pgx.Conn, lock deliveryLock) (d delivery, err error) {
+	err = pg.RoundTrip(ctx, conn, s.beginDelivery(&d, beforeAll, lock)...)
 	return d, s.inTime(s.failed(ctx, conn, delivering, err))
 }
 
@@ -214,7 +250,7 @@ func (s *Store) deliver(ctx context.Context, conn *pgx.Conn, d delivery, auditor
 		// lock is released.
 		behind := []pg.Query{pg.SeeAllRows, s.pending(&late)}
 		if goOn {
-			behind = s.beginDelivery(&next, d.last)
+			behind = s.beginDelivery(&next, d.last, tryDeliveryLock)
 		}
 		marked, err := s.mark(ctx, conn, accepted, behind)
 		delivered += marked
@@ -222,7 +258,7 @@ func (s *Store) deliver(ctx context.Context, conn *pgx.Conn, d delivery, auditor
 			return delivered, errors.Join(auditErr, err)
 		}
 		if late {
-			if next, err = s.begunDelivery(ctx, conn); err != nil {
+			if next, err = s.begunDelivery(ctx, conn, tryDeliveryLock); err != nil {
 				return delivered, err
 			}
 		}

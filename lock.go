@@ -41,9 +41,9 @@ type write struct {
 
 	seals bool // see Store.locked
 
-	behind []pg.Query               // sent behind the commit, in the same round trip
-	then   func(conn *pgxpool.Conn) // called at most once, when all of behind was answered, on the same connection
-	done   func()                   // called if this is the write that was committed
+	behind func(lost bool) []pg.Query // sent behind the commit, in the same round trip, or behind the look-up of a lost one; nil for none
+	then   func(conn *pgxpool.Conn)   // called at most once, when all of behind was answered, on the same connection
+	done   func()                     // called if this is the write that was committed
 }
 
 // locked runs a transaction that holds the lock, in two round trips, or three if a write
@@ -140,7 +140,7 @@ func (l *lockedCall) attempt(ctx context.Context) error {
 	for _, w := range l.lost {
 		if slices.Contains(witnesses, w.witness.String()) {
 			l.answered()
-			if w.then != nil && pg.RoundTrip(ctx, conn.Conn(), append([]pg.Query{{SQL: `rollback`}}, w.behind...)...) != nil {
+			if w.then != nil && pg.RoundTrip(ctx, conn.Conn(), append([]pg.Query{{SQL: `rollback`}}, w.behind(true)...)...) != nil {
 				w.then = nil
 			}
 			return l.follow(ctx, conn, w)
@@ -178,7 +178,11 @@ func (l *lockedCall) write(ctx context.Context, conn *pgxpool.Conn, w *write) er
 	if l.notifyChannel != "" {
 		writes = append(writes, notification(l.notifyChannel))
 	}
-	committed, err := pg.Commit(ctx, conn.Conn(), writes, w.behind...)
+	var behind []pg.Query
+	if w.behind != nil {
+		behind = w.behind(false)
+	}
+	committed, err := pg.Commit(ctx, conn.Conn(), writes, behind...)
 	if committed {
 		if err != nil && !conn.Conn().IsClosed() {
 			w.finish() // only what is behind the commit failed

@@ -206,6 +206,34 @@ func TestL6_TransactionStillInProgressIsWaitedFor(t *testing.T) {
 	}
 }
 
+// A4: a session whose connection was lost can still hold the lock of the delivery, for nobody. It is waited for.
+func TestA4_L6_TheDeliveryOfALostSessionIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	for _, cancelled := range []bool{false, true} {
+		t.Run(fmt.Sprintf("cancelled %t", cancelled), func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			lost := f.Hold("public\x00audits")
+			f.Wire.Reset(testkit.Once(testkit.CutAfter, "insert into", func() {
+				if cancelled {
+					f.Wire.WhenWritten(cancel)
+				}
+			}))
+			seeded := make(chan error, 1)
+			go func() {
+				seeded <- aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
+			}()
+			f.WaitForWaiters(1)
+			require.Empty(t, f.Audits.Entries())
+			require.NoError(t, lost.Close(context.Background()))
+			require.NoError(t, testkit.Awaited(t, seeded))
+			require.Len(t, f.Audits.Entries(), 2)
+		})
+	}
+}
+
 // A lostWrite is a call whose answer to the commit is lost.
 type lostWrite struct {
 	deleted bool // p is a deleted provider
@@ -338,10 +366,13 @@ func TestL6_WriteThatIsUnderWayIsLookedForAgain(t *testing.T) {
 					return testkit.CutBefore
 				case !lost && strings.Contains(string(sent), "\x00commit\x00"):
 					lost = true
-					go func() {
-						f.WaitForWaiters(2) // the commit waits for the gate, and the next write for the first one
-						assert.NoError(t, gate.Close(context.Background()))
-					}()
+					w.WhenWritten(func() {
+						f.WaitForWaiters(1) // the commit waits for the gate; the next write must not overtake it
+						go func() {
+							f.WaitForWaiters(2) // the next write waits for the first one
+							assert.NoError(t, gate.Close(context.Background()))
+						}()
+					})
 					return testkit.CutUnheard
 				case strings.Contains(string(sent), lookUp):
 					looked++
