@@ -46,7 +46,7 @@ func TestProgram(t *testing.T) {
 		f.hold(`lock table ai_providers`)
 		request := make(chan error, 1)
 		go func() { _, _, err := call("GET", url+"/api/providers", ""); request <- err }()
-		f.waitForWaiter()
+		f.waitForRequest()
 		// The second signal has an effect once the first has arrived. It is not SIGINT,
 		// because background jobs of a shell ignore that.
 		require.Eventually(t, func() bool {

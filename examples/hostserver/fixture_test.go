@@ -418,7 +418,19 @@ func (f *fixture) hold(sql string) (release func()) {
 // waitForWaiter returns when a host waits for a lock that hold holds.
 func (f *fixture) waitForWaiter() {
 	f.t.Helper()
+	f.waitForWaiting("%")
+}
+
+// waitForRequest returns when a request for all providers waits for such a lock. The watcher, which
+// reads those that can be used, can wait for it before the request does.
+func (f *fixture) waitForRequest() {
+	f.t.Helper()
+	f.waitForWaiting("%where true)%")
+}
+
+func (f *fixture) waitForWaiting(query string) {
+	f.t.Helper()
 	require.Eventually(f.t, func() bool {
-		return len(f.rows(`select pid from pg_stat_activity where datname = current_database() and application_name = 'hostserver' and wait_event_type = 'Lock'`)) > 0
+		return len(f.rows(`select pid from pg_stat_activity where datname = current_database() and application_name = 'hostserver' and wait_event_type = 'Lock' and query like $1`, query)) > 0
 	}, patience, time.Millisecond, "nobody waits")
 }

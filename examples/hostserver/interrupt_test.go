@@ -208,7 +208,7 @@ func TestInterruptedWhileServing(t *testing.T) {
 		status, body, err := call("GET", url+"/api/providers", "")
 		answered <- answer{status, body, err}
 	}()
-	f.waitForWaiter()
+	f.waitForRequest()
 
 	h.interrupt()
 	require.Eventually(t, func() bool {
