@@ -149,7 +149,7 @@ func TestF8_Failover(t *testing.T) {
 			t.Parallel()
 			c := newCluster(t)
 			random := chance(t.Name())
-			messages, commit := c.messages(t, op)
+			messages, _ := c.messages(t, op)
 			try := func(how failover, direction faultproxy.Direction, n int) {
 				// In a subtest, so that what it opens is closed after it.
 				t.Run(fmt.Sprintf("%s at message %d %s", how.kind, n, direction), func(t *testing.T) {
@@ -160,6 +160,7 @@ func TestF8_Failover(t *testing.T) {
 			if !*torture {
 				if op.name == written[0].name {
 					// What was committed is lost, with the first word of the answer and with the last.
+					_, commit := c.messages(t, op, readWrite)
 					try(failovers[1], faultproxy.ToClient, commit[0])
 					try(failovers[1], faultproxy.ToClient, commit[1])
 				}
@@ -197,8 +198,8 @@ func (c *cluster) rig(t *testing.T, opts ...storetest.Option) *rig {
 
 // messages counts the messages of an undisturbed operation. commit are the first and the last
 // message of the answer to a start's commit.
-func (c *cluster) messages(t *testing.T, op operation) (counts map[faultproxy.Direction]int, commit [2]int) {
-	r := c.rig(t)
+func (c *cluster) messages(t *testing.T, op operation, opts ...storetest.Option) (counts map[faultproxy.Direction]int, commit [2]int) {
+	r := c.rig(t, opts...)
 	cfg := r.begin(op)
 	r.arm(faultproxy.Fault{}, nil)
 	require.NoError(t, op.run(context.Background(), r, r.patient, cfg, r.Audits))
@@ -211,16 +212,35 @@ func (c *cluster) messages(t *testing.T, op operation) (counts map[faultproxy.Di
 		}
 		require.NotZero(t, counts[direction])
 	}
-	var ends []int // of the answers to the login, the read, the lock, the commit and the marks
+	var ends []int // of the answers: the last are those to the lock, the commit and the marks
 	for _, match := range regexp.MustCompile(`(?m)to client (\d+) ReadyForQuery$`).FindAllStringSubmatch(r.proxy.Record(), -1) {
 		n, err := strconv.Atoi(match[1])
 		require.NoError(t, err)
 		ends = append(ends, n)
 	}
 	if !op.edits && !op.delivers {
-		commit = [2]int{ends[2] + 1, ends[3]}
+		commit = [2]int{ends[len(ends)-3] + 1, ends[len(ends)-2]}
 	}
 	return counts, commit
+}
+
+// readWrite asks each server for what it is, which is four more messages to the client.
+func readWrite(_ *aiseed.StoreOptions, config *pgxpool.Config) {
+	config.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+}
+
+// catchUp returns when a standby has what its primary has.
+func catchUp(ctx context.Context, standby, primary *pgxpool.Pool) error {
+	var position string
+	if err := primary.QueryRow(ctx, `select pg_current_wal_flush_lsn()::text`).Scan(&position); err != nil {
+		return err
+	}
+	for reached := false; !reached; time.Sleep(time.Millisecond) {
+		if err := standby.QueryRow(ctx, `select pg_last_wal_replay_lsn() >= $1::pg_lsn`, position).Scan(&reached); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // failOver is one case. The standby is then the primary.
@@ -238,29 +258,17 @@ func (c *cluster) failOver(t *testing.T, op operation, how failover, fault fault
 	require.NoError(t, err)
 	t.Cleanup(there.Close)
 
-	r := c.rig(t, func(_ *aiseed.StoreOptions, config *pgxpool.Config) {
+	r := c.rig(t, func(options *aiseed.StoreOptions, config *pgxpool.Config) {
 		config.ConnConfig.Fallbacks = []*pgconn.FallbackConfig{{Host: there.Config().ConnConfig.Host, Port: 5432}}
 		if !how.late {
-			config.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+			readWrite(options, config)
 		}
 	})
 	f, here := r.fixture, r.Pool
 	cfg := r.begin(op)
 	before, after := r.content(), r.after[op.name]
 
-	caughtUp := func() error {
-		var position string
-		if err := here.QueryRow(ctx, `select pg_current_wal_flush_lsn()::text`).Scan(&position); err != nil {
-			return err
-		}
-		for reached := false; !reached; time.Sleep(time.Millisecond) {
-			if err := there.QueryRow(ctx, `select pg_last_wal_replay_lsn() >= $1::pg_lsn`, position).Scan(&reached); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	require.NoError(t, caughtUp())
+	require.NoError(t, catchUp(ctx, there, here))
 	switch {
 	case how.behind:
 		for _, sql := range []string{`alter system set primary_conninfo = ''`, `select pg_reload_conf()`} {
@@ -299,7 +307,7 @@ func (c *cluster) failOver(t *testing.T, op operation, how failover, fault fault
 		}
 		var err error
 		if !how.behind && !how.synchronous {
-			err = caughtUp()
+			err = catchUp(ctx, there, here)
 		}
 		err = errors.Join(err, primary.Kill())
 		if !how.late {
@@ -427,6 +435,10 @@ func TestL10_ConnectionStringsWithTwoServers(t *testing.T) {
 	require.NoError(t, start("read-write", gone, host(c.primary)), "one is gone")
 	require.Len(t, r.Rows(`select id from ai_providers`), 3)
 	r.empty()
+	behind, err := pgxpool.New(ctx, standby.DSN(""))
+	require.NoError(t, err)
+	defer behind.Close()
+	require.NoError(t, catchUp(ctx, behind, r.Pool))
 	err = start("any", gone, host(standby))
 	require.ErrorAs(t, err, &db, "the other is a standby")
 	require.Equal(t, "25006", db.SQLState)

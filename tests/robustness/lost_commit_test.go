@@ -127,15 +127,16 @@ func lookedUp(t *testing.T, try func(timeout time.Duration) (*fixture, bool, err
 // Who is cancelled is told what is known, and that it was cancelled.
 func TestL6_UnknownToWhoWasCancelled(t *testing.T) {
 	t.Parallel()
-	f, err := lookedUp(t, func(timeout time.Duration) (f *fixture, reached bool, err error) {
-		f = setup(t, storetest.LockTimeout(timeout))
+	f, err := lookedUp(t, func(timeout time.Duration) (*fixture, bool, error) {
+		f := setup(t, storetest.LockTimeout(timeout))
+		var reached atomic.Bool
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		cut := false
 		f.Wire.Reset(func(sent []byte) testkit.Action {
 			switch {
 			case cut:
-				reached = true
+				reached.Store(true)
 				cancel()
 				return testkit.CutBefore
 			case strings.Contains(string(sent), "insert into"):
@@ -144,13 +145,14 @@ func TestL6_UnknownToWhoWasCancelled(t *testing.T) {
 			}
 			return testkit.Pass
 		})
-		err = aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
-		return f, reached, err
+		err := aiseed.SeedAIProvidersFromEnv(ctx, f.Store, f.Parse("OPENAI_KEY=key"), f.Audits, slog.Logger{})
+		return f, reached.Load(), err
 	})
 	require.ErrorIs(t, err, aiseed.ErrCommitUnknown)
 	require.ErrorIs(t, err, context.Canceled)
 
 	f.Wire.Reset(nil)
+	f.RequireIdle() // the session whose connection was cut holds the lock of the delivery until it notices
 	require.NoError(t, f.Seed(f.Parse("OPENAI_KEY=key")), "the next start finds out")
 	require.Len(t, f.Rows(`select id from ai_providers`), 1)
 	require.Len(t, f.Audits.Entries(), 2)
