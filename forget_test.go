@@ -305,7 +305,7 @@ func TestO7_L6_A7_O8_ForgettingIsAnOperation(t *testing.T) {
 	l.AwaitListening(l.Store)
 	told, _ := watched.Counts()
 	delivered := len(l.Audits.Entries())
-	l.Wire.Reset(testkit.Once(testkit.CutAfter, "commit"))
+	l.Wire.Reset(testkit.Once(testkit.CutAfter, "commit\x00"))
 	forgotten, err := l.forget()
 	require.NoError(t, err)
 	require.Len(t, forgotten, 4, "those of the attempt whose answer was lost")

@@ -22,7 +22,7 @@ import (
 
 func TestL1_AnotherSchemaDoesNotBlock(t *testing.T) {
 	t.Parallel()
-	f := setup(t, storetest.LockTimeout(100*time.Millisecond))
+	f := setup(t)
 	f.Hold("other")
 	f.Seeded("OPENAI_KEY=key")
 }
@@ -96,6 +96,7 @@ func TestL3_LockTimeoutNamesKeyAndHolder(t *testing.T) {
 	require.Equal(t, before, f.State())
 	require.NoError(t, holder.Close(context.Background()))
 	f.RequireIdle()
+	storetest.SetLockTimeout(f.Store, testkit.Patience) // a commit can wait for those of other tests, which notify too
 	require.NoError(t, f.Seed(f.Parse("OPENAI_KEY=key")), "the same store goes on")
 }
 

@@ -179,6 +179,8 @@ func TestRestartAfterCrash(t *testing.T) {
 	server := startServer(t)
 	postmaster := server.PID()
 	require.NoError(t, syscall.Kill(postmaster, syscall.SIGKILL))
+	// The server's other processes share memory with it, and end a moment later.
+	require.Eventually(t, func() bool { return len(processesOf(t, server.keeper.dir)) == 1 }, patience, 10*time.Millisecond, "the keeper is left")
 
 	require.NoError(t, server.Restart(t.Context()))
 	require.NotEqual(t, postmaster, server.PID())

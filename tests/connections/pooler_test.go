@@ -112,11 +112,12 @@ func command(t *testing.T, bouncer *ephemeral.PgBouncer, what string) {
 func TestO11_APoolerThatRequiresTLS(t *testing.T) {
 	t.Parallel()
 	server := start(t, "local all all trust\n", "")
-	certificate, key := authority(t).issue(t, "127.83.71.72", time.Hour)
-	bouncer := behind(t, server, "listen_addr=127.83.71.72", "client_tls_sslmode=require",
+	address := ownAddress()
+	certificate, key := authority(t).issue(t, address, time.Hour)
+	bouncer := behind(t, server, "listen_addr="+address, "client_tls_sslmode=require",
 		"client_tls_cert_file="+readable(t, "crt", certificate), "client_tls_key_file="+readable(t, "key", key))
-	guest := bouncer.DSN("") + " host=127.83.71.72 user=guest password=" + canary
-	require.Equal(t, "aiseed: opening the store: cannot connect to 127.83.71.72, port 6432, database postgres, user guest: SQLSTATE 08P01: the pooler requires TLS; set sslmode=require in the connection string",
+	guest := bouncer.DSN("") + " host=" + address + " user=guest password=" + canary
+	require.Equal(t, "aiseed: opening the store: cannot connect to "+address+", port 6432, database postgres, user guest: SQLSTATE 08P01: the pooler requires TLS; set sslmode=require in the connection string",
 		refused(t, guest+" sslmode=disable").Error())
 	require.ErrorContains(t, refused(t, guest+" sslmode=require channel_binding=require"), "channel_binding=require, and the server offers none; remove it, if ")
 }

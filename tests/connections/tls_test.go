@@ -12,6 +12,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -70,9 +71,15 @@ func present(t *testing.T, server *ephemeral.Server, trusted *issuer, certificat
 	require.NoError(t, server.Restart(t.Context()))
 }
 
+// ownAddress is one on which only this process listens.
+func ownAddress() string {
+	pid := os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d", 64+pid>>16&63, pid>>8&255, 1+pid%254)
+}
+
 func TestO11_TLSThatIsRequiredOrRefused(t *testing.T) {
 	t.Parallel()
-	const address, port = "127.83.71.73", "23873" // another server can listen on all addresses at 5432
+	address, port := ownAddress(), "23873" // another server can listen on all addresses at 5432
 	server := start(t, strings.Join([]string{
 		"hostssl secure all all scram-sha-256", "hostnossl open all all scram-sha-256", "host never all all reject",
 		"hostssl certified all all scram-sha-256 clientcert=verify-ca", "hostssl bound all all password",
@@ -81,7 +88,7 @@ func TestO11_TLSThatIsRequiredOrRefused(t *testing.T) {
 	dsn := "host=" + address + " port=" + port + " user=guest password=" + canary
 
 	// Without TLS there.
-	const at = "cannot connect to " + address + ", port " + port + ", database "
+	at := "cannot connect to " + address + ", port " + port + ", database "
 	plain := situation{"TLS that is not there", dsn + " dbname=open sslmode=require", "", at + "open: the server refuses TLS, and sslmode asks for it; turn ssl on there, or set sslmode=disable on a network that you trust"}
 	plain.now(t, "nothing")
 
