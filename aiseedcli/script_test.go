@@ -206,6 +206,11 @@ func (s *script) direct(line string) {
 	case "release":
 		err = s.held.Rollback(ctx)
 		s.held = nil
+		// The session of a command that was interrupted can have got what it waited for.
+		require.Eventually(s.t, func() bool {
+			var n int
+			return s.pool.QueryRow(ctx, `select count(*) from pg_stat_activity where datname = current_database() and application_name = 'aiseed'`).Scan(&n) == nil && n == 0
+		}, time.Minute, time.Millisecond)
 	case "migrate":
 		name, n, _ := strings.Cut(rest, " ")
 		s.migrate(name, n)

@@ -36,12 +36,12 @@ func NewPool(tb testing.TB, opts ...Option) *pgxpool.Pool {
 	for _, opt := range opts {
 		opt(&options)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), setupTimeout)
-	defer cancel()
 	s, err := server()
 	if err != nil {
 		tb.Fatalf("aiseedtest: %v", err)
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), setupTimeout) // after the start of the server, which has its own
+	defer cancel()
 	leave := s.admin.Join()
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), setupTimeout)
