@@ -370,8 +370,10 @@ func (w *secretWorld) cutEverywhere(random *rand.Rand, run func(reproduce string
 				}
 				return testkit.Pass
 			}, func() bool { return reached })
-			w.renewConnections()                  // some may be dead
-			require.Eventually(w.t, func() bool { // what was sent unheard is done by then
+			w.renewConnections() // some may be dead
+
+			// What was sent unheard is done by then.
+			require.Eventually(w.t, func() bool {
 				return len(w.f.Rows(`select pid from pg_stat_activity where datname = current_database() and application_name = 'store'`)) == 0
 			}, testkit.Patience, time.Millisecond)
 		}
