@@ -197,7 +197,7 @@ func (s *Store) DeleteProvider(ctx context.Context, actor string, id uuid.UUID) 
 func (s *Store) RestoreProvider(ctx context.Context, actor string, id uuid.UUID) (Provider, error) {
 	var namesake *storedProvider
 	read := func(found **storedProvider) pg.Query {
-		return s.selectProviders(isOrNamesake, keysOfAll, func(stored []*storedProvider) {
+		return s.selectProviders(providersWhere(isOrNamesake), keysOfAll, func(stored []*storedProvider) {
 			*found, namesake = nil, nil
 			for _, p := range stored {
 				if p.ID == id {

@@ -23,7 +23,7 @@ import (
 // Errors match [ErrUndecryptable], [ErrPlaintext] or [ErrDatabase].
 func (s *Store) Providers(ctx context.Context) ([]Provider, error) {
 	var stored []*storedProvider
-	err := s.read(ctx, "reading the providers", s.selectProviders(`enabled and not deleted`, keysOfLive, func(p []*storedProvider) { stored = p }))
+	err := s.read(ctx, "reading the providers", s.selectProviders(providersWhere(`enabled and not deleted`), keysOfLive, func(p []*storedProvider) { stored = p }))
 	if err != nil {
 		return nil, err
 	}
@@ -40,12 +40,12 @@ func (s *Store) load(names []string, into *[]*storedProvider) pg.Query {
 	return s.selectProviders(latestNamed, keysOfLive, func(stored []*storedProvider) { *into = stored }, pg.JSON(names))
 }
 
-// providersAndKeys returns one row for each provider that a condition chooses, and then one
-// row for each of their keys. A join would send a provider again with each of its keys. It is
-// one statement, for one snapshot. The planner does not know how many providers are chosen.
-// So it uses index look-ups in every table except a small one, analysed or not.
+// providersAndKeys returns one row for each provider that is chosen, and then one row for each
+// of their keys. A join would send a provider again with each of its keys. It is one statement,
+// for one snapshot. The planner does not know how many providers are chosen. So it looks their keys
+// up in an index, analysed or not, unless the table is small.
 const providersAndKeys = `
-with chosen as materialized (select * from {schema}.ai_providers where {condition})
+with chosen as materialized ({choice})
 select false, id, id, type, name, coalesce(display_name, ''), base_url, enabled, deleted, revision,
        settings, settings_key_id, created_at, updated_at
   from chosen
@@ -56,10 +56,17 @@ select true, id, provider_id, '', '', '', '', false, false, position,
  where provider_id = any (array(select id from chosen {whose}))`
 
 // latestNamed chooses one provider for each of the names in the JSON array $1, in the order of
-// [storedProvider.compare], however many tombstones share the name. See [pg.UseOrderOfIndexes].
-const latestNamed = `id = any (array(
-	select (select id from {schema}.ai_providers where name = wanted order by deleted, updated_at desc, id limit 1)
-	  from (select json_array_elements_text($1::json) as wanted) w))`
+// [storedProvider.compare], however many tombstones share the name: one look into an index for
+// each, see [pg.UseOrderOfIndexes]. To choose their ids first, and rows with "id = any" of those, would
+// compare each row of a small table with each id.
+const latestNamed = `
+select latest.* from json_array_elements_text($1::json) as w (wanted)
+ cross join lateral (select * from {schema}.ai_providers where name = wanted order by deleted, updated_at desc, id limit 1) as latest`
+
+// providersWhere chooses the providers that meet a condition.
+func providersWhere(condition string) string {
+	return `select * from {schema}.ai_providers where ` + condition
+}
 
 // keysOf says of which providers the keys are read.
 type keysOf string
@@ -69,11 +76,10 @@ const (
 	keysOfAll  keysOf = ``
 )
 
-// selectProviders reads the providers that a condition chooses, and sorts them. It decrypts
-// nothing.
-func (s *Store) selectProviders(condition string, keys keysOf, take func([]*storedProvider), args ...[]byte) pg.Query {
+// selectProviders reads the providers of a choice, and sorts them. It decrypts nothing.
+func (s *Store) selectProviders(choice string, keys keysOf, take func([]*storedProvider), args ...[]byte) pg.Query {
 	return pg.Query{
-		SQL:  s.sql(strings.NewReplacer("{condition}", condition, "{whose}", string(keys)).Replace(providersAndKeys)),
+		SQL:  s.sql(strings.NewReplacer("{choice}", choice, "{whose}", string(keys)).Replace(providersAndKeys)),
 		Args: args,
 		Rows: func(rows pgx.Rows) error {
 			stored, err := scanProviders(rows)
@@ -146,14 +152,16 @@ func (r *repeated) ScanBytes(text []byte) error {
 type reading func(found **storedProvider) pg.Query
 
 // byID reads the provider with an id.
-func (s *Store) byID(id uuid.UUID) reading { return s.readFirst(`id = $1`, []byte(id.String())) }
+func (s *Store) byID(id uuid.UUID) reading {
+	return s.readFirst(providersWhere(`id = $1`), []byte(id.String()))
+}
 
 // byName reads the live provider with a name, or else its latest tombstone.
 func (s *Store) byName(name string) reading { return s.readFirst(latestNamed, pg.JSON([]string{name})) }
 
-func (s *Store) readFirst(condition string, arg []byte) reading {
+func (s *Store) readFirst(choice string, arg []byte) reading {
 	return func(found **storedProvider) pg.Query {
-		return s.selectProviders(condition, keysOfAll, func(stored []*storedProvider) {
+		return s.selectProviders(choice, keysOfAll, func(stored []*storedProvider) {
 			if *found = nil; len(stored) > 0 { // discard an earlier attempt's result
 				*found = stored[0]
 			}
@@ -252,7 +260,7 @@ type ProviderKeyInfo struct {
 // Errors match [ErrDatabase].
 func (s *Store) ListProviders(ctx context.Context) ([]ProviderInfo, error) {
 	var stored []*storedProvider
-	err := s.read(ctx, "listing the providers", s.selectProviders(`true`, keysOfAll, func(p []*storedProvider) { stored = p }))
+	err := s.read(ctx, "listing the providers", s.selectProviders(providersWhere(`true`), keysOfAll, func(p []*storedProvider) { stored = p }))
 	if err != nil {
 		return nil, err
 	}

@@ -412,6 +412,6 @@ func openWithout(ctx context.Context, function string, pool *pgxpool.Pool, opts 
 
 // selectSealed reads the providers of which a key has sealed something.
 func (s *Store) selectSealed(keyID string, into *[]*storedProvider) pg.Query {
-	return s.selectProviders(`settings_key_id = $1 or id in (select provider_id from {schema}.ai_provider_keys where api_key_key_id = $1)`, keysOfAll,
+	return s.selectProviders(providersWhere(`settings_key_id = $1 or id in (select provider_id from {schema}.ai_provider_keys where api_key_key_id = $1)`), keysOfAll,
 		func(stored []*storedProvider) { *into = stored }, []byte(keyID))
 }
