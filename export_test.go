@@ -25,6 +25,10 @@ var (
 // LoadSQL is how a start reads the providers of the names in its one parameter.
 func LoadSQL(s *Store) string { return s.load(nil, nil).SQL }
 
+// OriginsSQL is how a start that settles by the side that moved reads what the providers of the names
+// in its one parameter were made from.
+func OriginsSQL(s *Store) string { return s.selectOrigins(nil, nil).SQL }
+
 // FoundAgain reads a provider by its id twice, like a read that is tried again, and
 // reports whether the second read found it.
 func FoundAgain(ctx context.Context, s *Store, id uuid.UUID, between func()) (bool, error) {
