@@ -63,11 +63,11 @@ const ofStart = `actor = 'system' and resource = 'ai_provider' and action in ('c
 // originsSQL finds, for each live provider of some names, the latest entry that a start wrote.
 const originsSQL = `
 select p.id, a.new
-  from json_array_elements_text($1::json) as w (wanted)
-  join {schema}.ai_providers p on p.name = wanted and not p.deleted
+  from (` + latestNamed + `) p
  cross join lateral (select new from {schema}.ai_provider_audits
                       where resource_id = p.id and ` + ofStart + `
-                      order by seq desc limit 1) a`
+                      order by seq desc limit 1) a
+ where not p.deleted`
 
 // selectOrigins reads the origins of providers with some names.
 func (d *database) selectOrigins(names []string, into *origins) pg.Query {
