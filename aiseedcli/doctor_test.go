@@ -167,15 +167,20 @@ func (p *patient) apply(flags ...string) (code int, output string) {
 	return code, out.String()
 }
 
-// unquoted takes the quotation marks of names away, which come with some settings of the server.
-func unquoted(output string) string { return strings.ReplaceAll(output, `"`, "") }
+// written returns a name as the server writes it: with some settings, in quotation marks.
+func written(t *testing.T, pool *pgxpool.Pool, name string) (as string) {
+	t.Helper()
+	const sql = `select array_to_string(array(select quote_ident(part) from unnest(parse_ident($1)) as part), '.')`
+	require.NoError(t, pool.QueryRow(t.Context(), sql, name).Scan(&as))
+	return as
+}
 
 // O7. The error has the statement that mends it, or the role that may.
 func TestO7_ApplyingTheSchemaNamesWhatTheRoleLacks(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct{ schema, before, lacks string }{
 		"no schema":              {"fresh", "select", "the role may not create the schema; as the owner of the database or a superuser, run: grant create on database "},
-		"no USAGE":               {"closed", "create schema closed", `the role may not create tables in the schema; as its owner or a superuser, run: grant usage, create on schema closed to `},
+		"no USAGE":               {"closed", "create schema closed", `the role may not create tables in the schema; as its owner or a superuser, run: grant usage, create on schema {schema} to `},
 		"tables of another role": {"public", "delete from aiseed_schema where version > 1", "are not those of the role "},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -187,7 +192,7 @@ func TestO7_ApplyingTheSchemaNamesWhatTheRoleLacks(t *testing.T) {
 			p.schema = tt.schema
 			code, output := p.apply()
 			require.Equal(t, exitError, code)
-			require.Contains(t, unquoted(output), tt.lacks)
+			require.Contains(t, output, strings.ReplaceAll(tt.lacks, "{schema}", written(t, p.owner, tt.schema)))
 			require.NotContains(t, output, "compare them")
 			if _, grant, ok := strings.Cut(output, "run: "); ok {
 				p.exec(grant)
