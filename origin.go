@@ -60,14 +60,13 @@ func (d *desired) movedFrom(first, now auditedValues) (moved, sure bool) {
 // ofStart chooses the audit entries that a start wrote about a provider.
 const ofStart = `actor = 'system' and resource = 'ai_provider' and action in ('create', 'update')`
 
-// originsSQL finds, for each live provider of some names, the latest entry that a start wrote.
+// originsSQL finds, for the provider of each of some names, the latest entry that a start wrote.
 const originsSQL = `
 select p.id, a.new
   from (` + latestNamed + `) p
  cross join lateral (select new from {schema}.ai_provider_audits
                       where resource_id = p.id and ` + ofStart + `
-                      order by seq desc limit 1) a
- where not p.deleted`
+                      order by seq desc limit 1) a`
 
 // selectOrigins reads the origins of providers with some names.
 func (d *database) selectOrigins(names []string, into *origins) pg.Query {
